@@ -1,0 +1,80 @@
+"""Every exception twofold raises on purpose.
+
+TwofoldError
+├── CheckpointError          a file of the model is missing, damaged or contradicts another
+│   ├── MissingTensor        a weight the network needs is not in the checkpoint
+│   └── WrongTensor          a weight is there with another shape or dtype
+├── UnsupportedModel         an architecture, a config key or a quantisation we do not run
+├── ModelNotFound            neither a folder nor a hub id that can be reached
+├── TokenizerError           the tokenizer's files are damaged or do not fit the model
+├── TemplateError            a conversation cannot be rendered
+├── OutOfMemory              the model or its cache does not fit, said before loading
+├── RequestError             one request is wrong; the engine goes on
+│   ├── InvalidSampling      a sampling setting is out of its range
+│   └── RequestTooLong       more tokens than the context or the cache holds
+├── SettingsError            an unknown or contradictory setting
+├── UnsupportedOp            a backend cannot do what the network asks for
+└── NativeUnavailable        the native library is missing or cannot run on this CPU
+
+A message says what is wrong, what was found, what was expected, and what to do about it.
+"""
+
+
+class TwofoldError(Exception):
+    """Root of everything raised on purpose."""
+
+
+class CheckpointError(TwofoldError):
+    """A file of the model is missing, damaged or contradicts another."""
+
+
+class MissingTensor(CheckpointError):
+    """A weight the network needs is not in the checkpoint."""
+
+
+class WrongTensor(CheckpointError):
+    """A weight is there with another shape or dtype."""
+
+
+class UnsupportedModel(TwofoldError):
+    """An architecture, a config key or a quantisation that is not supported."""
+
+
+class ModelNotFound(TwofoldError):
+    """Neither a folder nor a hub id that can be reached."""
+
+
+class TokenizerError(TwofoldError):
+    """The tokenizer's files are damaged or do not fit the model."""
+
+
+class TemplateError(TwofoldError):
+    """A conversation cannot be rendered."""
+
+
+class OutOfMemory(TwofoldError):
+    """The model or its cache does not fit into memory; said before loading."""
+
+
+class RequestError(TwofoldError):
+    """One request is wrong; the engine goes on."""
+
+
+class InvalidSampling(RequestError):
+    """A sampling setting is out of its range."""
+
+
+class RequestTooLong(RequestError):
+    """More tokens than the context or the cache holds."""
+
+
+class SettingsError(TwofoldError):
+    """An unknown or contradictory setting."""
+
+
+class UnsupportedOp(TwofoldError):
+    """A backend cannot do what the network asks for."""
+
+
+class NativeUnavailable(TwofoldError):
+    """The native library is missing or cannot run on this CPU."""

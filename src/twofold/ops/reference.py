@@ -1,0 +1,220 @@
+"""The reference backend: every op in plain NumPy, float32. This file is the specification.
+
+It is written to be read, not to be fast; the fast backends are judged against it case by case (ops.cases).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from twofold.ops import packed, rope, sampling
+from twofold.ops.packed import Dense, Floats, Packed
+from twofold.ops.types import Batch, CacheShape, Drawn, Pages, Rope, RowSampling, Temperature
+
+Ints = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class ReferenceCache:
+    """Keys and values of one layer: float32 [blocks, kv heads, block size, head size]."""
+
+    keys: Floats
+    values: Floats
+
+
+class ReferencePacker:
+    """Packed weights by the functions of ops.packed."""
+
+    def arena(self, size_bytes: int) -> npt.NDArray[np.uint8]:
+        """Memory for weights, aligned to 64 bytes."""
+        raw = np.empty(size_bytes + 64, np.uint8)
+        start = -raw.ctypes.data % 64
+        return raw[start : start + size_bytes]
+
+    def encode(self, rows_ND: npt.NDArray[Any], into: Packed, first_row: int) -> None:
+        """See ops.packed.encode."""
+        packed.encode(rows_ND, into, first_row)
+
+
+class ReferenceOps:
+    """All ops in NumPy; see ops.interface.Ops for shapes and meaning."""
+
+    def __init__(self) -> None:
+        self.packer = ReferencePacker()
+
+    def upload(self, batch: Batch) -> Batch:
+        """Nothing to move."""
+        return batch
+
+    def download(self, x: Floats) -> Floats:
+        """Nothing to move."""
+        return x
+
+    def new_cache(self, shape: CacheShape, blocks: tuple[int, int], block_size: int) -> list[ReferenceCache]:
+        """Zeroed blocks for each layer."""
+
+        def layer(chunk: int | None) -> ReferenceCache:
+            dims = (blocks[0] if chunk is None else blocks[1], shape.kv_heads, block_size, shape.head_size)
+            return ReferenceCache(np.zeros(dims, np.float32), np.zeros(dims, np.float32))
+
+        return [layer(chunk) for chunk in shape.chunks]
+
+    def embed(self, table_VD: Packed, tokens_T: Ints) -> Floats:
+        """Rows of the table, decoded."""
+        if isinstance(table_VD, Dense):
+            return table_VD.values[tokens_T].astype(np.float32)
+        return packed.decode(table_VD)[tokens_T]
+
+    def angles(self, positions_T: Ints, setting: Rope) -> tuple[Floats, Floats]:
+        """Cosines and sines [T, K/2]."""
+        return rope.cosine_sine(positions_T, setting)
+
+    def norm(self, x_TD: Floats, weight_D: Dense, epsilon: float) -> Floats:
+        """RMS norm with a weight."""
+        return self.unit_norm(x_TD, epsilon) * weight_D.values.astype(np.float32)
+
+    def linear(self, x_TD: Floats, weight_ND: Packed) -> Floats:
+        """Dense: float32 product. Integer: int8 activations, exact int32 sums, two scales at the end."""
+        if isinstance(weight_ND, Dense):
+            result: Floats = x_TD @ weight_ND.values.astype(np.float32).T
+            return result
+        codes_TD, scales_T = packed.quantize_activations(x_TD)
+        return self.integer_product(codes_TD, scales_T, weight_ND)
+
+    def integer_product(
+        self, codes_TD: npt.NDArray[np.int8], scales_T: Floats, weight_ND: packed.Int8 | packed.Int4
+    ) -> Floats:
+        """sum(code * integer) * (activation scale * weight scale), the scales multiplied first."""
+        rows, columns = weight_ND.shape
+        integers_ND = packed.integer_rows(weight_ND)[:rows, :columns]
+        # float64 holds every int32 sum exactly, and its product runs through BLAS
+        sums_TN = codes_TD.astype(np.float64) @ integers_ND.astype(np.float64).T
+        return sums_TN.astype(np.float32) * (scales_T[:, None] * weight_ND.scales[None, :rows])
+
+    def split_heads(self, qkv_TN: Floats, heads: int, kv_heads: int) -> tuple[Floats, Floats, Floats]:
+        """Cut the columns into q, k and v heads."""
+        rows = len(qkv_TN)
+        all_heads = qkv_TN.reshape(rows, heads + 2 * kv_heads, -1)
+        return all_heads[:, :heads], all_heads[:, heads : heads + kv_heads], all_heads[:, heads + kv_heads :]
+
+    def rotate(self, x_THK: Floats, angles: tuple[Floats, Floats], setting: Rope) -> Floats:
+        """Turn each pair (a, b) into (a cos - b sin, a sin + b cos)."""
+        cosine: Floats = angles[0][:, None, :]
+        sine: Floats = angles[1][:, None, :]
+        half = x_THK.shape[-1] // 2
+        result = np.empty(x_THK.shape, np.float32)
+        first, second = (
+            (np.s_[..., 0::2], np.s_[..., 1::2]) if setting.interleaved else (np.s_[..., :half], np.s_[..., half:])
+        )
+        result[first] = x_THK[first] * cosine - x_THK[second] * sine
+        result[second] = x_THK[first] * sine + x_THK[second] * cosine
+        return result
+
+    def unit_norm(self, x: Floats, epsilon: float) -> Floats:
+        """x / sqrt(mean(x^2) + epsilon) over the last axis."""
+        mean = np.mean(np.square(x), axis=-1, keepdims=True, dtype=np.float32)
+        result: Floats = x / np.sqrt(mean + np.float32(epsilon))
+        return result
+
+    def temperature(self, q_THK: Floats, positions_T: Ints, setting: Temperature) -> Floats:
+        """Scale queries by 1 + scale * ln(1 + floor((p + 1) / floor))."""
+        steps_T = np.floor((positions_T.astype(np.float32) + 1) / np.float32(setting.floor))
+        factors_T = np.float32(1) + np.float32(setting.scale) * np.log1p(steps_T)
+        result: Floats = q_THK * factors_T.astype(np.float32)[:, None, None]
+        return result
+
+    def attend(
+        self,
+        q_THK: Floats,
+        k_TGK: Floats,
+        v_TGK: Floats,
+        cache: ReferenceCache,
+        batch: Batch,
+        pages: Pages,
+        chunk: int | None,
+    ) -> Floats:
+        """Store keys and values, then one sequence after the other, one query after the other."""
+        block_size = cache.keys.shape[2]
+        blocks_T, offsets_T = pages.slots_T // block_size, pages.slots_T % block_size
+        cache.keys[blocks_T, :, offsets_T] = k_TGK
+        cache.values[blocks_T, :, offsets_T] = v_TGK
+        output_THK = np.empty(q_THK.shape, np.float32)
+        for sequence, (start, stop) in enumerate(zip(batch.starts_S[:-1], batch.starts_S[1:], strict=True)):
+            for row in range(start, stop):
+                position = int(batch.positions_T[row])
+                first = 0 if chunk is None else position // chunk * chunk
+                slots = np.arange(first, position + 1) - int(pages.bases_S[sequence])
+                blocks = pages.blocks_SB[sequence, slots // block_size]
+                keys_LGK = cache.keys[blocks, :, slots % block_size]
+                values_LGK = cache.values[blocks, :, slots % block_size]
+                output_THK[row] = attend_one(q_THK[row], keys_LGK, values_LGK)
+        return output_THK.reshape(len(q_THK), -1)
+
+    def add(self, x_TD: Floats, y_TD: Floats) -> Floats:
+        """x + y."""
+        return x_TD + y_TD
+
+    def swiglu(self, gate_up_TN: Floats) -> Floats:
+        """silu(first half) * second half."""
+        width = gate_up_TN.shape[-1] // 2
+        gate_TF, up_TF = gate_up_TN[:, :width], gate_up_TN[:, width:]
+        return gate_TF * sigmoid(gate_TF) * up_TF
+
+    def route(self, x_TD: Floats, router_ED: Dense, active: int) -> tuple[Ints, Floats]:
+        """Best logits first; a stable sort keeps the lower index on ties."""
+        logits_TE = self.linear(x_TD, router_ED)
+        experts_TA = np.argsort(-logits_TE, axis=-1, kind="stable")[:, :active]
+        gates_TA = sigmoid(np.take_along_axis(logits_TE, experts_TA, axis=-1))
+        return experts_TA.astype(np.int32), gates_TA
+
+    def experts(
+        self, x_TD: Floats, experts_TA: Ints, gates_TA: Floats, gate_up_END: Packed, down_EDF: Packed
+    ) -> Floats:
+        """Every token through each of its experts, slot after slot."""
+        output_TD = np.zeros((len(x_TD), down_EDF.shape[1]), np.float32)
+        for slot in range(experts_TA.shape[1]):
+            for expert in np.unique(experts_TA[:, slot]):
+                rows = np.flatnonzero(experts_TA[:, slot] == expert)
+                gate_up_ND = packed.matrix(gate_up_END, int(expert))
+                down_DF = packed.matrix(down_EDF, int(expert))
+                hidden = self.gated_linear(x_TD[rows], gates_TA[rows, slot], gate_up_ND)
+                output_TD[rows] += self.linear(self.swiglu(hidden), down_DF)
+        return output_TD
+
+    def gated_linear(self, x_TD: Floats, gates_T: Floats, weight_ND: Packed) -> Floats:
+        """linear(gate * x); integer weights fold the gate into the activation scale."""
+        if isinstance(weight_ND, Dense):
+            return self.linear(x_TD * gates_T[:, None], weight_ND)
+        codes_TD, scales_T = packed.quantize_activations(x_TD)
+        return self.integer_product(codes_TD, scales_T * gates_T, weight_ND)
+
+    def take(self, x_TD: Floats, rows_R: Ints) -> Floats:
+        """The named rows."""
+        return x_TD[rows_R]
+
+    def sample(self, logits_RV: Floats, rows: Sequence[RowSampling]) -> list[Drawn]:
+        """See ops.sampling."""
+        return sampling.sample(logits_RV, rows)
+
+
+def attend_one(q_HK: Floats, keys_LGK: Floats, values_LGK: Floats) -> Floats:
+    """Softmax attention of one query over L keys; query head j reads KV head j // (H / G)."""
+    heads, size = q_HK.shape
+    q_GJK = q_HK.reshape(keys_LGK.shape[1], -1, size)
+    scores_GJL = np.einsum("gjk,lgk->gjl", q_GJK, keys_LGK) / np.float32(np.sqrt(size))
+    weights_GJL = np.exp(scores_GJL - scores_GJL.max(axis=-1, keepdims=True))  # exp overflows above 88
+    weights_GJL /= weights_GJL.sum(axis=-1, keepdims=True)
+    result: Floats = np.einsum("gjl,lgk->gjk", weights_GJL, values_LGK).reshape(heads, size)
+    return result
+
+
+def sigmoid(x: Floats) -> Floats:
+    """1 / (1 + exp(-x)), without overflow for large negative x."""
+    small: Floats = np.exp(-np.abs(x))
+    result: Floats = np.where(x >= 0, np.float32(1), small) / (np.float32(1) + small)
+    return result
