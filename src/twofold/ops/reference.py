@@ -117,7 +117,7 @@ class ReferenceOps:
 
     def unit_norm(self, x: Floats, epsilon: float) -> Floats:
         """x / sqrt(mean(x^2) + epsilon) over the last axis."""
-        mean = np.mean(np.square(x), axis=-1, keepdims=True, dtype=np.float32)
+        mean: Floats = np.mean(np.square(x), axis=-1, keepdims=True, dtype=np.float32)
         result: Floats = x / np.sqrt(mean + np.float32(epsilon))
         return result
 

@@ -103,6 +103,13 @@ class Batch:
     global_pages: Pages
     local_pages: Pages | None
 
+    def pages(self, chunk: int | None) -> Pages:
+        """The pages of a layer with this attention chunk (None: the whole context)."""
+        if chunk is None:
+            return self.global_pages
+        assert self.local_pages is not None, "a batch for a network with local layers has local pages"
+        return self.local_pages
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:

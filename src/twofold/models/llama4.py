@@ -1,0 +1,108 @@
+"""Llama 4 text: routed and shared experts, rotary layers with chunked attention, every fourth layer without positions.
+
+Source: llama-models, models/llama4; Hugging Face transformers, models/llama4/modeling_llama4.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from twofold.models.llama4_config import Llama4Config
+from twofold.ops.types import Array, Batch, LayerCache, Weight
+
+if TYPE_CHECKING:
+    from twofold.ops.interface import Ops
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experts:
+    """Router and routed experts of one layer."""
+
+    router: Weight
+    experts_gate_up: Weight
+    experts_down: Weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """Weights of one decoder layer and what is special about it.
+
+    `gate_up` and `down` are the shared expert beside routed ones, and the whole feed-forward where there are none.
+    """
+
+    attention_norm: Weight
+    qkv: Weight
+    output: Weight
+    feed_forward_norm: Weight
+    gate_up: Weight
+    down: Weight
+    routed: Experts | None
+    rotates: bool
+    chunk: int | None
+
+
+class Llama4:
+    """A Llama 4 text network with its weights; calling it runs one batch."""
+
+    def __init__(self, config: Llama4Config, weights: Mapping[str, Weight]) -> None:
+        self.config = config
+        self.embedding = weights["embedding"]
+        self.final_norm = weights["final_norm"]
+        self.head = weights["embedding"] if config.tied_head else weights["head"]
+        self.layers = [gather_layer(config, weights, index) for index in range(config.layers)]
+
+    def __call__(self, ops: Ops, batch: Batch, cache: list[LayerCache]) -> Array:
+        """Logits of the rows the batch asks for, [R, V]."""
+        angles = ops.angles(batch.positions_T, self.config.rope)
+        x_TD = ops.embed(self.embedding, batch.tokens_T)
+        for layer, layer_cache in zip(self.layers, cache, strict=True):
+            x_TD = ops.add(x_TD, self.attention(ops, layer, x_TD, angles, batch, layer_cache))
+            x_TD = ops.add(x_TD, self.feed_forward(ops, layer, x_TD))
+        last_RD = ops.norm(ops.take(x_TD, batch.rows_R), self.final_norm, self.config.epsilon)
+        return ops.linear(last_RD, self.head)
+
+    def attention(self, ops: Ops, layer: Layer, x_TD: Array, angles: Array, batch: Batch, cache: LayerCache) -> Array:
+        """Rotary layers: QK-norm after rotation, local chunks. NoPE layers: temperature, the whole context."""
+        config = self.config
+        normed_TD = ops.norm(x_TD, layer.attention_norm, config.epsilon)
+        q_THK, k_TGK, v_TGK = ops.split_heads(ops.linear(normed_TD, layer.qkv), config.heads, config.kv_heads)
+        if layer.rotates:
+            q_THK = ops.rotate(q_THK, angles, config.rope)
+            k_TGK = ops.rotate(k_TGK, angles, config.rope)
+            if config.qk_norm:
+                q_THK = ops.unit_norm(q_THK, config.epsilon)
+                k_TGK = ops.unit_norm(k_TGK, config.epsilon)
+        elif config.temperature is not None:
+            q_THK = ops.temperature(q_THK, batch.positions_T, config.temperature)
+        attended_TD = ops.attend(q_THK, k_TGK, v_TGK, cache, batch, batch.pages(layer.chunk), layer.chunk)
+        return ops.linear(attended_TD, layer.output)
+
+    def feed_forward(self, ops: Ops, layer: Layer, x_TD: Array) -> Array:
+        """The shared expert (or the dense layer), plus the routed experts where the layer has them."""
+        normed_TD = ops.norm(x_TD, layer.feed_forward_norm, self.config.epsilon)
+        y_TD = ops.linear(ops.swiglu(ops.linear(normed_TD, layer.gate_up)), layer.down)
+        if layer.routed is None:
+            return y_TD
+        chosen_TA, gates_TA = ops.route(normed_TD, layer.routed.router, self.config.active_experts)
+        routed = layer.routed
+        return ops.add(y_TD, ops.experts(normed_TD, chosen_TA, gates_TA, routed.experts_gate_up, routed.experts_down))
+
+
+def gather_layer(config: Llama4Config, weights: Mapping[str, Weight], index: int) -> Layer:
+    """The weights of layer `index`, by name."""
+
+    def weight(name: str) -> Weight:
+        return weights[f"layers.{index}.{name}"]
+
+    routed = None
+    if config.moe_layers[index]:
+        routed = Experts(**{name: weight(name) for name in Experts.__dataclass_fields__})
+    names = ("attention_norm", "qkv", "output", "feed_forward_norm", "gate_up", "down")
+    return Layer(
+        **{name: weight(name) for name in names},
+        routed=routed,
+        rotates=config.rope_layers[index],
+        chunk=config.chunks[index],
+    )
