@@ -1,0 +1,199 @@
+"""All that a library user needs: LLM and SamplingParams."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from twofold.config import Settings
+from twofold.engine.engine import Engine
+from twofold.engine.limits import EngineLimits
+from twofold.engine.request import Event, FinishReason, SamplingParams
+from twofold.loading import Loaded, Progress, load_model
+from twofold.ops.types import Drawn
+from twofold.text.chat import encode_chat
+from twofold.text.stream import TextStream
+
+__all__ = ["LLM", "Completion", "Piece", "SamplingParams", "Settings"]
+
+Prompt = str | Sequence[int]
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A stretch of an answer as it becomes available; `finish` is set on the last one."""
+
+    text: str
+    tokens: tuple[Drawn, ...] = ()
+    finish: FinishReason | None = None
+
+
+@dataclass(kw_only=True)
+class Completion:
+    """An answer: its text, its tokens (a closing stop token included) and how long it took.
+
+    first_token_s counts from the request to the first token, decode_s from there to the last.
+    """
+
+    prompt_tokens: int
+    text: str = ""
+    tokens: list[Drawn] = field(default_factory=list)
+    finish: FinishReason | None = None
+    first_token_s: float = 0.0
+    decode_s: float = 0.0
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Ids of the generated tokens."""
+        return [drawn.token for drawn in self.tokens]
+
+    @property
+    def prefill_tokens_per_s(self) -> float:
+        """Prompt tokens over the time to the first token."""
+        return self.prompt_tokens / self.first_token_s if self.first_token_s else 0.0
+
+    @property
+    def decode_tokens_per_s(self) -> float:
+        """Tokens after the first over the time they took."""
+        return (len(self.tokens) - 1) / self.decode_s if self.decode_s else 0.0
+
+
+class LLM:
+    """A model in memory.
+
+        llm = LLM("demo", dtype="w8a8")
+        print(llm.chat([{"role": "user", "content": "Hello!"}]).text)
+
+    `model` is a folder, a Hugging Face hub id, or "demo". Keywords are the fields of Settings. `progress(done, total)`
+    is called with bytes while weights are read. Raises ModelNotFound, UnsupportedModel, CheckpointError,
+    TokenizerError, OutOfMemory or SettingsError. Not thread-safe.
+    """
+
+    def __init__(self, model: str | Path, *, progress: Progress | None = None, **settings: Any) -> None:
+        self.loaded: Loaded = load_model(model, Settings.of(settings), progress)
+        architecture = self.loaded.model.architecture
+        chosen = self.loaded.settings
+        limits = EngineLimits(
+            context=chosen.context,
+            step_tokens=chosen.step_tokens,
+            max_sequences=chosen.max_sequences,
+            vocabulary=architecture.vocabulary,
+        )
+        self.tokenizer = self.loaded.tokenizer
+        self.engine = Engine(self.loaded.ops, self.loaded.forward, architecture.cache_shape, self.loaded.layout, limits)
+
+    def generate(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[Completion]:
+        """Continue each prompt (text, or token ids); all of them share the batches of the engine."""
+        is_one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+        many: Sequence[Prompt] = [prompts] if is_one else prompts  # type: ignore[assignment,list-item]
+        encoded = [self.encode(prompt) for prompt in many]
+        completions = [Completion(prompt_tokens=len(ids)) for ids in encoded]
+        for _ in self.serve(encoded, params, completions):
+            pass
+        return completions
+
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, completion: Completion | None = None
+    ) -> Iterator[Piece]:
+        """Continue one prompt piece by piece; leaving the loop early cancels the rest.
+
+        A `completion` handed in is filled along the way.
+        """
+        ids = self.encode(prompt)
+        record = completion or Completion(prompt_tokens=0)
+        record.prompt_tokens = len(ids)
+        for _, piece in self.serve([ids], params, [record]):
+            yield piece
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Completion:
+        """Answer a conversation of {"role": ..., "content": ...} messages."""
+        return self.generate([self.encode_messages(messages, tools)], params)[0]
+
+    def chat_stream(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        completion: Completion | None = None,
+    ) -> Iterator[Piece]:
+        """Answer a conversation piece by piece."""
+        return self.stream(self.encode_messages(messages, tools), params, completion)
+
+    def logits(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Logits after every token, float32 [T, V]."""
+        return np.concatenate(list(self.engine.score(token_ids)))
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a text, with the model's begin token; ids pass through. Special tokens in text stay text."""
+        return self.tokenizer.encode(prompt, bos=True) if isinstance(prompt, str) else list(prompt)
+
+    def encode_messages(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
+        """Token ids of a conversation up to where the assistant's answer begins."""
+        return encode_chat(self.tokenizer, self.loaded.template, messages, tools=tools)
+
+    def serve(
+        self, prompts: Sequence[list[int]], params: SamplingParams | None, completions: Sequence[Completion]
+    ) -> Iterator[tuple[int, Piece]]:
+        """Run prompts to their ends, filling `completions`; yields (index, piece) in the order tokens appear."""
+        chosen = (params or SamplingParams()).over(self.loaded.model.defaults)
+        answers: dict[int, Answer] = {}
+        try:
+            for index, ids in enumerate(prompts):
+                request = self.engine.add(ids, chosen, self.loaded.model.eos_ids)
+                stream = TextStream(self.tokenizer, stop=chosen.stop)
+                answers[request.id] = Answer(index, completions[index], stream)
+            while not self.engine.is_idle:
+                for event in self.engine.step():
+                    answer = answers[event.request_id]
+                    piece = answer.take(event)
+                    if piece.finish and event.finish is None:
+                        self.engine.cancel(event.request_id)
+                    yield answer.index, piece
+        finally:
+            for request_id in answers:
+                self.engine.cancel(request_id)
+
+
+class Answer:
+    """One answer in the making: token events in, text pieces out."""
+
+    def __init__(self, index: int, completion: Completion, stream: TextStream) -> None:
+        self.index = index
+        self.completion = completion
+        self.stream = stream
+        self.started = time.perf_counter()
+
+    def take(self, event: Event) -> Piece:
+        """Add one token; a stop string ends the answer before the engine would."""
+        completion, now = self.completion, time.perf_counter() - self.started
+        if completion.tokens:
+            completion.decode_s = now - completion.first_token_s
+        else:
+            completion.first_token_s = now
+        completion.tokens.append(event.drawn)
+        text, finish = "", event.finish
+        if finish != "stop":
+            text = self.stream.feed(event.drawn.token)
+            if self.stream.stopped:
+                finish = "stop"
+        if finish and not self.stream.stopped:
+            text += self.stream.flush()
+            if self.stream.stopped:
+                finish = "stop"
+        completion.text += text
+        completion.finish = finish
+        return Piece(text=text, tokens=(event.drawn,), finish=finish)

@@ -1,0 +1,97 @@
+"""All settings of a model in use: frozen, strict, with every "auto" turned into a value by `resolve`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any
+
+from twofold.errors import SettingsError
+
+BACKENDS = ("cpu", "reference")
+DEFAULT_CONTEXT = 8192
+ROOMY_CACHE_BYTES = 512 * 2**20
+ROOMY_SEQUENCES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a user may choose; None means automatic.
+
+    dtype: f32, bf16, w8a8 or w4a8. backend: cpu (native kernels) or reference (NumPy, slow). context: longest sequence
+    in tokens. cache_tokens: tokens the cache holds over all sequences. step_tokens: most tokens run in one step.
+    max_sequences: most sequences served at once. threads: threads of the native kernels.
+    """
+
+    dtype: str = "bf16"
+    backend: str = "cpu"
+    context: int | None = None
+    cache_tokens: int | None = None
+    step_tokens: int = 512
+    max_sequences: int = 64
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise SettingsError(f"backend is {self.backend!r}; it must be one of {', '.join(BACKENDS)}")
+        for name in ("context", "cache_tokens", "step_tokens", "max_sequences", "threads"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise SettingsError(f"{name} is {value!r}; it must be a whole number of at least 1")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Settings:
+        """Settings from keywords; raises SettingsError for an unknown one, naming the nearest."""
+        names = [item.name for item in fields(cls)]
+        for key in values:
+            if key not in names:
+                near = get_close_matches(key, names, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
+                raise SettingsError(f"unknown setting {key!r}; {hint}")
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """Settings with every value decided."""
+
+    dtype: str
+    backend: str
+    context: int
+    cache_tokens: int
+    step_tokens: int
+    max_sequences: int
+    threads: int | None
+
+    @property
+    def cache_item_bytes(self) -> int:
+        """Bytes of one cached element: float32 where exactness is asked for, else bfloat16."""
+        return 4 if self.dtype == "f32" or self.backend == "reference" else 2
+
+
+def resolve(settings: Settings, model_context: int, cache_bytes_per_token: int) -> Resolved:
+    """Decide every automatic value for a model made for `model_context` positions.
+
+    The context defaults to the model's own, at most 8192 tokens (longer ones cost memory and are asked for by name).
+    The cache defaults to one full context, or to several where they take less than 512 MiB.
+    Raises SettingsError for a context longer than the model's.
+    """
+    context = min(model_context, DEFAULT_CONTEXT) if settings.context is None else settings.context
+    if context > model_context:
+        raise SettingsError(f"context is {context}; this model was made for at most {model_context} tokens")
+    roomy = min(ROOMY_SEQUENCES * context, ROOMY_CACHE_BYTES // max(1, cache_bytes_per_token))
+    cache_tokens = max(context, roomy) if settings.cache_tokens is None else settings.cache_tokens
+    if cache_tokens < context:
+        raise SettingsError(
+            f"cache_tokens is {cache_tokens}, less than one context of {context}; raise it or lower context"
+        )
+    return Resolved(
+        dtype=settings.dtype,
+        backend=settings.backend,
+        context=context,
+        cache_tokens=cache_tokens,
+        step_tokens=settings.step_tokens,
+        max_sequences=settings.max_sequences,
+        threads=settings.threads,
+    )

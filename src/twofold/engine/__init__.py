@@ -1,0 +1,1 @@
+"""Who runs when. The engine knows token ids only, never text."""

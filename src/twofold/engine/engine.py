@@ -1,0 +1,124 @@
+"""The engine: requests in, events out, one step at a time."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+from twofold.engine.batch import build_batch
+from twofold.engine.blocks import Blocks, CacheLayout
+from twofold.engine.limits import EngineLimits
+from twofold.engine.request import Event, Request, SamplingParams, Sequence
+from twofold.engine.scheduler import Plan, Scheduler, Slice
+from twofold.errors import InvalidSampling, RequestTooLong
+from twofold.ops.types import Array, Batch, CacheShape
+
+
+class Engine:
+    """One network on one backend, serving many sequences.
+
+    `forward(ops, batch, cache)` gives logits_RV; `context` is the longest sequence allowed, prompt and answer.
+    Not thread-safe: one caller drives it.
+    """
+
+    def __init__(
+        self,
+        ops: Any,
+        forward: Callable[[Any, Batch, Any], Array],
+        cache_shape: CacheShape,
+        layout: CacheLayout,
+        limits: EngineLimits,
+    ) -> None:
+        self.ops = ops
+        self.forward = forward
+        self.limits = limits
+        self.blocks = Blocks(layout)
+        self.cache = ops.new_cache(cache_shape, (layout.global_blocks, layout.local_blocks), layout.block_size)
+        self.scheduler = Scheduler(self.blocks, limits.step_tokens, limits.max_sequences)
+        self._next_id = 0
+
+    def add(self, prompt: Collection[int], params: SamplingParams, eos_ids: Collection[int] = ()) -> Request:
+        """Queue a prompt; its tokens arrive as events of later steps.
+
+        Raises RequestTooLong when prompt and answer cannot fit, InvalidSampling for ids outside the vocabulary.
+        """
+        room = self.limits.context - len(prompt)
+        self.check_prompt(prompt, room, params.max_tokens)
+        self.check_ids((*prompt, *params.stop_token_ids, *params.logit_bias))
+        stop_ids = {*params.stop_token_ids, *(() if params.ignore_eos else eos_ids)}
+        request = Request(
+            id=self._next_id,
+            prompt=tuple(prompt),
+            params=params,
+            seed=secrets.randbits(63) if params.seed is None else params.seed,
+            stop_ids=frozenset(stop_ids),
+            max_tokens=room if params.max_tokens is None else params.max_tokens,
+        )
+        self._next_id += 1
+        self.scheduler.add(Sequence(request=request, tokens=list(prompt)))
+        return request
+
+    def check_prompt(self, prompt: Collection[int], room: int, max_tokens: int | None) -> None:
+        """Refuse prompts that are empty or leave no room for the answer asked for."""
+        if not prompt:
+            raise RequestTooLong("the prompt has no tokens; at least one is needed")
+        if room < (max_tokens or 1):
+            raise RequestTooLong(
+                f"the prompt has {len(prompt)} tokens and the answer may take {max_tokens or 1}; "
+                f"this engine holds {self.limits.context}. Shorten the prompt, lower max_tokens or raise context."
+            )
+
+    def check_ids(self, tokens: Collection[int]) -> None:
+        """Refuse ids the embedding table does not have."""
+        for token in tokens:
+            if not 0 <= token < self.limits.vocabulary:
+                raise InvalidSampling(
+                    f"token id {token} is outside the vocabulary of {self.limits.vocabulary}; "
+                    "the tokenizer or the ids belong to another model"
+                )
+
+    def cancel(self, request_id: int) -> None:
+        """Stop a request; its blocks are free at once."""
+        self.scheduler.cancel(request_id)
+
+    def step(self) -> list[Event]:
+        """Advance every scheduled sequence by one step; [] when idle."""
+        plan = self.scheduler.plan()
+        if plan is None:
+            return []
+        logits_RV = self.run(plan)
+        return self.scheduler.commit(plan, self.ops.sample(logits_RV, plan.sampling))
+
+    def run(self, plan: Plan) -> Array:
+        """The network over a plan: logits of its sampled rows."""
+        batch = self.ops.upload(build_batch(plan.slices, self.blocks.layout))
+        return self.forward(self.ops, batch, self.cache)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left to do."""
+        return not (self.scheduler.running or self.scheduler.waiting)
+
+    def score(self, tokens: Collection[int]) -> Iterator[Array]:
+        """Logits after every token of a text, [count, V] for each stretch of at most step_tokens.
+
+        Runs by itself, so the engine must be idle. Raises RequestTooLong beyond the context.
+        """
+        assert self.is_idle, "score shares the cache with nobody"
+        if not 0 < len(tokens) <= self.limits.context:
+            raise RequestTooLong(f"{len(tokens)} tokens to score; this engine holds 1 to {self.limits.context}")
+        self.check_ids(tokens)
+        request = Request(
+            id=-1, prompt=tuple(tokens), params=SamplingParams(), seed=0, stop_ids=frozenset(), max_tokens=1
+        )
+        sequence = Sequence(request=request, tokens=list(tokens))
+        try:
+            while sequence.pending:
+                count = min(sequence.pending, self.limits.step_tokens)
+                assert self.blocks.reserve(sequence, count), "the context fits the empty cache"
+                part = build_batch([Slice(sequence=sequence, count=count)], self.blocks.layout, all_rows=True)
+                yield self.ops.download(self.forward(self.ops, self.ops.upload(part), self.cache))
+                sequence.computed += count
+        finally:
+            self.blocks.release(sequence)

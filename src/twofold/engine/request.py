@@ -1,0 +1,146 @@
+"""What a caller asks for and what it gets back, token by token."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal
+
+from twofold.errors import InvalidSampling
+from twofold.ops.types import Drawn, RowSampling
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How to generate. None means: as the model's generation_config.json says, else neutral.
+
+    temperature: 0 is greedy. top_k: 0 keeps all. seed: None draws a fresh one. max_tokens: None goes on until a stop
+    or the end of the context. stop: strings that end the answer (cut off before them). stop_token_ids: further ids
+    that end it. logprobs: number of alternatives to report per token, None for none. logit_bias: id -> added logit.
+    Raises InvalidSampling for values out of range.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    logit_bias: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        in_range("temperature", self.temperature, 0.0, 100.0)
+        in_range("top_p", self.top_p, 0.0, 1.0, low_excluded=True)
+        in_range("min_p", self.min_p, 0.0, 1.0)
+        in_range("repetition_penalty", self.repetition_penalty, 0.0, 100.0, low_excluded=True)
+        in_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        in_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        whole("top_k", self.top_k, 0, 2**31)
+        whole("seed", self.seed, 0, 2**64 - 1)
+        whole("max_tokens", self.max_tokens, 1, 2**31)
+        whole("logprobs", self.logprobs, 0, 100)
+        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+            raise InvalidSampling(f"stop is {self.stop!r}; a tuple of non-empty strings was expected")
+        for token in (*self.stop_token_ids, *self.logit_bias):
+            whole("a token id", token, 0, 2**31)
+        for token, bias in self.logit_bias.items():
+            in_range(f"logit_bias of {token}", bias, -100.0, 100.0)
+
+    def over(self, defaults: SamplingParams) -> SamplingParams:
+        """These settings, with what is None taken from `defaults`."""
+        own = {item.name: getattr(self, item.name) for item in fields(self)}
+        return replace(defaults, **{name: value for name, value in own.items() if value is not None})
+
+
+def in_range(name: str, value: float | None, low: float, high: float, low_excluded: bool = False) -> None:
+    """Raise InvalidSampling unless value is None or a finite number in the range."""
+    if value is None:
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not low <= value <= high or (low_excluded and value == low):
+        more = f"above {low:g}" if low_excluded else f"at least {low:g}"
+        raise InvalidSampling(f"{name} is {value!r}; it must be a number {more} and at most {high:g}")
+
+
+def whole(name: str, value: int | None, low: int, high: int) -> None:
+    """Raise InvalidSampling unless value is None or a whole number in the range."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidSampling(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One prompt to answer. `seed` is fixed here, so that the answer does not depend on who else is served."""
+
+    id: int
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    seed: int
+    stop_ids: frozenset[int]
+    max_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One generated token of one request; `finish` is set on the last one."""
+
+    request_id: int
+    drawn: Drawn
+    finish: FinishReason | None = None
+
+
+@dataclass(kw_only=True, eq=False)
+class Sequence:
+    """A request being served: all its tokens so far, how many are in the cache, and the blocks it holds.
+
+    Position p lies in global block p // block_size, and in local block (p - local_base) // block_size.
+    """
+
+    request: Request
+    tokens: list[int]
+    computed: int = 0
+    global_blocks: list[int] = field(default_factory=list)
+    local_blocks: list[int] = field(default_factory=list)
+    local_base: int = 0
+
+    @property
+    def pending(self) -> int:
+        """Tokens not yet run through the network."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def generated(self) -> list[int]:
+        """The answer so far."""
+        return self.tokens[len(self.request.prompt) :]
+
+    def row_sampling(self) -> RowSampling:
+        """Settings for drawing this sequence's next token."""
+        params, request = self.request.params, self.request
+        repeats = params.repetition_penalty not in (None, 1.0)
+        looks_back = repeats or params.presence_penalty != 0 or params.frequency_penalty != 0
+        return RowSampling(
+            temperature=1.0 if params.temperature is None else params.temperature,
+            top_k=params.top_k or 0,
+            top_p=1.0 if params.top_p is None else params.top_p,
+            min_p=params.min_p or 0.0,
+            repetition_penalty=params.repetition_penalty or 1.0,
+            presence_penalty=params.presence_penalty,
+            frequency_penalty=params.frequency_penalty,
+            logit_bias=tuple(params.logit_bias.items()),
+            seed=request.seed,
+            step=len(self.tokens) - len(request.prompt),
+            prompt=request.prompt if repeats else (),
+            generated=self.generated if looks_back else (),
+            logprobs=-1 if params.logprobs is None else params.logprobs,
+        )

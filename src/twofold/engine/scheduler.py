@@ -1,0 +1,139 @@
+"""Chooses which tokens run in the next step: continuous batching with chunked prefill.
+
+Running sequences come first, those that only need one token before those still reading their prompt; then waiting
+ones are admitted in order of arrival. When blocks run out the newest running sequence goes back to waiting and is
+computed again later (preemption by recompute), so the oldest always gets through.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+
+from twofold.engine.blocks import Blocks
+from twofold.engine.request import Event, FinishReason, Sequence
+from twofold.ops.types import Drawn, RowSampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """The next `count` tokens of a sequence; its last one is sampled from when nothing is pending after it."""
+
+    sequence: Sequence
+    count: int
+
+    @property
+    def samples(self) -> bool:
+        """Whether this slice ends with the sequence's last known token."""
+        return self.count == self.sequence.pending
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one step runs."""
+
+    slices: tuple[Slice, ...]
+
+    @property
+    def sampled(self) -> list[Sequence]:
+        """Sequences that get a new token, in the order of their logits rows."""
+        return [item.sequence for item in self.slices if item.samples]
+
+    @property
+    def sampling(self) -> list[RowSampling]:
+        """Settings of each sampled row."""
+        return [sequence.row_sampling() for sequence in self.sampled]
+
+
+class Scheduler:
+    """Plain bookkeeping: two queues and the blocks."""
+
+    def __init__(self, blocks: Blocks, step_tokens: int, max_sequences: int) -> None:
+        self.blocks = blocks
+        self.step_tokens = step_tokens
+        self.max_sequences = max_sequences
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence. Its caller has checked that it fits into the empty cache."""
+        self.waiting.append(sequence)
+
+    def cancel(self, request_id: int) -> None:
+        """Forget a request and free its blocks; unknown ids are already finished."""
+        for sequence in [*self.running, *self.waiting]:
+            if sequence.request.id == request_id:
+                self.remove(sequence)
+
+    def plan(self) -> Plan | None:
+        """The next step within the token budget; None when there is nothing to do."""
+        slices: list[Slice] = []
+        budget = self.step_tokens
+        for sequence in sorted(self.running, key=lambda item: item.pending > 1):
+            if budget and sequence in self.running:  # a preempted one is no longer running
+                count = min(sequence.pending, budget)
+                if self.make_room(sequence, count, slices):
+                    slices.append(Slice(sequence=sequence, count=count))
+                    budget -= count
+        while budget and self.can_admit():
+            sequence = self.waiting[0]
+            count = min(sequence.pending, budget)
+            if not self.blocks.reserve(sequence, count):
+                break
+            self.running.append(self.waiting.popleft())
+            slices.append(Slice(sequence=sequence, count=count))
+            budget -= count
+        return Plan(slices=tuple(slices)) if slices else None
+
+    def can_admit(self) -> bool:
+        """Whether the first waiting sequence may start: a place is free, and blocks for all its tokens."""
+        if not self.waiting or len(self.running) >= self.max_sequences:
+            return False
+        return self.blocks.fits_now(len(self.waiting[0].tokens))
+
+    def make_room(self, sequence: Sequence, count: int, slices: list[Slice]) -> bool:
+        """Reserve blocks for a running sequence, preempting newer ones; False when it had to give way itself."""
+        while not self.blocks.reserve(sequence, count):
+            newest = self.running[-1]
+            slices[:] = [item for item in slices if item.sequence is not newest]
+            self.preempt(newest)
+            if newest is sequence:
+                return False
+        return True
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Send a running sequence back to the head of the waiting ones, without its blocks."""
+        self.running.remove(sequence)
+        self.blocks.release(sequence)
+        self.waiting.appendleft(sequence)
+
+    def commit(self, plan: Plan, drawn: Many[Drawn]) -> list[Event]:
+        """Take over the step's results: append the new tokens, finish what is finished."""
+        sampled = plan.sampled
+        for item in plan.slices:
+            item.sequence.computed += item.count
+        events = []
+        for sequence, token in zip(sampled, drawn, strict=True):
+            sequence.tokens.append(token.token)
+            finish = finish_reason(sequence)
+            if finish:
+                self.remove(sequence)
+            events.append(Event(request_id=sequence.request.id, drawn=token, finish=finish))
+        return events
+
+    def remove(self, sequence: Sequence) -> None:
+        """Drop a sequence from whichever queue holds it and free its blocks."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        else:
+            self.waiting.remove(sequence)
+        self.blocks.release(sequence)
+
+
+def finish_reason(sequence: Sequence) -> FinishReason | None:
+    """Why the sequence ends with its newest token, None when it goes on."""
+    if sequence.tokens[-1] in sequence.request.stop_ids:
+        return "stop"
+    generated = len(sequence.tokens) - len(sequence.request.prompt)
+    return "length" if generated >= sequence.request.max_tokens else None

@@ -1,0 +1,166 @@
+"""From a folder or hub id to a network ready to run: files, memory check, weights, tokenizer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from twofold import demo
+from twofold.config import Resolved, Settings, resolve
+from twofold.engine.blocks import CacheLayout, plan_layout
+from twofold.engine.request import SamplingParams
+from twofold.errors import CheckpointError, InvalidSampling
+from twofold.models.network import Architecture, Forward
+from twofold.models.registry import read_architecture
+from twofold.ops.cost import Footprint, cache_bytes, footprint
+from twofold.ops.interface import Ops
+from twofold.ops.types import Target
+from twofold.quant.schemes import SCHEME_NAMES, scheme
+from twofold.text.chat import ChatTemplate
+from twofold.text.tokenizer import Tokenizer, check_vocabulary
+from twofold.weights.checkpoint import Checkpoint, read_json
+from twofold.weights.hub import resolve as resolve_folder
+from twofold.weights.load import load
+from twofold.weights.memory import available_memory, check_memory
+
+Progress = Callable[[int, int], None]
+WORKING_BYTES = 256 * 2**20
+"""Room for activations, buffers of the loader and the interpreter, beside weights and cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What is known of a checkpoint before its weights are read."""
+
+    folder: Path
+    architecture: Architecture
+    checkpoint: Checkpoint
+    targets: tuple[Target, ...]
+    eos_ids: tuple[int, ...]
+    defaults: SamplingParams
+
+    def footprint(self, dtype: str) -> Footprint:
+        """Bytes held and read with this scheme."""
+        return footprint(self.targets, scheme(dtype), self.architecture.active_experts, self.has_tied_head)
+
+    @property
+    def has_tied_head(self) -> bool:
+        """Whether the embedding is the head too."""
+        return not any(target.role == "head" for target in self.targets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A network in memory, with everything needed to use it."""
+
+    model: Model
+    settings: Resolved
+    ops: Ops
+    forward: Forward
+    layout: CacheLayout
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    load_seconds: float
+    warnings: tuple[str, ...] = field(default=())
+
+
+def open_model(path_or_id: str | Path) -> Model:
+    """Read config and weight table; no weights yet.
+
+    Raises ModelNotFound, UnsupportedModel or CheckpointError.
+    """
+    folder = demo.model_folder() if str(path_or_id) == "demo" else resolve_folder(path_or_id)
+    raw = read_json(folder, "config.json")
+    architecture = read_architecture(raw)
+    checkpoint = Checkpoint.open(folder)
+    generation = read_json(folder, "generation_config.json") if (folder / "generation_config.json").exists() else {}
+    return Model(
+        folder=folder,
+        architecture=architecture,
+        checkpoint=checkpoint,
+        targets=tuple(architecture.targets(checkpoint.names)),
+        eos_ids=read_eos_ids(generation, raw),
+        defaults=read_defaults(generation),
+    )
+
+
+def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | None = None) -> Loaded:
+    """Load a model; raises OutOfMemory before reading any weight when it cannot fit."""
+    start = time.perf_counter()
+    model = open_model(path_or_id)
+    architecture = model.architecture
+    item_bytes = 4 if settings.dtype == "f32" else 2
+    per_token = cache_bytes(architecture.cache_shape, 1, item_bytes)
+    resolved = resolve(settings, architecture.context, per_token)
+    check_fits(model, resolved)
+    tokenizer = Tokenizer.load(model.folder)
+    check_vocabulary(tokenizer, architecture.vocabulary)
+    ops = build_ops(resolved)
+    weights = load(model.checkpoint, model.targets, scheme(resolved.dtype), ops.packer, progress)
+    layout = plan_layout(
+        architecture.cache_shape.chunk, resolved.cache_tokens, resolved.step_tokens, resolved.max_sequences
+    )
+    return Loaded(
+        model=model,
+        settings=resolved,
+        ops=ops,
+        forward=architecture.bind(weights),
+        layout=layout,
+        tokenizer=tokenizer,
+        template=ChatTemplate.load(model.folder, architecture.family),
+        load_seconds=time.perf_counter() - start,
+        warnings=architecture.warnings,
+    )
+
+
+def build_ops(settings: Resolved) -> Ops:
+    """The backend chosen; its module is imported only now."""
+    if settings.backend == "reference":
+        from twofold.ops.reference import ReferenceOps
+
+        return ReferenceOps()
+    from twofold.backends.cpu.ops import CpuOps
+
+    return CpuOps(threads=settings.threads, kv_dtype="f32" if settings.cache_item_bytes == 4 else "bf16")
+
+
+def check_fits(model: Model, settings: Resolved) -> None:
+    """Refuse a model whose weights and cache exceed the memory at hand, naming a setting that fits."""
+    shape = model.architecture.cache_shape
+
+    def needed(dtype: str, context: int) -> int:
+        return model.footprint(dtype).total_bytes + cache_bytes(shape, context, settings.cache_item_bytes)
+
+    smaller = SCHEME_NAMES[SCHEME_NAMES.index(settings.dtype) + 1 :]
+    choices = [(f"--dtype {name}", needed(name, settings.context) + WORKING_BYTES) for name in smaller]
+    short = min(2048, settings.context)
+    choices += [(f"--dtype {name} --context {short}", needed(name, short) + WORKING_BYTES) for name in smaller]
+    cache = needed(settings.dtype, settings.cache_tokens) + WORKING_BYTES
+    check_memory(cache, available_memory(), choices)
+
+
+def read_eos_ids(generation: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Every eos_token_id of generation_config.json, else of config.json (its text part too)."""
+    for source in (generation, config, config.get("text_config") or {}):
+        value = source.get("eos_token_id")
+        if value is None:
+            continue
+        ids = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, int) and not isinstance(item, bool) for item in ids):
+            raise CheckpointError(f"eos_token_id is {value!r}; a token id or a list of them was expected")
+        return tuple(ids)
+    return ()
+
+
+def read_defaults(generation: Mapping[str, Any]) -> SamplingParams:
+    """Sampling defaults of generation_config.json; do_sample false means greedy."""
+    if generation.get("do_sample") is False:
+        return SamplingParams(temperature=0.0)
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    try:
+        return SamplingParams(**{name: generation[name] for name in names if generation.get(name) is not None})
+    except InvalidSampling as error:
+        raise CheckpointError(f"generation_config.json: {error}") from error

@@ -1,0 +1,67 @@
+"""What a network costs, counted from its weight table alone: bytes held, bytes read per token, bytes of cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from twofold.ops.packed import Format, size_bytes
+from twofold.ops.types import CacheShape, Role, Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """Parameters and bytes of each part of a network, and what one decoded token reads of them."""
+
+    parameters: Mapping[Role, int]
+    bytes: Mapping[Role, int]
+    read_bytes_per_token: int
+    read_parameters_per_token: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(self.bytes.values())
+
+    @property
+    def total_parameters(self) -> int:
+        """Parameters of the network."""
+        return sum(self.parameters.values())
+
+
+def footprint(targets: Iterable[Target], formats: Mapping[Role, Format], active: int, tied: bool) -> Footprint:
+    """Count the weights of a table, packed in these formats, with `active` experts per token.
+
+    One token reads every weight once, but only `active` experts of a stack, and of the embedding one row
+    (all of it when it is the head too).
+    """
+    parameters: dict[Role, int] = {}
+    sizes: dict[Role, int] = {}
+    read_bytes = read_parameters = 0.0
+    for target in targets:
+        count, size = prod(target.shape), size_bytes(formats[target.role], target.shape)
+        parameters[target.role] = parameters.get(target.role, 0) + count
+        sizes[target.role] = sizes.get(target.role, 0) + size
+        share = read_share(target, active, tied)
+        read_bytes += size * share
+        read_parameters += count * share
+    return Footprint(
+        parameters=parameters,
+        bytes=sizes,
+        read_bytes_per_token=round(read_bytes),
+        read_parameters_per_token=round(read_parameters),
+    )
+
+
+def read_share(target: Target, active: int, tied: bool) -> float:
+    """Part of a weight that one token reads."""
+    if target.role == "embedding" and not tied:
+        return 1 / target.shape[0]
+    return active / target.shape[0] if target.role == "expert" else 1.0
+
+
+def cache_bytes(shape: CacheShape, tokens: int, item_bytes: int) -> int:
+    """Bytes of keys and values of one sequence: global layers hold every token, local ones at most one chunk."""
+    held = sum(tokens if chunk is None else min(tokens, chunk) for chunk in shape.chunks)
+    return 2 * shape.kv_heads * shape.head_size * item_bytes * held

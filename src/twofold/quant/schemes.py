@@ -1,0 +1,29 @@
+"""The schemes of --dtype: a format for every role a weight can have.
+
+Router and norms stay float32: they are small and steer everything else. In w4a8 the head and the embedding keep
+eight bits: the head's errors go straight into the sampled distribution, and only one row of the embedding is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import get_args
+
+from twofold.errors import SettingsError
+from twofold.ops.packed import Format
+from twofold.ops.types import Role
+
+SCHEME_NAMES = ("f32", "bf16", "w8a8", "w4a8")
+"""From the most to the fewest bits."""
+
+
+def scheme(name: str) -> Mapping[Role, Format]:
+    """Format of each role; raises SettingsError for an unknown scheme."""
+    if name not in SCHEME_NAMES:
+        raise SettingsError(f"dtype is {name!r}; it must be one of {', '.join(SCHEME_NAMES)}")
+    matrices: Format = {"f32": "f32", "bf16": "bf16", "w8a8": "int8", "w4a8": "int4"}[name]  # type: ignore[assignment]
+    formats: dict[Role, Format] = dict.fromkeys(get_args(Role), matrices)
+    formats |= {"norm": "f32", "router": "f32"}
+    if name == "w4a8":
+        formats |= {"head": "int8", "embedding": "int8"}
+    return formats
