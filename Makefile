@@ -1,0 +1,69 @@
+# make demo   sets everything up in .venv and streams an answer from the model that ships
+# make test   sets everything up and passes every check
+# Nothing is written outside this folder. PYTHON=python3.12 chooses another interpreter.
+
+PYTHON ?= python3
+CXX ?= c++
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_CACHE_DIR := $(CURDIR)/build/pip-cache
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PIP := $(BIN)/python -m pip --quiet
+INSTALLED_FROM := pyproject.toml CMakeLists.txt $(shell find native -name '*.cpp' -o -name '*.h')
+
+.PHONY: demo test test-slow check format lint types native-test python-test needs clean
+
+demo: build/installed
+	@$(BIN)/twofold demo
+
+test: lint types native-test python-test
+
+test-slow: build/installed-for-tests
+	$(BIN)/python -m pytest -m slow
+
+# One line on what is missing, before anything is set up.
+needs:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | tail -1). Try: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv module is missing. On Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+	@printf '#include <version>\n#if __cplusplus < 202002L\n#error\n#endif\n' | $(CXX) -std=c++20 -x c++ -fsyntax-only - 2>/dev/null || \
+	  { echo "A C++20 compiler is needed; '$(CXX)' is not one. On Debian or Ubuntu: apt-get install g++ (11 or newer)"; exit 1; }
+
+$(BIN)/python: | needs
+	@$(PYTHON) -m venv $(VENV)
+
+build/installed: $(INSTALLED_FROM) | needs $(BIN)/python
+	@echo "setting up twofold in $(VENV) (a minute or two the first time) ..."
+	@$(PIP) install --editable .
+	@mkdir -p build && touch $@
+
+build/installed-for-tests: build/installed
+	@echo "setting up what the tests need ..."
+	@$(PIP) install --editable '.[check,test,oracle]'
+	@touch $@
+
+format: build/installed-for-tests
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $$(find native -name '*.cpp' -o -name '*.h')
+
+lint: build/installed-for-tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run -Werror $$(find native -name '*.cpp' -o -name '*.h')
+
+types: build/installed-for-tests
+	$(BIN)/mypy
+
+native-test: build/installed-for-tests
+	$(BIN)/cmake -S . -B build/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DTWOFOLD_TESTS=ON -DCMAKE_BUILD_TYPE=Release > build/native-configure.log || \
+	  { cat build/native-configure.log; exit 1; }
+	$(BIN)/cmake --build build/native
+	$(BIN)/ctest --test-dir build/native --output-on-failure
+
+python-test: build/installed-for-tests
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

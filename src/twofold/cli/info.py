@@ -1,0 +1,82 @@
+"""twofold info: what a model is and what it costs, from its config alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+import click
+
+if TYPE_CHECKING:
+    from twofold.loading import Model
+
+CONTEXTS = (2048, 8192, 32768, 131072, 1048576)
+
+
+@click.command(epilog="Examples:  twofold info demo  |  twofold info ./Llama-4-Scout-17B-16E-Instruct")
+@click.argument("model")
+def command(model: str) -> None:
+    """Show what MODEL is, bytes per part, what a token costs, and bytes of cache per context length."""
+    from twofold.loading import open_model
+
+    opened = open_model(model)
+    describe(opened)
+    show_parts(opened)
+    show_cache(opened)
+
+
+def describe(model: Model) -> None:
+    """Architecture, sizes and warnings."""
+    architecture = model.architecture
+    counted = model.footprint("bf16")
+    click.echo(f"{architecture.name}: {architecture.layers} layers, hidden size {architecture.hidden}, "
+               f"vocabulary {architecture.vocabulary:,}, context {architecture.context:,}")  # fmt: skip
+    if architecture.expert_count:
+        click.echo(f"{architecture.expert_count} experts, {architecture.active_experts} active per token")
+    chunks = architecture.cache_shape.chunks
+    if architecture.cache_shape.chunk:
+        local = sum(chunk is not None for chunk in chunks)
+        click.echo(f"{local} local layers (chunks of {architecture.cache_shape.chunk:,}), {len(chunks) - local} global")
+    click.echo(f"{counted.total_parameters:,} parameters, {counted.read_parameters_per_token:,} of them read per token")
+    for warning in architecture.warnings:
+        click.echo(f"warning: {warning}")
+
+
+def show_parts(model: Model) -> None:
+    """Bytes of each part and bytes read per token, for every scheme."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from twofold.ops.types import Role
+    from twofold.quant.schemes import SCHEME_NAMES
+
+    table = Table(title="Bytes of weights", title_justify="left")
+    table.add_column("part")
+    for name in SCHEME_NAMES:
+        table.add_column(name, justify="right")
+    counted = [model.footprint(name) for name in SCHEME_NAMES]
+    for role in get_args(Role):
+        if role in counted[0].bytes:
+            table.add_row(role, *(readable(item.bytes[role]) for item in counted))
+    table.add_section()
+    table.add_row("all", *(readable(item.total_bytes) for item in counted))
+    table.add_row("read per token", *(readable(item.read_bytes_per_token) for item in counted))
+    Console().print(table)
+
+
+def show_cache(model: Model) -> None:
+    """Bytes of the key and value cache of one sequence."""
+    from twofold.ops.cost import cache_bytes
+
+    architecture = model.architecture
+    click.echo("Key and value cache of one sequence (bfloat16):")
+    for tokens in sorted({*(size for size in CONTEXTS if size < architecture.context), architecture.context}):
+        click.echo(f"  {tokens:>10,} tokens  {readable(cache_bytes(architecture.cache_shape, tokens, 2)):>10}")
+
+
+def readable(count: float) -> str:
+    """Bytes with a decimal unit."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"

@@ -1,0 +1,50 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from twofold.config import BACKENDS
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+DTYPES = ("f32", "bf16", "w8a8", "w4a8")
+
+LOADING = (
+    click.option(
+        "--dtype",
+        type=click.Choice(DTYPES),
+        default="bf16",
+        show_default=True,
+        help="Bits of the weights; w8a8 and w4a8 quantise while loading.",
+    ),
+    click.option(
+        "--backend", type=click.Choice(BACKENDS), default="cpu", show_default=True, help="reference is NumPy, slow."
+    ),
+    click.option("--context", type=int, help="Longest sequence in tokens. [default: the model's, at most 8192]"),
+    click.option("--threads", type=int, help="Threads of the native kernels. [default: one per physical core]"),
+)
+
+SAMPLING = (
+    click.option("--max-tokens", type=int, help="Longest answer. [default: until it ends or the context is full]"),
+    click.option("--temperature", type=float, help="0 is greedy. [default: the model's]"),
+    click.option("--top-p", type=float, help="Share of probability to keep. [default: the model's]"),
+    click.option("--top-k", type=int, help="Number of tokens to keep, 0 for all. [default: the model's]"),
+    click.option("--min-p", type=float, help="Least probability relative to the best. [default: the model's]"),
+    click.option("--repetition-penalty", type=float, help="Above 1 discourages repeats. [default: the model's]"),
+    click.option("--seed", type=int, help="Makes sampling repeatable."),
+    click.option("--stop", multiple=True, help="Text that ends the answer; may be given several times."),
+)
+
+
+def with_options(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """Add options to a command, in their order."""
+
+    def decorate(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate

@@ -1,0 +1,67 @@
+"""What the verbs that generate have in common: loading with a progress bar, showing pieces, the line of figures."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from twofold.api import LLM, Completion, Piece, SamplingParams
+from twofold.ops.cost import Footprint
+
+MEASURED_BYTES = 512 * 2**20
+"""Size of the buffer that measures the memory's limit: far beyond any cache."""
+
+
+def load_with_progress(model: str, **settings: Any) -> LLM:
+    """Load a model, showing bytes and bytes per second on stderr; warnings follow."""
+    columns = (TextColumn("loading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("load", total=None)
+        llm = LLM(model, progress=lambda done, total: bar.update(task, completed=done, total=total), **settings)
+    for warning in llm.loaded.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    return llm
+
+
+def sampling_params(**options: Any) -> SamplingParams:
+    """Sampling settings from command-line options, absent ones left to the model."""
+    return SamplingParams(**{name: value for name, value in options.items() if value is not None})
+
+
+def show(pieces: Iterator[Piece]) -> None:
+    """Print pieces as they come, then end the line."""
+    for piece in pieces:
+        sys.stdout.write(piece.text)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+def figures(llm: LLM, completion: Completion) -> str:
+    """One line: speeds, weights read per second and their share of the machine's measured limit, peak memory."""
+    chosen = llm.loaded.settings
+    weights: Footprint = llm.loaded.model.footprint(chosen.dtype)
+    rate = completion.decode_tokens_per_s
+    read = weights.read_bytes_per_token * rate
+    parts = [
+        f"prefill {completion.prefill_tokens_per_s:,.0f} tokens/s",
+        f"decode {rate:,.0f} tokens/s" if rate else "decode not measured (one token)",
+    ]
+    if chosen.backend == "cpu" and rate:
+        parts.append(f"{read / 1e9:.1f} GB/s of weights read, {share_of_limit(read, weights.total_bytes)}")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return " · ".join([*parts, f"peak memory {peak / 1e6:,.0f} MB", f"{chosen.dtype}, {chosen.backend}"])
+
+
+def share_of_limit(bytes_per_s: float, weight_bytes: int) -> str:
+    """The share of this machine's memory read limit, measured now."""
+    from twofold.backends.cpu.machine import measure_read
+
+    limit = measure_read(MEASURED_BYTES)
+    text = f"{bytes_per_s / limit:.0%} of this machine's {limit / 1e9:.1f} GB/s memory limit"
+    return text + " (weights fit the CPU cache)" if weight_bytes < 32 * 2**20 else text

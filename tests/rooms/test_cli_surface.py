@@ -1,0 +1,37 @@
+"""The command line is frozen: a change to this list is the discussion of a change to the command line."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from twofold.cli.main import VERBS
+
+LOADING = ["--dtype", "--backend", "--context", "--threads"]
+SAMPLING = [
+    *("--max-tokens", "--temperature", "--top-p", "--top-k", "--min-p", "--repetition-penalty", "--seed", "--stop"),
+]
+SURFACE = {
+    "run": ["model", "prompt", "--raw", "--system", "--quiet", *LOADING, *SAMPLING],
+    "chat": ["model", "--system", *LOADING, *SAMPLING],
+    "info": ["model"],
+    "doctor": [],
+    "demo": ["--dtype", "--evaluate", "--questions", "--json", "--threads"],
+}
+
+
+def test_verbs_and_options_are_these() -> None:
+    found = {}
+    for verb in VERBS:
+        command = import_module(f"twofold.cli.{verb}").command
+        found[verb] = [item.opts[0] if isinstance(item, click.Option) else item.name for item in command.params]
+    assert found == SURFACE
+
+
+def test_every_verb_explains_itself_with_an_example() -> None:
+    for verb in VERBS:
+        command = import_module(f"twofold.cli.{verb}").command
+        assert "Example" in (command.epilog or ""), verb
+        assert command.help, verb
+        assert all(item.help for item in command.params if isinstance(item, click.Option)), verb
