@@ -1,0 +1,1 @@
+"""Checkpoints in: find the files, check them, read them, pack them."""

@@ -1,0 +1,187 @@
+"""From a checkpoint to packed weights in one arena, reading each tensor once and in pieces.
+
+Peak memory is the size of the packed weights, plus the piece in flight, plus the mapped pages of one expert matrix
+where they are stored transposed: pages are given back as soon as they are packed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import numpy as np
+
+from twofold.errors import OutOfMemory
+from twofold.ops.packed import PANEL_ROWS, AnyArray, Dense, Format, Packed, Packer, matrix, place, size_bytes
+from twofold.ops.types import Role, Source, Target
+from twofold.weights.check import check_sources
+from twofold.weights.checkpoint import Checkpoint
+from twofold.weights.safetensors import DTYPES
+
+PIECE_BYTES = 16 * 2**20
+"""Source bytes packed in one call: enough panels for every core, little beside any model."""
+TRANSPOSED_ROWS = 256
+"""Least rows of a transposed piece: its reads are runs of this many elements."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows start..stop of one source."""
+
+    source: Source
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One call of the packer: parts that follow one another, into rows first_row.. of a matrix."""
+
+    into: Packed
+    first_row: int
+    parts: tuple[Part, ...]
+
+
+def planned_bytes(targets: Sequence[Target], formats: Mapping[Role, Format]) -> int:
+    """Bytes of all packed weights together, known before anything is read."""
+    return sum(size_bytes(formats[target.role], target.shape) for target in targets)
+
+
+def load(
+    checkpoint: Checkpoint,
+    targets: Sequence[Target],
+    formats: Mapping[Role, Format],
+    packer: Packer,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Packed]:
+    """Pack every target, in the format of its role; returns them by name.
+
+    All weights lie in one arena of the packer, in the order of the targets. `progress(done, total)` hears the source
+    bytes read so far. Sources may be float32, float16 or bfloat16. Raises MissingTensor or WrongTensor before
+    anything is allocated, OutOfMemory when the arena cannot be had.
+    """
+    check_sources(checkpoint, targets)
+    weights = place_all(targets, formats, packer)
+    total = sum(source_bytes(checkpoint, source) for target in targets for parts in target.sources for source in parts)
+    done = 0
+    pieces = list(all_pieces(checkpoint, targets, weights))
+    for piece, following in zip_longest(pieces, pieces[1:]):
+        if following:
+            prefetch(checkpoint, following)
+        packer.encode(gather(checkpoint, piece.parts), piece.into, piece.first_row)
+        release(checkpoint, piece)
+        done += sum((part.stop - part.start) * row_bytes(checkpoint, part.source) for part in piece.parts)
+        if progress:
+            progress(done, total)
+    return weights
+
+
+def place_all(targets: Sequence[Target], formats: Mapping[Role, Format], packer: Packer) -> dict[str, Packed]:
+    """One arena for all targets; contents undefined."""
+    total = planned_bytes(targets, formats)
+    try:
+        arena = packer.arena(total)
+    except MemoryError as error:
+        raise OutOfMemory(
+            f"the weights need {total} bytes and the system refused them. Choose a smaller --dtype or free memory."
+        ) from error
+    weights: dict[str, Packed] = {}
+    offset = 0
+    for target in targets:
+        assert target.name not in weights, f"target {target.name} is listed twice"
+        form = formats[target.role]
+        size = size_bytes(form, target.shape)
+        weights[target.name] = place(form, target.shape, arena[offset : offset + size])
+        offset += size
+    return weights
+
+
+def all_pieces(checkpoint: Checkpoint, targets: Sequence[Target], weights: Mapping[str, Packed]) -> Iterator[Piece]:
+    """The pieces of every target, in the order in which they are packed."""
+    for target in targets:
+        weight = weights[target.name]
+        for index, sources in enumerate(target.sources):
+            if len(target.shape) == 1:
+                assert isinstance(weight, Dense), f"{target.name}: a vector is Dense"
+                into: Packed = Dense(weight.values[None])
+            else:
+                into = matrix(weight, index) if len(target.shape) > 2 else weight
+            yield from matrix_pieces(checkpoint, sources, into)
+
+
+def matrix_pieces(checkpoint: Checkpoint, sources: Sequence[Source], into: Packed) -> Iterator[Piece]:
+    """One matrix cut into pieces of whole panels, about PIECE_BYTES each."""
+    rows = sum(source.rows for source in sources)
+    widest = max(row_bytes(checkpoint, source) for source in sources)
+    step = max(PANEL_ROWS, PIECE_BYTES // max(widest, 1) // PANEL_ROWS * PANEL_ROWS)
+    if any(source.transposed for source in sources):
+        step = max(step, TRANSPOSED_ROWS)
+    for start in range(0, rows, step):
+        yield Piece(into, start, tuple(cut(sources, start, min(start + step, rows))))
+
+
+def cut(sources: Sequence[Source], start: int, stop: int) -> Iterator[Part]:
+    """The parts of the sources that make up rows start..stop of the matrix they form together."""
+    offset = 0
+    for source in sources:
+        first, last = max(start - offset, 0), min(stop - offset, source.rows)
+        if first < last:
+            yield Part(source, first, last)
+        offset += source.rows
+
+
+def row_bytes(checkpoint: Checkpoint, source: Source) -> int:
+    """Source bytes behind one row of the matrix."""
+    columns = source.shape[-2] if source.transposed else source.shape[-1]
+    return columns * DTYPES[checkpoint.dtype(source.name)].itemsize
+
+
+def source_bytes(checkpoint: Checkpoint, source: Source) -> int:
+    """Bytes of the source's matrix in its file."""
+    return source.rows * row_bytes(checkpoint, source)
+
+
+def gather(checkpoint: Checkpoint, parts: Sequence[Part]) -> AnyArray:
+    """The rows of the parts, one under another: a view of the file when one part is all there is."""
+    views = [view(checkpoint, part) for part in parts]
+    if len(views) == 1:
+        # Headers of old writers leave data at any byte; native packers want whole elements.
+        return views[0] if views[0].flags.aligned else views[0].copy()
+    if len({rows.dtype for rows in views}) > 1:
+        views = [rows.astype(np.float32) for rows in views]
+    return np.concatenate(views)
+
+
+def view(checkpoint: Checkpoint, part: Part) -> AnyArray:
+    """A part as a view of the mapped file, [rows, columns]."""
+    source = part.source
+    tensor = checkpoint.tensor(source.name)
+    if source.expert is not None:
+        tensor = tensor[source.expert]
+    if tensor.ndim == 1:
+        tensor = tensor[None]
+    return (tensor.T if source.transposed else tensor)[part.start : part.stop]
+
+
+def prefetch(checkpoint: Checkpoint, piece: Piece) -> None:
+    """Ask for the pages of a piece ahead of time; the first piece of a transposed matrix asks for all of it."""
+    for part in piece.parts:
+        if not part.source.transposed or part.start == 0:
+            checkpoint.file(part.source.name).prefetch(part.source.name, *span(checkpoint, part))
+
+
+def release(checkpoint: Checkpoint, piece: Piece) -> None:
+    """Give the pages of a piece back; of a transposed matrix, which every piece crosses, after the last one."""
+    for part in piece.parts:
+        if not part.source.transposed or part.stop == part.source.rows:
+            checkpoint.file(part.source.name).release(part.source.name, *span(checkpoint, part))
+
+
+def span(checkpoint: Checkpoint, part: Part) -> tuple[int, int]:
+    """First and last byte of a part, counted from the start of its tensor; of a transposed one, the whole matrix."""
+    size, row = source_bytes(checkpoint, part.source), row_bytes(checkpoint, part.source)
+    begin = (part.source.expert or 0) * size
+    if part.source.transposed:
+        return begin, begin + size
+    return begin + part.start * row, begin + part.stop * row
