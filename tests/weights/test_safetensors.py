@@ -192,7 +192,7 @@ def test_bytes_after_the_last_tensor_are_refused(tmp_path: Path) -> None:
 
 # Fuzz --------------------------------------------------------------------------------------------------------------
 
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def check_never_fails_otherwise(path: Path) -> None:

@@ -11,7 +11,7 @@ from twofold.weights.checkpoint import Checkpoint
 
 FLOAT_DTYPES = ("F32", "F16", "BF16")
 LISTED_NAMES = 50
-SUGGESTIONS = 5  # each one compares with every name of the checkpoint
+SUGGESTIONS = 3  # each one compares with every name of the checkpoint
 
 
 def check_sources(checkpoint: Checkpoint, targets: Sequence[Target]) -> None:
