@@ -1,0 +1,92 @@
+// Products of float32 activations with float32 or bf16 rows.
+//
+//     y[t, n] = sum over d of x[t, d] * w[n, d]
+//
+// Every sum has kLanes accumulators along d, added at the end by one tree, whatever the number of tokens and rows
+// beside it: a row of a batch is bit-equal to that row alone. Scalar version: lane[d % kLanes] += x[d] * w[d].
+#include "products.h"
+#include "vec.h"
+
+namespace twofold::TWOFOLD_ISA {
+namespace {
+
+template <bool kBf16>
+struct Element {
+    using Type = float;
+    static F load(const float* from) { return load_f32(from); }
+    static F load_some(const float* from, int64_t count) { return TWOFOLD_ISA::load_some(from, count); }
+};
+template <>
+struct Element<true> {
+    using Type = uint16_t;
+    static F load(const uint16_t* from) { return load_bf16(from); }
+    static F load_some(const uint16_t* from, int64_t count) { return load_bf16_some(from, count); }
+};
+
+// T tokens times kLanes / T rows, from row n on; rows beyond the last repeat it and are not written.
+// Two vectors of a row at a time: rows are often a multiple of 4096 bytes apart and share the sets of the first-level
+// cache, so that a line would be gone before its second half is wanted.
+template <int T, bool kBf16>
+void multiply_tile(const Rows& x_TD, int64_t token, const Weight& weight_ND, int64_t n, float* y, int64_t stride) {
+    using E = Element<kBf16>;
+    constexpr int kRows = kLanes / T;
+    const int64_t columns = x_TD.columns;
+    const float* x[T];
+    const typename E::Type* w[kRows];
+    for (int t = 0; t < T; ++t) x[t] = x_TD.data + (token + t) * x_TD.stride;
+    for (int r = 0; r < kRows; ++r)
+        w[r] = static_cast<const typename E::Type*>(weight_ND.codes) + smaller(n + r, weight_ND.rows - 1) * columns;
+    F sums[kLanes] = {};
+    int64_t d = 0;
+    for (; d + 2 * kLanes <= columns; d += 2 * kLanes) {
+        F first[T], second[T];
+        for (int t = 0; t < T; ++t) first[t] = load_f32(x[t] + d), second[t] = load_f32(x[t] + d + kLanes);
+        for (int r = 0; r < kRows; ++r) {
+            const F a = E::load(w[r] + d), b = E::load(w[r] + d + kLanes);
+            for (int t = 0; t < T; ++t) sums[r * T + t] = fma(b, second[t], fma(a, first[t], sums[r * T + t]));
+        }
+    }
+    for (; d < columns; d += kLanes) {
+        const int64_t count = smaller<int64_t>(kLanes, columns - d);
+        for (int r = 0; r < kRows; ++r) {
+            const F a = E::load_some(w[r] + d, count);
+            for (int t = 0; t < T; ++t) sums[r * T + t] = fma(a, load_some(x[t] + d, count), sums[r * T + t]);
+        }
+    }
+    float totals[kLanes];
+    store(totals, sum_each(sums));
+    for (int r = 0; r < kRows && n + r < weight_ND.rows; ++r)
+        for (int t = 0; t < T; ++t) y[(token + t) * stride + r] = totals[r * T + t];
+}
+
+template <int T, bool kBf16>
+int64_t multiply_tiles(const Rows& x_TD, int64_t token, const Weight& weight_ND, int64_t first, int64_t last, float* y,
+                       int64_t stride) {
+    for (; token + T <= x_TD.rows; token += T)
+        for (int64_t n = first; n < last; n += kLanes / T)
+            multiply_tile<T, kBf16>(x_TD, token, weight_ND, n, y + n - first, stride);
+    return token;
+}
+
+// A panel at a time: its 16 rows stay in cache while the tokens pass.
+template <bool kBf16>
+void multiply_all(const Rows& x_TD, const Weight& weight_ND, int64_t first, int64_t last, float* y, int64_t stride) {
+    constexpr int kMost = kLanes == 16 ? 4 : 2;
+    for (int64_t panel = first; panel < last; ++panel, y += kPanelRows) {
+        const int64_t n = panel * kPanelRows, stop = smaller(n + kPanelRows, weight_ND.rows);
+        int64_t token = multiply_tiles<kMost, kBf16>(x_TD, 0, weight_ND, n, stop, y, stride);
+        token = multiply_tiles<2, kBf16>(x_TD, token, weight_ND, n, stop, y, stride);
+        multiply_tiles<1, kBf16>(x_TD, token, weight_ND, n, stop, y, stride);
+    }
+}
+
+}  // namespace
+
+void multiply_floats(const Rows& x_TD, const Weight& weight_ND, int64_t first, int64_t last, float* y, int64_t stride) {
+    if (weight_ND.format == Format::kBf16)
+        multiply_all<true>(x_TD, weight_ND, first, last, y, stride);
+    else
+        multiply_all<false>(x_TD, weight_ND, first, last, y, stride);
+}
+
+}  // namespace twofold::TWOFOLD_ISA

@@ -1,0 +1,31 @@
+#include "dispatch.h"
+
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
+namespace twofold {
+
+const std::vector<Isa>& isas() {
+    static const std::vector<Isa> found = [] {
+        std::vector<Isa> result{{"generic", &generic::kernels}};
+#ifdef TWOFOLD_HAS_AVX2
+        __builtin_cpu_init();
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) result.push_back({"avx2", &avx2::kernels});
+#endif
+#ifdef TWOFOLD_HAS_AVX512VNNI
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+            __builtin_cpu_supports("avx512vnni"))
+            result.push_back({"avx512vnni", &avx512vnni::kernels});
+#endif
+#ifdef TWOFOLD_HAS_NEON
+        constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
+        if (getauxval(AT_HWCAP) & kDotProduct) result.push_back({"neon", &neon::kernels});
+#endif
+        return result;
+    }();
+    return found;
+}
+
+}  // namespace twofold

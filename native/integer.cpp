@@ -1,0 +1,182 @@
+// Products of int8 activation codes with Int8 and Int4 panels (layouts: ops/packed.py).
+//
+//     y[t, n] = float(sum over d of code[t, d] * integer[n, d]) * (scale_t * scale_n)
+//
+// The sum is exact in int32, hence the same on every ISA and in every order; the float operations are those of the
+// reference, so results are bit-equal to it. Scalar version of one sum, Int4:
+//
+//     for each group g: dot = sum over its columns of (nibble - 8) * code;  sum += m[g] * dot
+//
+// Few tokens: nibbles are used as they lie, a group's sum is corrected by -8 * sum(codes) and multiplied by m once.
+// Many tokens: a panel is unpacked to m * q first, once for all of them.
+#include "products.h"
+#include "scratch.h"
+#include "vec.h"
+
+namespace twofold::TWOFOLD_ISA {
+namespace {
+
+constexpr int kWideTile = kLanes == 16 ? 8 : 4;  // tokens per tile: accumulators fill the registers but a few
+constexpr int64_t kUnpackTokens = 16;            // below, unpacking a panel costs more than it saves
+constexpr int64_t kPanelBytes = 64;              // of one quad: 16 rows of 4 codes
+constexpr int64_t kBlockBytes = 128 * 1024;      // unpacked panels kept in the second-level cache
+constexpr int kGroupQuads = 8;
+
+typedef int16_t Shorts __attribute__((vector_size(4 * kLanes)));
+
+inline I load_quad(const int8_t* codes) {
+    int32_t quad;
+    __builtin_memcpy(&quad, codes, 4);
+    return broadcast(quad);
+}
+
+// One panel's rows n and scales, and where its 16 outputs of each token go.
+struct Panel {
+    const uint8_t* codes;
+    const uint8_t* multipliers;
+    const float* scales;
+    float* y;
+    int64_t stride, rows;
+};
+
+template <int T>
+inline void finish(const I (&sums)[T][kParts], const Codes& x, int64_t token, const Panel& panel) {
+    for (int t = 0; t < T; ++t) {
+        float outputs[16];
+        float* y = panel.y + (token + t) * panel.stride;
+        float* target = panel.rows == 16 ? y : outputs;
+        for (int part = 0; part < kParts; ++part)
+            store(target + part * kLanes, __builtin_convertvector(sums[t][part], F) *
+                                              (x.scales[token + t] * load_f32(panel.scales + part * kLanes)));
+        if (panel.rows < 16) __builtin_memcpy(y, outputs, static_cast<size_t>(panel.rows) * sizeof(float));
+    }
+}
+
+// Panel of int8 codes that already carry kWeightOffset (kUnpacked) or not.
+template <int T, bool kUnpacked>
+void multiply_int8(const Codes& x, int64_t token, const Panel& panel) {
+    I sums[T][kParts];
+    const int8_t* codes[T];
+    for (int t = 0; t < T; ++t) {
+        codes[t] = x.codes + (token + t) * x.width;
+        for (int part = 0; part < kParts; ++part) sums[t][part] = broadcast(x.starts[token + t]);
+    }
+    for (int64_t quad = 0; quad < x.width / 4; ++quad)
+        for (int part = 0; part < kParts; ++part) {
+            Bytes w = load<Bytes>(panel.codes + quad * kPanelBytes + part * 4 * kLanes);
+            if constexpr (!kUnpacked && kWeightOffset != 0) w ^= kWeightOffset;
+            for (int t = 0; t < T; ++t) sums[t][part] = dot_int8(sums[t][part], w, load_quad(codes[t] + 4 * quad));
+        }
+    finish(sums, x, token, panel);
+}
+
+template <int T>
+void multiply_int4(const Codes& x, int64_t token, const Panel& panel) {
+    I sums[T][kParts] = {};
+    const int8_t* codes[T];
+    const int64_t groups = x.width / kGroupColumns;
+    for (int t = 0; t < T; ++t) codes[t] = x.codes + (token + t) * x.width;
+    const int32_t* starts = x.group_starts + token * groups;
+    for (int64_t group = 0; group < groups; ++group) {
+        I multipliers[kParts];
+        unpack_multipliers(panel.multipliers + group * 8, multipliers);
+        for (int part = 0; part < kParts; ++part) {
+            Group dots[T];
+            for (int t = 0; t < T; ++t) dots[t] = (Group)broadcast(starts[t * groups + group]);
+            for (int j = 0; j < kGroupQuads / 2; ++j) {
+                const Bytes both = load<Bytes>(panel.codes + group * 256 + j * kPanelBytes + part * 4 * kLanes);
+                const Bytes low = both & 15, high = (Bytes)((Shorts)both >> 4) & 15;
+                for (int t = 0; t < T; ++t) {
+                    const int8_t* quads = codes[t] + group * kGroupColumns + 4 * j;
+                    dots[t] = group_dot(dots[t], low, load_quad(quads));
+                    dots[t] = group_dot(dots[t], high, load_quad(quads + 16));
+                }
+            }
+            for (int t = 0; t < T; ++t) sums[t][part] = group_finish(sums[t][part], dots[t], multipliers[part]);
+        }
+    }
+    finish(sums, x, token, panel);
+}
+
+// m * q of four columns of kLanes rows, with the offset dot_int8 wants.
+inline Bytes scale_codes(Bytes nibbles, Shorts multipliers) {
+    const Shorts q = (Shorts)(nibbles - 8);
+    const Shorts even = ((q << 8) >> 8) * multipliers, odd = (q >> 8) * multipliers;
+    return (Bytes)((even & 255) | (odd << 8)) ^ kWeightOffset;
+}
+
+void unpack_panel(const uint8_t* codes, const uint8_t* stored, int64_t groups, uint8_t* unpacked) {
+    for (int64_t group = 0; group < groups; ++group, codes += 256, unpacked += 512) {
+        I multipliers[kParts];
+        unpack_multipliers(stored + group * 8, multipliers);
+        for (int part = 0; part < kParts; ++part) {
+            const Shorts m = (Shorts)((multipliers[part] & 0xFFFF) | (multipliers[part] << 16));
+            for (int j = 0; j < kGroupQuads / 2; ++j) {
+                const int64_t place = j * kPanelBytes + part * 4 * kLanes;
+                const Bytes both = load<Bytes>(codes + place);
+                store(unpacked + place, scale_codes(both & 15, m));
+                store(unpacked + 256 + place, scale_codes((Bytes)((Shorts)both >> 4) & 15, m));
+            }
+        }
+    }
+}
+
+enum class Kind { kInt8, kUnpacked, kInt4 };
+
+template <Kind kKind, int T>
+inline void multiply_tile(const Codes& x, int64_t token, const Panel& panel) {
+    if constexpr (kKind == Kind::kInt4)
+        multiply_int4<T>(x, token, panel);
+    else
+        multiply_int8<T, kKind == Kind::kUnpacked>(x, token, panel);
+}
+
+// All tokens with `count` panels of the same kind; the panels stay in cache while the tokens pass.
+template <Kind kKind>
+void multiply_block(const Codes& x, int64_t tokens, const Panel* panels, int64_t count) {
+    int64_t token = 0;
+    for (; token + kWideTile <= tokens; token += kWideTile)
+        for (int64_t i = 0; i < count; ++i) multiply_tile<kKind, kWideTile>(x, token, panels[i]);
+    for (; token + 2 <= tokens; token += 2)
+        for (int64_t i = 0; i < count; ++i) multiply_tile<kKind, 2>(x, token, panels[i]);
+    for (; token < tokens; ++token)
+        for (int64_t i = 0; i < count; ++i) multiply_tile<kKind, 1>(x, token, panels[i]);
+}
+
+}  // namespace
+
+void multiply_codes(const Codes& x, int64_t tokens, const Weight& weight_ND, int64_t first, int64_t last, float* y,
+                    int64_t stride) {
+    constexpr int64_t kMostPanels = 8;
+    const bool is_int4 = weight_ND.format == Format::kInt4, unpacks = is_int4 && tokens >= kUnpackTokens;
+    const int64_t groups = x.width / kGroupColumns, unpacked_bytes = 16 * x.width;
+    const int64_t panel_bytes = is_int4 ? unpacked_bytes / 2 : unpacked_bytes;
+    const int64_t block =
+        tokens == 1 ? 1 : larger<int64_t>(1, smaller<int64_t>(kMostPanels, kBlockBytes / unpacked_bytes));
+    const uint8_t* codes = static_cast<const uint8_t*>(weight_ND.codes);
+    uint8_t* unpacked = unpacks ? scratch<uint8_t>(Slot::kPanel, block * unpacked_bytes) : nullptr;
+    for (int64_t start = first; start < last; start += block) {
+        const int64_t count = smaller(block, last - start);
+        Panel panels[kMostPanels];
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t panel = start + i;
+            panels[i] = Panel{codes + panel * panel_bytes,
+                              is_int4 ? weight_ND.multipliers + panel * groups * 8 : nullptr,
+                              weight_ND.scales + panel * 16,
+                              y + (panel - first) * 16,
+                              stride,
+                              smaller<int64_t>(16, weight_ND.rows - panel * 16)};
+            if (!unpacks) continue;
+            unpack_panel(panels[i].codes, panels[i].multipliers, groups, unpacked + i * unpacked_bytes);
+            panels[i].codes = unpacked + i * unpacked_bytes;
+        }
+        if (unpacks)
+            multiply_block<Kind::kUnpacked>(x, tokens, panels, count);
+        else if (is_int4)
+            multiply_block<Kind::kInt4>(x, tokens, panels, count);
+        else
+            multiply_block<Kind::kInt8>(x, tokens, panels, count);
+    }
+}
+
+}  // namespace twofold::TWOFOLD_ISA

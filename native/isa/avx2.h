@@ -1,0 +1,54 @@
+// x86-64 with AVX2 and FMA: exact 8-bit dot products without VNNI.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace twofold::TWOFOLD_ISA {
+namespace {
+
+constexpr int kLanes = 8;
+typedef float F __attribute__((vector_size(32)));
+typedef int32_t I __attribute__((vector_size(32)));
+typedef uint8_t Bytes __attribute__((vector_size(32)));
+
+inline F fma(F a, F b, F c) { return (F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+
+// vpmaddubsw saturates at 16 bits; |w| <= 128 and |x| <= 127 stay below: 2 * 128 * 127 < 32768.
+constexpr uint8_t kWeightOffset = 0;
+inline I dot_int8(I acc, Bytes w, I x) {
+    const __m256i size = _mm256_abs_epi8((__m256i)w), signed_x = _mm256_sign_epi8((__m256i)x, (__m256i)w);
+    const __m256i pairs = _mm256_maddubs_epi16(size, signed_x);
+    return acc + (I)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+
+// A group keeps two 16-bit sums per row (columns 0, 1 and 2, 3 of its quads). Each product pair is at most
+// 2 * 15 * 127, so vpmaddubsw is exact; the running sums may wrap, the corrected ones fit: 16 * 8 * 127 < 32768.
+typedef I Group;
+inline int32_t group_start(int32_t sum01, int32_t sum23) {
+    return static_cast<int32_t>((static_cast<uint32_t>(-8 * sum01) & 0xFFFFu) | static_cast<uint32_t>(-8 * sum23)
+                                                                                    << 16);
+}
+inline Group group_dot(Group group, Bytes nibbles, I x) {
+    return (I)_mm256_add_epi16((__m256i)group, _mm256_maddubs_epi16((__m256i)nibbles, (__m256i)x));
+}
+inline I group_finish(I acc, Group group, I multipliers) {
+    return acc + (I)_mm256_madd_epi16((__m256i)group, (__m256i)multipliers);
+}
+
+// Each multiplier stands in both 16-bit halves of its row's lane.
+inline void unpack_multipliers(const uint8_t* stored, I (&out)[2]) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(stored));
+    const __m128i low = _mm_and_si128(bytes, _mm_set1_epi8(15));
+    const __m128i high = _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
+    const __m128i values = _mm_setr_epi8(-8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8);
+    const __m256i wide = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(values, _mm_unpacklo_epi64(low, high)));
+    const __m256i first = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(wide));
+    const __m256i second = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(wide, 1));
+    out[0] = (I)_mm256_or_si256(first, _mm256_slli_epi32(first, 16));
+    out[1] = (I)_mm256_or_si256(second, _mm256_slli_epi32(second, 16));
+}
+
+}  // namespace
+}  // namespace twofold::TWOFOLD_ISA

@@ -1,0 +1,43 @@
+// x86-64 with AVX512 (F, BW, VL, DQ) and VNNI: one instruction takes four unsigned times signed bytes per lane.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace twofold::TWOFOLD_ISA {
+namespace {
+
+constexpr int kLanes = 16;
+typedef float F __attribute__((vector_size(64)));
+typedef int32_t I __attribute__((vector_size(64)));
+typedef uint8_t Bytes __attribute__((vector_size(64)));
+
+inline F fma(F a, F b, F c) { return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+
+// The left operand is unsigned: weights enter as w + 128, and 128 times the sum of the codes is taken off once per
+// token (sums may wrap on the way, the result is exact modulo 2^32).
+constexpr uint8_t kWeightOffset = 128;
+inline I dot_int8(I acc, Bytes w, I x) { return (I)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, (__m512i)x); }
+
+// The corrected sum of a group fits 16 bits (32 * 8 * 127 < 32768), so one 16-bit dot multiplies and accumulates it.
+typedef I Group;
+inline int32_t group_start(int32_t sum01, int32_t sum23) { return -8 * (sum01 + sum23); }
+inline Group group_dot(Group group, Bytes nibbles, I x) {
+    return (I)_mm512_dpbusd_epi32((__m512i)group, (__m512i)nibbles, (__m512i)x);
+}
+inline I group_finish(I acc, Group group, I multipliers) {
+    return (I)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)group, (__m512i)multipliers);
+}
+
+// Each multiplier stands in the low half of its lane, zero above: the high half of a group's sum is only its sign.
+inline void unpack_multipliers(const uint8_t* stored, I (&out)[1]) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(stored));
+    const __m128i both = _mm_unpacklo_epi64(bytes, _mm_srli_epi16(bytes, 4));
+    const __m128i values = _mm_setr_epi8(-8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8);
+    const __m128i bytes16 = _mm_shuffle_epi8(values, _mm_and_si128(both, _mm_set1_epi8(15)));
+    out[0] = (I)_mm512_cvtepu16_epi32(_mm256_cvtepi8_epi16(bytes16));
+}
+
+}  // namespace
+}  // namespace twofold::TWOFOLD_ISA

@@ -1,0 +1,41 @@
+// Any CPU: 16-byte compiler vectors (SSE2 on x86-64), no intrinsics.
+#pragma once
+
+#include <cstdint>
+
+namespace twofold::TWOFOLD_ISA {
+namespace {
+
+constexpr int kLanes = 4;
+typedef float F __attribute__((vector_size(16)));
+typedef int32_t I __attribute__((vector_size(16)));
+typedef int16_t Shorts __attribute__((vector_size(16)));
+typedef uint8_t Bytes __attribute__((vector_size(16)));
+
+inline F fma(F a, F b, F c) { return a * b + c; }
+
+// Int8: acc[row] += sum over a quad of w[row, i] * x[i], i < 4. `x` is the quad's four codes in every lane.
+// The pair sums fit 16 bits: 2 * 128 * 127 < 32768.
+constexpr uint8_t kWeightOffset = 0;  // weights enter as they are
+inline I dot_int8(I acc, Bytes w, I x) {
+    const Shorts weights = (Shorts)w, codes = (Shorts)x;
+    const Shorts even = ((weights << 8) >> 8) * ((codes << 8) >> 8), odd = (weights >> 8) * (codes >> 8);
+    const I pairs = (I)(even + odd);
+    return acc + ((pairs << 16) >> 16) + (pairs >> 16);
+}
+
+// Int4: a group's sum over stored nibbles (q + 8), then corrected and multiplied.
+typedef I Group;
+inline int32_t group_start(int32_t sum01, int32_t sum23) { return -8 * (sum01 + sum23); }
+inline Group group_dot(Group group, Bytes nibbles, I x) { return dot_int8(group, nibbles, x); }
+inline I group_finish(I acc, Group group, I multipliers) { return acc + group * multipliers; }
+
+inline void unpack_multipliers(const uint8_t* stored, I (&out)[4]) {
+    for (int row = 0; row < 16; ++row) {
+        const int n = row < 8 ? stored[row] & 15 : stored[row - 8] >> 4;
+        out[row / 4][row % 4] = n < 8 ? n - 8 : n - 7;
+    }
+}
+
+}  // namespace
+}  // namespace twofold::TWOFOLD_ISA

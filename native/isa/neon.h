@@ -1,0 +1,39 @@
+// AArch64 with the dot product extension (Armv8.2-A): signed times signed bytes, four per lane.
+#pragma once
+
+#include <arm_neon.h>
+
+#include <cstdint>
+
+namespace twofold::TWOFOLD_ISA {
+namespace {
+
+constexpr int kLanes = 4;
+typedef float F __attribute__((vector_size(16)));
+typedef int32_t I __attribute__((vector_size(16)));
+typedef uint8_t Bytes __attribute__((vector_size(16)));
+
+inline F fma(F a, F b, F c) { return (F)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+
+constexpr uint8_t kWeightOffset = 0;
+inline I dot_int8(I acc, Bytes w, I x) { return (I)vdotq_s32((int32x4_t)acc, (int8x16_t)w, (int8x16_t)x); }
+
+typedef I Group;
+inline int32_t group_start(int32_t sum01, int32_t sum23) { return -8 * (sum01 + sum23); }
+inline Group group_dot(Group group, Bytes nibbles, I x) { return dot_int8(group, nibbles, x); }
+inline I group_finish(I acc, Group group, I multipliers) { return acc + group * multipliers; }
+
+inline void unpack_multipliers(const uint8_t* stored, I (&out)[4]) {
+    const uint8x8_t bytes = vld1_u8(stored);
+    const uint8x16_t index = vcombine_u8(vand_u8(bytes, vdup_n_u8(15)), vshr_n_u8(bytes, 4));
+    const int8x16_t values = {-8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8};
+    const int8x16_t bytes16 = vqtbl1q_s8(values, index);
+    const int16x8_t low = vmovl_s8(vget_low_s8(bytes16)), high = vmovl_s8(vget_high_s8(bytes16));
+    out[0] = (I)vmovl_s16(vget_low_s16(low));
+    out[1] = (I)vmovl_s16(vget_high_s16(low));
+    out[2] = (I)vmovl_s16(vget_low_s16(high));
+    out[3] = (I)vmovl_s16(vget_high_s16(high));
+}
+
+}  // namespace
+}  // namespace twofold::TWOFOLD_ISA

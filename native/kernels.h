@@ -1,0 +1,135 @@
+// The kernels, as plain signatures: each is compiled once per ISA, in that ISA's namespace, and found through a table.
+//
+// Dimensions are named as in ops/types.py. Activations are float32; a Rows view has contiguous columns and any row
+// stride, outputs are contiguous. Strides count elements. Kernels never allocate in their loops, throw or log.
+#pragma once
+
+#include <cstdint>
+
+namespace twofold {
+
+constexpr int64_t kPanelRows = 16;     // ops/packed.py, PANEL_ROWS
+constexpr int64_t kColumnStep = 64;    // COLUMN_STEP
+constexpr int64_t kGroupColumns = 32;  // GROUP_COLUMNS
+
+enum class Format : int { kF32, kBf16, kInt8, kInt4 };
+
+// float32 [rows, columns].
+struct Rows {
+    const float* data;
+    int64_t rows, columns, stride;
+};
+
+// float32 [tokens, heads, size]; size is contiguous.
+struct Heads {
+    const float* data;
+    int64_t tokens, heads, size, token_stride, head_stride;
+};
+
+// A packed weight, bit by bit as ops/packed.py says. `matrices` is 1 but for stacks of experts.
+struct Weight {
+    Format format;
+    const void* codes;           // float32, uint16 (bf16 bits), int8 or uint8
+    const uint8_t* multipliers;  // Int4 only
+    const float* scales;         // Int8 and Int4
+    int64_t matrices, rows, columns;
+};
+
+// The same to be written by the packers; one matrix.
+struct WeightOut {
+    Format format;
+    void* codes;
+    uint8_t* multipliers;
+    float* scales;
+    int64_t rows, columns;
+};
+
+enum class Source : int { kF32, kF16, kBf16 };
+
+// What a packer reads: [rows, columns] of any strides.
+struct SourceRows {
+    Source type;
+    const void* data;
+    int64_t rows, columns, row_stride, column_stride;
+};
+
+// Paged keys and values of one layer: [blocks, G, block_size, K], float32 or bf16 bits.
+struct Cache {
+    void* keys;
+    void* values;
+    bool is_bf16;
+    int64_t blocks, kv_heads, block_size, size;
+};
+
+// Which tokens sit where; ops/types.py, Batch and Pages. `chunk` is 0 for a layer that sees the whole context.
+struct Layout {
+    const int32_t* positions_T;
+    const int32_t* starts_S;  // [sequences + 1]
+    const int64_t* slots_T;
+    const int32_t* blocks_SB;
+    const int32_t* bases_S;
+    int64_t sequences, table_width, chunk;
+};
+
+// Name and arguments of each kernel; ops/interface.py and ops/reference.py say what it computes.
+//   quantize     codes_TD int8 and scales_T of ops.packed.quantize_activations
+//   norm         weight_D may be null (unit_norm); a row is one head of one token
+//   scale_heads  y_THK = x_THK * factors_T
+//   measure_int8 runs `rounds` of the int8 dot instruction on registers and returns the operations done
+#define TWOFOLD_KERNELS(KERNEL)                                                                                   \
+    KERNEL(void, linear, (const Rows& x_TD, const Weight& weight_ND, float* y_TN))                                \
+    KERNEL(void, experts,                                                                                         \
+           (const Rows& x_TD, const int32_t* experts_TA, const float* gates_TA, int64_t active,                   \
+            const Weight& gate_up_END, const Weight& down_EDF, float* y_TD))                                      \
+    KERNEL(void, embed, (const Weight& table_VD, const int32_t* tokens_T, int64_t tokens, float* x_TD))           \
+    KERNEL(void, attend,                                                                                          \
+           (const Heads& q_THK, const Heads& k_TGK, const Heads& v_TGK, const Cache& cache, const Layout& layout, \
+            float* o_THK))                                                                                        \
+    KERNEL(void, norm, (const Heads& x_THK, const float* weight_K, float epsilon, float* y_THK))                  \
+    KERNEL(void, rotate,                                                                                          \
+           (const Heads& x_THK, const float* cosine_TK2, const float* sine_TK2, bool interleaved, float* y_THK))  \
+    KERNEL(void, scale_heads, (const Heads& x_THK, const float* factors_T, float* y_THK))                         \
+    KERNEL(void, add, (const Rows& x_TD, const Rows& y_TD, float* z_TD))                                          \
+    KERNEL(void, swiglu, (const Rows& gate_up_TN, float* a_TF))                                                   \
+    KERNEL(void, route,                                                                                           \
+           (const Rows& x_TD, const Weight& router_ED, int64_t active, int32_t* experts_TA, float* gates_TA))     \
+    KERNEL(void, quantize, (const Rows& x_TD, int8_t* codes_TD, float* scales_T))                                 \
+    KERNEL(void, encode, (const SourceRows& rows_ND, const WeightOut& into, int64_t first_row))                   \
+    KERNEL(int64_t, measure_int8, (int64_t rounds))
+
+struct Kernels {
+#define TWOFOLD_MEMBER(result, name, arguments) result(*name) arguments;
+    TWOFOLD_KERNELS(TWOFOLD_MEMBER)
+#undef TWOFOLD_MEMBER
+};
+
+// The table of each ISA this library was built with (CMakeLists.txt defines TWOFOLD_HAS_*).
+namespace generic {
+extern const Kernels kernels;
+}
+#ifdef TWOFOLD_HAS_AVX2
+namespace avx2 {
+extern const Kernels kernels;
+}
+#endif
+#ifdef TWOFOLD_HAS_AVX512VNNI
+namespace avx512vnni {
+extern const Kernels kernels;
+}
+#endif
+#ifdef TWOFOLD_HAS_NEON
+namespace neon {
+extern const Kernels kernels;
+}
+#endif
+
+#ifdef TWOFOLD_ISA
+namespace TWOFOLD_ISA {
+#define TWOFOLD_DECLARATION(result, name, arguments) result name arguments;
+TWOFOLD_KERNELS(TWOFOLD_DECLARATION)
+#undef TWOFOLD_DECLARATION
+extern const Kernels kernels;
+}  // namespace TWOFOLD_ISA
+#endif
+
+}  // namespace twofold

@@ -1,0 +1,63 @@
+// y_TN = x_TD @ weight_ND^T: activations once to codes (integer weights), then panels of 16 rows over the threads.
+#include "products.h"
+#include "threads.h"
+#include "vec.h"
+
+namespace twofold::TWOFOLD_ISA {
+
+Weight matrix_of(const Weight& weight_END, int64_t index) {
+    Weight result = weight_END;
+    const int64_t panels = (weight_END.rows + kPanelRows - 1) / kPanelRows;
+    const int64_t width = round_up(weight_END.columns, kColumnStep);
+    int64_t bytes = 0;
+    switch (weight_END.format) {
+        case Format::kF32:
+            bytes = weight_END.rows * weight_END.columns * 4;
+            break;
+        case Format::kBf16:
+            bytes = weight_END.rows * weight_END.columns * 2;
+            break;
+        case Format::kInt8:
+            bytes = panels * kPanelRows * width;
+            break;
+        case Format::kInt4:
+            bytes = panels * kPanelRows * width / 2;
+            break;
+    }
+    result.codes = static_cast<const char*>(weight_END.codes) + index * bytes;
+    if (weight_END.scales != nullptr) result.scales += index * panels * kPanelRows;
+    if (weight_END.multipliers != nullptr) result.multipliers += index * panels * (width / kGroupColumns) * 8;
+    result.matrices = 1;
+    return result;
+}
+
+void multiply_panels(const Input& x, int64_t first_row, int64_t rows, const Weight& weight_ND, int64_t first,
+                     int64_t last, float* y, int64_t stride) {
+    float* target = y + first_row * stride + first * kPanelRows;
+    if (!x.is_integer) {
+        const Rows part{x.rows.data + first_row * x.rows.stride, rows, x.rows.columns, x.rows.stride};
+        return multiply_floats(part, weight_ND, first, last, target, stride);
+    }
+    const Codes part{x.codes.codes + first_row * x.codes.width, x.codes.scales + first_row, x.codes.starts + first_row,
+                     x.codes.group_starts + first_row * (x.codes.width / kGroupColumns), x.codes.width};
+    multiply_codes(part, rows, weight_ND, first, last, target, stride);
+}
+
+void linear(const Rows& x_TD, const Weight& weight_ND, float* y_TN) {
+    if (x_TD.rows == 0) return;
+    Input input{weight_ND.format == Format::kInt8 || weight_ND.format == Format::kInt4, {}, x_TD};
+    if (input.is_integer) {
+        input.codes = place_codes(x_TD.rows, x_TD.columns);
+        parallel(x_TD.rows, 1 + 16384 / x_TD.columns, [&](int64_t first, int64_t last) {
+            for (int64_t row = first; row < last; ++row)
+                quantize_row(x_TD.data + row * x_TD.stride, x_TD.columns, input.codes, row);
+        });
+    }
+    const int64_t panels = (weight_ND.rows + kPanelRows - 1) / kPanelRows;
+    // a share is worth a thread's attention from about 64 thousand products on
+    parallel(panels, 1 + 4096 / (x_TD.columns * x_TD.rows), [&](int64_t first, int64_t last) {
+        multiply_panels(input, 0, x_TD.rows, weight_ND, first, last, y_TN, weight_ND.rows);
+    });
+}
+
+}  // namespace twofold::TWOFOLD_ISA

@@ -1,0 +1,104 @@
+#include "machine.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
+namespace twofold {
+namespace {
+
+std::string first_line(const std::string& path) {
+    std::ifstream file(path);
+    std::string line;
+    std::getline(file, line);
+    return line;
+}
+
+// CPUs of the cgroup's quota, 0 when there is none: cpu.max of version 2 in our group and its parents, else version 1.
+int quota_cores() {
+    int result = 0;
+    const auto consider = [&result](double quota, double period) {
+        if (quota <= 0 || period <= 0) return;
+        const int cores = std::max(1, static_cast<int>(quota / period));
+        result = result == 0 ? cores : std::min(result, cores);
+    };
+    std::string group;
+    std::ifstream groups("/proc/self/cgroup");
+    for (std::string line; std::getline(groups, line);)
+        if (line.rfind("0::", 0) == 0) group = line.substr(3);
+    for (;; group.resize(group.rfind('/'))) {
+        std::istringstream fields(first_line("/sys/fs/cgroup" + group + "/cpu.max"));
+        std::string quota;
+        double period = 0;
+        if (fields >> quota >> period && quota != "max") consider(std::atof(quota.c_str()), period);
+        if (group.empty() || group.rfind('/') == std::string::npos) break;
+    }
+    consider(std::atof(first_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").c_str()),
+             std::atof(first_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us").c_str()));
+    return result;
+}
+
+}  // namespace
+
+std::string machine_name() {
+    std::ifstream info("/proc/cpuinfo");
+    for (std::string line; std::getline(info, line);)
+        if (line.rfind("model name", 0) == 0) {
+            const size_t colon = line.find(": ");
+            return colon == std::string::npos ? "" : line.substr(colon + 2);
+        }
+    return "unknown";
+}
+
+std::vector<std::string> machine_features() {
+    std::vector<std::string> found;
+    const auto note = [&found](const char* name, bool has) {
+        if (has) found.emplace_back(name);
+    };
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    note("avx2", __builtin_cpu_supports("avx2"));
+    note("fma", __builtin_cpu_supports("fma"));
+    note("f16c", __builtin_cpu_supports("f16c"));
+    note("avx512f", __builtin_cpu_supports("avx512f"));
+    note("avx512bw", __builtin_cpu_supports("avx512bw"));
+    note("avx512vl", __builtin_cpu_supports("avx512vl"));
+    note("avx512dq", __builtin_cpu_supports("avx512dq"));
+    note("avx512vnni", __builtin_cpu_supports("avx512vnni"));
+    note("avx512bf16", __builtin_cpu_supports("avx512bf16"));
+    note("amx-int8", __builtin_cpu_supports("amx-int8"));
+    note("amx-bf16", __builtin_cpu_supports("amx-bf16"));
+#elif defined(__aarch64__)
+    const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+    note("asimddp", first & (1ul << 20));
+    note("sve", first & (1ul << 22));
+    note("i8mm", second & (1ul << 13));
+    note("bf16", second & (1ul << 14));
+#endif
+    return found;
+}
+
+int machine_cores() {
+    cpu_set_t allowed;
+    CPU_ZERO(&allowed);
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return 1;  // more than 1024 CPUs: set threads by hand
+    std::set<std::string> cores;                                         // hyper-threads of one core name the same list
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+        if (!CPU_ISSET(cpu, &allowed)) continue;
+        const std::string base = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
+        const std::string siblings = first_line(base + "thread_siblings_list");
+        cores.insert(siblings.empty() ? std::to_string(cpu) : siblings);
+    }
+    const int quota = quota_cores(), count = std::max<int>(1, static_cast<int>(cores.size()));
+    return quota > 0 ? std::min(quota, count) : count;
+}
+
+}  // namespace twofold

@@ -1,0 +1,205 @@
+// Making packed weights from float32, float16 or bfloat16 rows; bit for bit what ops/packed.py does (quantize_int8,
+// quantize_int4, squared_error, pack_nibbles), which is the scalar version. Compiled without contraction.
+//
+// A panel is first gathered as floats [column][16 rows], zeros where padded. Lanes are rows: every step is vertical,
+// and four columns of 8-bit codes shifted into one 32-bit lane are at once the layout [quad][row][4].
+#include "kernels.h"
+#include "scratch.h"
+#include "threads.h"
+#include "vec.h"
+
+namespace twofold::TWOFOLD_ISA {
+namespace {
+
+constexpr int64_t kRows = kPanelRows;
+
+// One value of the source.
+inline float widen(float value) { return value; }
+inline float widen(uint16_t bits) { return from_bf16(bits); }
+struct Half {
+    uint16_t bits;
+};
+inline float widen(Half half) {
+    const uint32_t magnitude = static_cast<uint32_t>(half.bits & 0x7FFF) << 13;
+    float value;
+    __builtin_memcpy(&value, &magnitude, 4);
+    value *= 0x1p112f;  // exact, also for subnormal halves
+    uint32_t bits;
+    __builtin_memcpy(&bits, &value, 4);
+    if ((half.bits & 0x7C00) == 0x7C00) bits |= 0x7F800000u;
+    bits |= static_cast<uint32_t>(half.bits & 0x8000) << 16;
+    __builtin_memcpy(&value, &bits, 4);
+    return value;
+}
+
+template <class T>
+void gather(const SourceRows& from, int64_t first, int64_t width, float* panel) {
+    const T* data = static_cast<const T*>(from.data) + first * from.row_stride;
+    const int64_t rows = smaller(kRows, from.rows - first);
+    if (rows < kRows) __builtin_memset(panel, 0, static_cast<size_t>(width * kRows) * sizeof(float));
+    if (from.row_stride == 1) {  // a transposed view: rows lie side by side
+        for (int64_t d = 0; d < from.columns; ++d)
+            for (int64_t r = 0; r < rows; ++r) panel[d * kRows + r] = widen(data[d * from.column_stride + r]);
+    } else {
+        for (int64_t d = 0; d < from.columns; ++d)
+            for (int64_t r = 0; r < rows; ++r)
+                panel[d * kRows + r] = widen(data[r * from.row_stride + d * from.column_stride]);
+    }
+    const int64_t padding = (width - from.columns) * kRows;
+    __builtin_memset(panel + from.columns * kRows, 0, static_cast<size_t>(padding) * sizeof(float));
+}
+
+void gather_panel(const SourceRows& from, int64_t first, int64_t width, float* panel) {
+    switch (from.type) {
+        case Source::kF32:
+            return gather<float>(from, first, width, panel);
+        case Source::kF16:
+            return gather<Half>(from, first, width, panel);
+        case Source::kBf16:
+            return gather<uint16_t>(from, first, width, panel);
+    }
+}
+
+// kLanes rows of a panel: column d is at lanes + d * kRows. Each returns the scales.
+F inverse_of(F scale) { return select(scale > 0.0f, 1.0f / scale, F{}); }
+
+F scale_of(const float* lanes, int64_t width, float divisor) {
+    F most{};
+    for (int64_t d = 0; d < width; ++d) most = vmax(vabs(load_f32(lanes + d * kRows)), most);
+    return most / divisor;
+}
+
+F pack_int8(const float* lanes, int64_t width, int8_t* codes) {
+    const F scale = scale_of(lanes, width, 127.0f), inverse = inverse_of(scale);
+    for (int64_t quad = 0; quad < width / 4; ++quad) {
+        I packed{};
+        for (int i = 0; i < 4; ++i) {
+            const F scaled = load_f32(lanes + (4 * quad + i) * kRows) * inverse;
+            const I code = round_to_int(vmin(vmax(scaled, broadcast(-127.0f)), broadcast(127.0f)));
+            packed |= (code & 255) << (8 * i);
+        }
+        store(codes + quad * 4 * kRows, packed);
+    }
+    return scale;
+}
+
+// One candidate multiplier for a group in units of the scale: codes (as floats) and the squared error.
+F try_multiplier(const F (&units)[32], F m, F (&q)[32]) {
+    const F inverse = 1.0f / m;
+    F terms[32];
+    for (int c = 0; c < 32; ++c) {
+        const F scaled = vmin(vmax(units[c] * inverse, broadcast(-8.0f)), broadcast(7.0f));
+        q[c] = (scaled + kRoundMagic) - kRoundMagic;  // clipping first changes nothing: the bounds are integers
+        const F difference = units[c] - q[c] * m;
+        terms[c] = difference * difference;
+    }
+    for (int half = 16; half > 0; half /= 2)
+        for (int c = 0; c < half; ++c) terms[c] = terms[c] + terms[c + half];
+    return terms[0];
+}
+
+// The best of three multipliers and its codes + 8.
+I choose_multiplier(const F (&units)[32], I (&stored)[32]) {
+    F most = broadcast(-1.0f), extreme{};
+    for (int c = 0; c < 32; ++c) {
+        const I wider = vabs(units[c]) > most;
+        most = select(wider, vabs(units[c]), most);
+        extreme = select(wider, units[c], extreme);
+    }
+    const F sign = select(extreme > 0.0f, broadcast(-1.0f), broadcast(1.0f));
+    const F eighths = vabs(extreme) * 0.125f, nearest = (eighths + kRoundMagic) - kRoundMagic;
+    const F covering = select(nearest < eighths, nearest + 1.0f, nearest);
+    F best_error = broadcast(__builtin_inff()), best_m = broadcast(1.0f), best_q[32] = {};
+    for (int step = -1; step <= 1; ++step) {
+        const F size = vmin(vmax(covering + static_cast<float>(step), broadcast(1.0f)), broadcast(8.0f));
+        const F m = size * sign;
+        F q[32];
+        const F error = try_multiplier(units, m, q);
+        const I better = error < best_error;
+        best_error = select(better, error, best_error);
+        best_m = select(better, m, best_m);
+        for (int c = 0; c < 32; ++c) best_q[c] = select(better, q[c], best_q[c]);
+    }
+    for (int c = 0; c < 32; ++c) stored[c] = round_to_int(best_q[c]) + 8;
+    const I m = round_to_int(best_m);
+    return m + (m < 0 ? broadcast(8) : broadcast(7));
+}
+
+F pack_int4(const float* lanes, int64_t width, uint8_t* codes, int32_t* stored_multipliers) {
+    const F scale = scale_of(lanes, width, 64.0f), inverse = inverse_of(scale);
+    for (int64_t group = 0; group < width / kGroupColumns; ++group) {
+        F units[32];
+        for (int c = 0; c < 32; ++c) units[c] = load_f32(lanes + (group * kGroupColumns + c) * kRows) * inverse;
+        I stored[32];
+        store(stored_multipliers + group * kRows, choose_multiplier(units, stored));
+        for (int j = 0; j < 4; ++j) {
+            I packed{};
+            for (int i = 0; i < 4; ++i) packed |= (stored[4 * j + i] | stored[16 + 4 * j + i] << 4) << (8 * i);
+            store(codes + (group * 4 + j) * 4 * kRows, packed);
+        }
+    }
+    return scale;
+}
+
+void encode_panel(const float* panel, int64_t width, const WeightOut& into, int64_t index) {
+    const int64_t groups = width / kGroupColumns;
+    int32_t* stored = scratch<int32_t>(Slot::kPanel, groups * kRows);
+    for (int part = 0; part < kParts; ++part) {
+        const float* lanes = panel + part * kLanes;
+        F scale;
+        if (into.format == Format::kInt8)
+            scale = pack_int8(lanes, width, static_cast<int8_t*>(into.codes) + index * 16 * width + part * 4 * kLanes);
+        else
+            scale = pack_int4(lanes, width, static_cast<uint8_t*>(into.codes) + index * 8 * width + part * 4 * kLanes,
+                              stored + part * kLanes);
+        store(into.scales + index * kRows + part * kLanes, scale);
+    }
+    if (into.format == Format::kInt8) return;
+    uint8_t* multipliers = into.multipliers + index * groups * 8;
+    for (int64_t group = 0; group < groups; ++group, stored += kRows)
+        for (int row = 0; row < 8; ++row)
+            multipliers[group * 8 + row] = static_cast<uint8_t>(stored[row] | stored[row + 8] << 4);
+}
+
+template <class T>
+void copy_row(const SourceRows& from, int64_t row, const WeightOut& into, int64_t target) {
+    const T* data = static_cast<const T*>(from.data) + row * from.row_stride;
+    const int64_t step = from.column_stride;
+    if (into.format == Format::kF32) {
+        float* to = static_cast<float*>(into.codes) + target * into.columns;
+        for (int64_t d = 0; d < from.columns; ++d) to[d] = widen(data[d * step]);
+    } else {
+        uint16_t* to = static_cast<uint16_t*>(into.codes) + target * into.columns;
+        for (int64_t d = 0; d < from.columns; ++d) to[d] = to_bf16(widen(data[d * step]));
+    }
+}
+
+}  // namespace
+
+void encode(const SourceRows& rows_ND, const WeightOut& into, int64_t first_row) {
+    const int64_t grain = 1 + 65536 / (kRows * into.columns);
+    if (into.format == Format::kF32 || into.format == Format::kBf16)
+        return parallel(rows_ND.rows, grain * kRows, [&](int64_t first, int64_t last) {
+            for (int64_t row = first; row < last; ++row) switch (rows_ND.type) {
+                    case Source::kF32:
+                        copy_row<float>(rows_ND, row, into, first_row + row);
+                        break;
+                    case Source::kF16:
+                        copy_row<Half>(rows_ND, row, into, first_row + row);
+                        break;
+                    case Source::kBf16:
+                        copy_row<uint16_t>(rows_ND, row, into, first_row + row);
+                        break;
+                }
+        });
+    const int64_t width = round_up(into.columns, kColumnStep);
+    parallel((rows_ND.rows + kRows - 1) / kRows, grain, [&](int64_t first, int64_t last) {
+        float* panel = scratch<float>(Slot::kRows, width * kRows);
+        for (int64_t index = first; index < last; ++index) {
+            gather_panel(rows_ND, index * kRows, width, panel);
+            encode_panel(panel, width, into, first_row / kRows + index);
+        }
+    });
+}
+
+}  // namespace twofold::TWOFOLD_ISA

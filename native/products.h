@@ -1,0 +1,39 @@
+// What linear, experts and route share: products of contiguous activation rows with panels of 16 weight rows.
+#pragma once
+
+#include "kernels.h"
+
+namespace twofold::TWOFOLD_ISA {
+
+// Activations as int8 codes: codes [rows, width] with zeros from `columns` to width (a multiple of 64), one scale per
+// row, and the two corrections that the ISA's dot products start from (isa/*.h).
+struct Codes {
+    int8_t* codes;
+    float* scales;
+    int32_t* starts;        // [rows]: -kWeightOffset * sum of codes
+    int32_t* group_starts;  // [rows, width / 32]
+    int64_t width;
+};
+
+// Codes over this thread's scratch, to be filled row by row.
+Codes place_codes(int64_t rows, int64_t columns);
+void quantize_row(const float* x_D, int64_t columns, const Codes& into, int64_t row);
+
+// y[t, n - 16 * first] for the rows n of panels first <= panel < last; y points at column 16 * first of row 0.
+void multiply_codes(const Codes& x, int64_t tokens, const Weight& weight_ND, int64_t first, int64_t last, float* y,
+                    int64_t stride);
+void multiply_floats(const Rows& x_TD, const Weight& weight_ND, int64_t first, int64_t last, float* y, int64_t stride);
+
+// Either, with y at column 0: what a parallel region over panels calls.
+struct Input {
+    bool is_integer;
+    Codes codes;
+    Rows rows;
+};
+void multiply_panels(const Input& x, int64_t first_row, int64_t rows, const Weight& weight_ND, int64_t first,
+                     int64_t last, float* y, int64_t stride);
+
+// Matrix `index` of a stack.
+Weight matrix_of(const Weight& weight_END, int64_t index);
+
+}  // namespace twofold::TWOFOLD_ISA
