@@ -1,0 +1,48 @@
+"""What this CPU is and what it can do at most: features, threads, measured limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twofold.backends.cpu.ops import load_native
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cpu:
+    """Facts about the CPU; `isas` are the builds of our kernels it can run, slowest first."""
+
+    name: str
+    features: tuple[str, ...]
+    isas: tuple[str, ...]
+    threads: int
+
+    @property
+    def chosen_isa(self) -> str:
+        """The build that is used unless another is asked for."""
+        return self.isas[-1]
+
+
+def cpu() -> Cpu:
+    """Facts about this machine's CPU; raises NativeUnavailable without the native kernels."""
+    module = load_native()
+    facts = module.cpu()
+    return Cpu(
+        name=facts["name"], features=tuple(facts["features"]), isas=tuple(module.isas()), threads=module.threads()
+    )
+
+
+def isas() -> list[str]:
+    """Builds of the kernels that this CPU can run, slowest first."""
+    return list(load_native().isas())
+
+
+def measure_read(size_bytes: int) -> float:
+    """Bytes per second all threads together read from a buffer of this size, best of a few passes."""
+    module = load_native()
+    return float(module.measure_read(size_bytes, module.threads()))
+
+
+def measure_int8() -> float:
+    """Int8 operations per second of all threads from registers; a multiply-add counts as two."""
+    module = load_native()
+    return float(module.Native().measure_int8(module.threads()))

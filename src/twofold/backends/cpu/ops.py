@@ -1,0 +1,237 @@
+"""The ops on native kernels. This file only checks nothing, allocates outputs and names the kernel; see native/."""
+
+from __future__ import annotations
+
+import importlib
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from twofold.errors import NativeUnavailable
+from twofold.ops import rope, sampling
+from twofold.ops.packed import BF16, AnyArray, Dense, Floats, Int4, Int8, Packed
+from twofold.ops.types import Batch, CacheShape, Drawn, Pages, Rope, RowSampling, Temperature
+
+if TYPE_CHECKING:
+    from twofold.backends.cpu import _native
+
+Ints = npt.NDArray[np.int32]
+
+
+def load_native() -> Any:
+    """The extension module twofold.backends.cpu._native.
+
+    Raises NativeUnavailable when it was not built or does not load here.
+    """
+    try:
+        return importlib.import_module("twofold.backends.cpu._native")
+    except ImportError as error:
+        raise NativeUnavailable(
+            f"the native kernels do not load ({error}); expected twofold/backends/cpu/_native. Build them with "
+            "`pip install .` (a C++20 compiler and CMake are needed), or use the reference backend."
+        ) from error
+
+
+@dataclass(frozen=True)
+class CpuCache:
+    """Keys and values of one layer: float32 or uint16 (bf16 bits) [blocks, kv heads, block size, head size]."""
+
+    keys: AnyArray
+    values: AnyArray
+
+
+class CpuPacker:
+    """Packs weights natively, in parallel, with the bits of ops.packed.encode."""
+
+    def __init__(self, module: Any, native: _native.Native) -> None:
+        self._module = module
+        self._native = native
+
+    def arena(self, size_bytes: int) -> npt.NDArray[np.uint8]:
+        """Memory for weights on pages of its own, huge ones where the system gives them."""
+        result: npt.NDArray[np.uint8] = self._module.arena(size_bytes)
+        return result
+
+    def encode(self, rows_ND: AnyArray, into: Packed, first_row: int) -> None:
+        """See ops.packed.Packer.encode."""
+        bits = rows_ND.view(np.uint16) if rows_ND.dtype == BF16 else rows_ND
+        self._native.encode(bits, wrap(self._module, into), first_row)
+
+
+def wrap(module: Any, weight: Packed) -> _native.Weight:
+    """The native view of a packed weight; it keeps the arrays alive, not the dataclass."""
+    result: _native.Weight
+    if isinstance(weight, Int4):
+        result = module.int4(weight.codes, weight.multipliers, weight.scales, weight.shape)
+    elif isinstance(weight, Int8):
+        result = module.int8(weight.codes, weight.scales, weight.shape)
+    else:
+        is_bf16 = weight.values.dtype == BF16
+        result = module.dense(weight.values.view(np.uint16) if is_bf16 else weight.values, weight.shape, is_bf16)
+    return result
+
+
+class CpuOps:
+    """All ops on native kernels; see ops.interface.Ops for shapes and meaning.
+
+    `isa` names one of native.isas() (None: the best this CPU has); `threads` sets the pool that all instances share
+    (None: leave it, at first one per physical core). Keys and values are kept as `kv_dtype`.
+    Raises NativeUnavailable without the extension module, ValueError for an ISA this CPU lacks.
+    """
+
+    def __init__(
+        self, isa: str | None = None, threads: int | None = None, kv_dtype: Literal["bf16", "f32"] = "bf16"
+    ) -> None:
+        self._module = load_native()
+        self._native: _native.Native = self._module.Native(isa or "")
+        if threads is not None:
+            self._module.set_threads(threads)
+        self._kv_dtype = np.dtype(np.uint16 if kv_dtype == "bf16" else np.float32)
+        self._weights: dict[int, tuple[weakref.ref[Packed], _native.Weight]] = {}
+        self.packer = CpuPacker(self._module, self._native)
+
+    @property
+    def isa(self) -> str:
+        """Name of the kernels in use."""
+        return self._native.isa
+
+    def _view(self, weight: Packed) -> _native.Weight:
+        """The native view of a weight, made at its first use and dropped with it."""
+        key = id(weight)
+        known = self._weights.get(key)
+        if known is None:
+            known = (weakref.ref(weight, lambda _: self._weights.pop(key, None)), wrap(self._module, weight))
+            self._weights[key] = known
+        return known[1]
+
+    def upload(self, batch: Batch) -> Batch:
+        """Nothing to move."""
+        return batch
+
+    def download(self, x: Floats) -> Floats:
+        """Nothing to move."""
+        return x
+
+    def new_cache(self, shape: CacheShape, blocks: tuple[int, int], block_size: int) -> list[CpuCache]:
+        """Zeroed blocks for each layer."""
+
+        def layer(chunk: int | None) -> CpuCache:
+            dims = (blocks[0] if chunk is None else blocks[1], shape.kv_heads, block_size, shape.head_size)
+            return CpuCache(np.zeros(dims, self._kv_dtype), np.zeros(dims, self._kv_dtype))
+
+        return [layer(chunk) for chunk in shape.chunks]
+
+    def embed(self, table_VD: Packed, tokens_T: Ints) -> Floats:
+        """Rows of the table, decoded."""
+        x_TD = np.empty((len(tokens_T), table_VD.shape[1]), np.float32)
+        self._native.embed(self._view(table_VD), tokens_T, x_TD)
+        return x_TD
+
+    def angles(self, positions_T: Ints, setting: Rope) -> tuple[Floats, Floats]:
+        """Cosines and sines [T, K/2]."""
+        return rope.cosine_sine(positions_T, setting)
+
+    def norm(self, x_TD: Floats, weight_D: Dense, epsilon: float) -> Floats:
+        """RMS norm with a weight."""
+        y_TD = np.empty(x_TD.shape, np.float32)
+        weight = np.asarray(weight_D.values, np.float32)
+        self._native.norm(x_TD[:, None, :], weight, epsilon, y_TD[:, None, :])
+        return y_TD
+
+    def linear(self, x_TD: Floats, weight_ND: Packed) -> Floats:
+        """Product with a weight of any format."""
+        y_TN = np.empty((len(x_TD), weight_ND.shape[0]), np.float32)
+        self._native.linear(x_TD, self._view(weight_ND), y_TN)
+        return y_TN
+
+    def split_heads(self, qkv_TN: Floats, heads: int, kv_heads: int) -> tuple[Floats, Floats, Floats]:
+        """Cut the columns into q, k and v heads: views."""
+        all_heads = qkv_TN.reshape(len(qkv_TN), heads + 2 * kv_heads, -1)
+        return all_heads[:, :heads], all_heads[:, heads : heads + kv_heads], all_heads[:, heads + kv_heads :]
+
+    def rotate(self, x_THK: Floats, angles: tuple[Floats, Floats], setting: Rope) -> Floats:
+        """Rotary position embedding."""
+        y_THK = np.empty(x_THK.shape, np.float32)
+        self._native.rotate(x_THK, angles[0], angles[1], setting.interleaved, y_THK)
+        return y_THK
+
+    def unit_norm(self, x_THK: Floats, epsilon: float) -> Floats:
+        """RMS norm of every head."""
+        y_THK = np.empty(x_THK.shape, np.float32)
+        self._native.unit_norm(x_THK, epsilon, y_THK)
+        return y_THK
+
+    def temperature(self, q_THK: Floats, positions_T: Ints, setting: Temperature) -> Floats:
+        """Scale queries by 1 + scale * ln(1 + floor((p + 1) / floor))."""
+        steps_T = np.floor((positions_T.astype(np.float32) + 1) / np.float32(setting.floor))
+        factors_T = np.float32(1) + np.float32(setting.scale) * np.log1p(steps_T)
+        y_THK = np.empty(q_THK.shape, np.float32)
+        self._native.scale_heads(q_THK, factors_T, y_THK)
+        return y_THK
+
+    def attend(
+        self,
+        q_THK: Floats,
+        k_TGK: Floats,
+        v_TGK: Floats,
+        cache: CpuCache,
+        batch: Batch,
+        pages: Pages,
+        chunk: int | None,
+    ) -> Floats:
+        """Store keys and values, then attend."""
+        o_THK = np.empty(q_THK.shape, np.float32)
+        self._native.attend(
+            q_THK,
+            k_TGK,
+            v_TGK,
+            cache.keys,
+            cache.values,
+            batch.positions_T,
+            batch.starts_S,
+            pages.slots_T,
+            pages.blocks_SB,
+            pages.bases_S,
+            chunk or 0,
+            o_THK,
+        )
+        return o_THK.reshape(len(q_THK), -1)
+
+    def add(self, x_TD: Floats, y_TD: Floats) -> Floats:
+        """x + y."""
+        z_TD = np.empty(x_TD.shape, np.float32)
+        self._native.add(x_TD, y_TD, z_TD)
+        return z_TD
+
+    def swiglu(self, gate_up_TN: Floats) -> Floats:
+        """silu(first half) * second half."""
+        a_TF = np.empty((len(gate_up_TN), gate_up_TN.shape[1] // 2), np.float32)
+        self._native.swiglu(gate_up_TN, a_TF)
+        return a_TF
+
+    def route(self, x_TD: Floats, router_ED: Packed, active: int) -> tuple[Ints, Floats]:
+        """The best experts and their gates."""
+        experts_TA = np.empty((len(x_TD), active), np.int32)
+        gates_TA = np.empty((len(x_TD), active), np.float32)
+        self._native.route(x_TD, self._view(router_ED), experts_TA, gates_TA)
+        return experts_TA, gates_TA
+
+    def experts(
+        self, x_TD: Floats, experts_TA: Ints, gates_TA: Floats, gate_up_END: Packed, down_EDF: Packed
+    ) -> Floats:
+        """Every token through each of its experts."""
+        y_TD = np.empty((len(x_TD), down_EDF.shape[1]), np.float32)
+        self._native.experts(x_TD, experts_TA, gates_TA, self._view(gate_up_END), self._view(down_EDF), y_TD)
+        return y_TD
+
+    def take(self, x_TD: Floats, rows_R: Ints) -> Floats:
+        """The named rows."""
+        return x_TD[rows_R]
+
+    def sample(self, logits_RV: Floats, rows: Sequence[RowSampling]) -> list[Drawn]:
+        """See ops.sampling."""
+        return sampling.sample(logits_RV, rows)
