@@ -290,6 +290,12 @@ def test_the_guard_leaves_a_templates_own_marks_alone(tokenizers):
     assert ids == [1, *tokenizer.encode("yes</s>")]
 
 
+def test_roles_and_keys_stay_comparable_where_special_tokens_are_named_like_them():
+    guard = Guard(["<|system|>", "<|content|>", "<|weather|>"], "", [])
+    assert [guard.mark(word) for word in ("system", "content")] == ["system", "content"]
+    assert guard.clean(guard.mark("weather")) == "weather" != guard.mark("weather")
+
+
 def test_the_marker_is_a_character_nobody_uses():
     used = "\ue000 and the escape \\ue001"
     guard = Guard(["<s>"], "{{ '\ue002' }}", [used])

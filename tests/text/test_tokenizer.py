@@ -197,6 +197,33 @@ def test_a_word_that_is_also_special_is_spelled_out_in_users_text(tmp_path):
     assert tokenizer.encode_with_specials("abc") == [2, 3]
 
 
+def test_a_special_token_that_cannot_be_spelled_out_is_refused(tmp_path):
+    core = Core(models.BPE({"a": 0, "b": 1}, []))
+    core.decoder = Core.from_str(json.dumps({**json.loads(core.to_str()), "decoder": BYTE_LEVEL})).decoder
+    core.add_special_tokens(["a"])
+    core.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(TokenizerError, match="cannot be written without"):
+        Tokenizer.load(tmp_path).encode("ab")
+
+
+def test_an_unknown_character_is_no_forgery(tmp_path):
+    core = Core(models.BPE({"<unk>": 0, "a": 1}, [], unk_token="<unk>"))
+    core.decoder = Core.from_str(json.dumps({**json.loads(core.to_str()), "decoder": BYTE_LEVEL})).decoder
+    core.add_special_tokens(["<unk>"])
+    core.save(str(tmp_path / "tokenizer.json"))
+    assert Tokenizer.load(tmp_path).encode("ab") == [1, 0]
+
+
+def test_only_the_first_stretch_gets_a_space_where_the_file_says_first(folders, tmp_path):
+    state = json.loads((folders["llama2"] / "tokenizer.json").read_text())
+    state["normalizer"] = None
+    state["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    tokenizer, oracle = Tokenizer.load(tmp_path), Core.from_file(str(tmp_path / "tokenizer.json"))
+    for text in ("Hello world", "<s>Hello</s> world", "Hello<s>Hello"):
+        assert tokenizer.encode_with_specials(text) == oracle.encode(text, add_special_tokens=False).ids
+
+
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
 
 

@@ -82,7 +82,7 @@ def rests_of(literals: tuple[str, ...]) -> Rests:
 
 @lru_cache(maxsize=32)
 def beginnings(literals: tuple[str, ...], source: str) -> re.Pattern[str] | None:
-    """Finds characters that begin a literal (group 1), and constants of the template that only look like it (no group)."""
+    """Finds characters that begin a literal (group 1), and constants of the template that only look so (no group)."""
     firsts = {text[:1] for text in literals}
     if not firsts:
         return None

@@ -39,6 +39,8 @@ class Tokenizer:
         self.bos_id = self.special_ids.get(self.bos_token)
         self._text_of = {added.id: text for text, added in literals.items()}
         self._specials = frozenset(self.special_ids.values())
+        unknown = core.token_to_id(core.model.unk_token) if core.model.unk_token else None
+        self._forbidden = self._specials - {unknown}  # a character the vocabulary lacks is no attempt to forge one
         self._first, self._later = without_literals(core)
         ids = [*core.get_vocab(with_added_tokens=False).values(), *self._text_of]
         self.vocabulary_size = max(ids, default=-1) + 1
@@ -134,22 +136,23 @@ class Tokenizer:
         if not text.isascii():  # a lone surrogate (half of a pair, from broken JSON) has no UTF-8
             text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         ids: list[int] = (self._first if is_first else self._later).encode(text, add_special_tokens=False).ids
-        if self._specials.isdisjoint(ids):
-            return ids
-        return [piece for token in ids for piece in self._spelled_out(token)]
+        return (
+            ids if self._forbidden.isdisjoint(ids) else [piece for token in ids for piece in self._spelled_out(token)]
+        )
 
     def _spelled_out(self, token: int) -> list[int]:
-        """A vocabulary may hold a special token as an ordinary word too: write that word in two halves."""
-        text = self._text_of.get(token, "")
-        if token not in self._specials:
+        """A vocabulary may hold a special token as an ordinary word too: write that word in single characters."""
+        if token not in self._forbidden:
             return [token]
-        if self.names.get("unk_token") == text:  # a character the vocabulary lacks, not one the user spelt
-            return [token]
-        if len(text) < 2:
+        text = self._text_of[token]
+        encoded = [self._later.encode(character, add_special_tokens=False).ids for character in text]
+        pieces = [piece for ids in encoded for piece in ids]
+        if not self._forbidden.isdisjoint(pieces):
             raise TokenizerError(
-                f"the special token {text!r} ({token}) is one character that texts contain. Use another tokenizer.json."
+                f"the special token {text!r} ({token}) cannot be written without special tokens, so users could forge "
+                "it. Use another tokenizer.json."
             )
-        return self._encode_plain(text[:1], is_first=False) + self._encode_plain(text[1:], is_first=False)
+        return pieces
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocabulary_size: int) -> None:
