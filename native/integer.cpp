@@ -18,7 +18,7 @@ namespace {
 
 constexpr int kWideTile = kLanes == 16 ? 8 : 4;  // tokens per tile: accumulators fill the registers but a few
 constexpr int64_t kUnpackTokens = 16;            // below, unpacking a panel costs more than it saves
-constexpr int64_t kPanelBytes = 64;              // of one quad: 16 rows of 4 codes
+constexpr int64_t kQuadBytes = 64;               // 16 rows of 4 codes
 constexpr int64_t kBlockBytes = 128 * 1024;      // unpacked panels kept in the second-level cache
 constexpr int kGroupQuads = 8;
 
@@ -39,6 +39,7 @@ struct Panel {
     int64_t stride, rows;
 };
 
+// Outputs of T tokens, from the sums of one panel.
 template <int T>
 inline void finish(const I (&sums)[T][kParts], const Codes& x, int64_t token, const Panel& panel) {
     for (int t = 0; t < T; ++t) {
@@ -52,22 +53,32 @@ inline void finish(const I (&sums)[T][kParts], const Codes& x, int64_t token, co
     }
 }
 
-// Panel of int8 codes that already carry kWeightOffset (kUnpacked) or not.
-template <int T, bool kUnpacked>
-void multiply_int8(const Codes& x, int64_t token, const Panel& panel) {
-    I sums[T][kParts];
+// T tokens times P panels of int8 codes that already carry kWeightOffset (kUnpacked) or not. Two panels share each
+// quad of activations once it is spread over a register: one panel alone is bound by those loads.
+template <int T, int P, bool kUnpacked>
+void multiply_int8(const Codes& x, int64_t token, const Panel* panels) {
+    I sums[P][T][kParts];
     const int8_t* codes[T];
     for (int t = 0; t < T; ++t) {
         codes[t] = x.codes + (token + t) * x.width;
-        for (int part = 0; part < kParts; ++part) sums[t][part] = broadcast(x.starts[token + t]);
+        for (int p = 0; p < P; ++p)
+            for (int part = 0; part < kParts; ++part) sums[p][t][part] = broadcast(x.starts[token + t]);
     }
-    for (int64_t quad = 0; quad < x.width / 4; ++quad)
-        for (int part = 0; part < kParts; ++part) {
-            Bytes w = load<Bytes>(panel.codes + quad * kPanelBytes + part * 4 * kLanes);
-            if constexpr (!kUnpacked && kWeightOffset != 0) w ^= kWeightOffset;
-            for (int t = 0; t < T; ++t) sums[t][part] = dot_int8(sums[t][part], w, load_quad(codes[t] + 4 * quad));
+    for (int64_t quad = 0; quad < x.width / 4; ++quad) {
+        Bytes w[P][kParts];
+        for (int p = 0; p < P; ++p)
+            for (int part = 0; part < kParts; ++part) {
+                w[p][part] = load<Bytes>(panels[p].codes + quad * kQuadBytes + part * 4 * kLanes);
+                if constexpr (!kUnpacked && kWeightOffset != 0) w[p][part] ^= kWeightOffset;
+            }
+        for (int t = 0; t < T; ++t) {
+            const I values = load_quad(codes[t] + 4 * quad);
+            for (int p = 0; p < P; ++p)
+                for (int part = 0; part < kParts; ++part)
+                    sums[p][t][part] = dot_int8(sums[p][t][part], w[p][part], values);
         }
-    finish(sums, x, token, panel);
+    }
+    for (int p = 0; p < P; ++p) finish(sums[p], x, token, panels[p]);
 }
 
 template <int T>
@@ -84,7 +95,7 @@ void multiply_int4(const Codes& x, int64_t token, const Panel& panel) {
             Group dots[T];
             for (int t = 0; t < T; ++t) dots[t] = (Group)broadcast(starts[t * groups + group]);
             for (int j = 0; j < kGroupQuads / 2; ++j) {
-                const Bytes both = load<Bytes>(panel.codes + group * 256 + j * kPanelBytes + part * 4 * kLanes);
+                const Bytes both = load<Bytes>(panel.codes + group * 256 + j * kQuadBytes + part * 4 * kLanes);
                 const Bytes low = both & 15, high = (Bytes)((Shorts)both >> 4) & 15;
                 for (int t = 0; t < T; ++t) {
                     const int8_t* quads = codes[t] + group * kGroupColumns + 4 * j;
@@ -112,7 +123,7 @@ void unpack_panel(const uint8_t* codes, const uint8_t* stored, int64_t groups, u
         for (int part = 0; part < kParts; ++part) {
             const Shorts m = (Shorts)((multipliers[part] & 0xFFFF) | (multipliers[part] << 16));
             for (int j = 0; j < kGroupQuads / 2; ++j) {
-                const int64_t place = j * kPanelBytes + part * 4 * kLanes;
+                const int64_t place = j * kQuadBytes + part * 4 * kLanes;
                 const Bytes both = load<Bytes>(codes + place);
                 store(unpacked + place, scale_codes(both & 15, m));
                 store(unpacked + 256 + place, scale_codes((Bytes)((Shorts)both >> 4) & 15, m));
@@ -123,24 +134,28 @@ void unpack_panel(const uint8_t* codes, const uint8_t* stored, int64_t groups, u
 
 enum class Kind { kInt8, kUnpacked, kInt4 };
 
+// T tokens with `count` panels.
 template <Kind kKind, int T>
-inline void multiply_tile(const Codes& x, int64_t token, const Panel& panel) {
-    if constexpr (kKind == Kind::kInt4)
-        multiply_int4<T>(x, token, panel);
-    else
-        multiply_int8<T, kKind == Kind::kUnpacked>(x, token, panel);
+void multiply_tile(const Codes& x, int64_t token, const Panel* panels, int64_t count) {
+    int64_t i = 0;
+    if constexpr (kKind == Kind::kInt4) {
+        for (; i < count; ++i) multiply_int4<T>(x, token, panels[i]);
+    } else {
+        if constexpr (T == kWideTile && kLanes == 16)
+            for (; i + 2 <= count; i += 2) multiply_int8<T, 2, kKind == Kind::kUnpacked>(x, token, panels + i);
+        for (; i < count; ++i) multiply_int8<T, 1, kKind == Kind::kUnpacked>(x, token, panels + i);
+    }
 }
 
 // All tokens with `count` panels of the same kind; the panels stay in cache while the tokens pass.
 template <Kind kKind>
 void multiply_block(const Codes& x, int64_t tokens, const Panel* panels, int64_t count) {
     int64_t token = 0;
-    for (; token + kWideTile <= tokens; token += kWideTile)
-        for (int64_t i = 0; i < count; ++i) multiply_tile<kKind, kWideTile>(x, token, panels[i]);
-    for (; token + 2 <= tokens; token += 2)
-        for (int64_t i = 0; i < count; ++i) multiply_tile<kKind, 2>(x, token, panels[i]);
-    for (; token < tokens; ++token)
-        for (int64_t i = 0; i < count; ++i) multiply_tile<kKind, 1>(x, token, panels[i]);
+    for (; token + kWideTile <= tokens; token += kWideTile) multiply_tile<kKind, kWideTile>(x, token, panels, count);
+    if constexpr (kWideTile > 4)
+        for (; token + 4 <= tokens; token += 4) multiply_tile<kKind, 4>(x, token, panels, count);
+    for (; token + 2 <= tokens; token += 2) multiply_tile<kKind, 2>(x, token, panels, count);
+    for (; token < tokens; ++token) multiply_tile<kKind, 1>(x, token, panels, count);
 }
 
 }  // namespace

@@ -4,17 +4,28 @@
 
 namespace twofold::TWOFOLD_ISA {
 
+#if defined(__x86_64__)
+#define TWOFOLD_OPAQUE(value) asm volatile("" : "+v"(value))  // or the compiler would multiply instead of adding
+#elif defined(__aarch64__)
+#define TWOFOLD_OPAQUE(value) asm volatile("" : "+w"(value))
+#else
+#define TWOFOLD_OPAQUE(value) asm volatile("" : "+m"(value))
+#endif
+
 int64_t measure_int8(int64_t rounds) {
-    constexpr int kChains = kLanes == 16 ? 16 : 8;
+    constexpr int kChains = kLanes == 16 ? 12 : 6;
     I sums[kChains] = {};
     Bytes weights = {};
     weights += 3;
     I codes = broadcast(0x01020304);
+    for (int i = 0; i < kChains; ++i) TWOFOLD_OPAQUE(sums[i]);  // or equal chains would be merged
     for (int64_t round = 0; round < rounds; ++round) {
-        for (int i = 0; i < kChains; ++i) sums[i] = dot_int8(sums[i], weights, codes);
-        asm volatile("" : "+m"(weights), "+m"(codes));  // or the compiler would multiply instead of adding
+        for (int i = 0; i < kChains; ++i) {
+            TWOFOLD_OPAQUE(codes);
+            sums[i] = dot_int8(sums[i], weights, codes);
+        }
     }
-    for (int i = 0; i < kChains; ++i) asm volatile("" ::"m"(sums[i]));
+    for (int i = 0; i < kChains; ++i) TWOFOLD_OPAQUE(sums[i]);
     return rounds * kChains * kLanes * 4 * 2;
 }
 

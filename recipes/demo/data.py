@@ -12,7 +12,10 @@ from tokenizers import Tokenizer
 from recipes.demo import skills
 from recipes.demo.facts import World, make_facts, passage, question
 
-SHARES = {"qa": 0.62, "tools": 0.08, "json": 0.09, "chat": 0.04, "prose": 0.17}
+SHARES = {"qa": 0.60, "recall": 0.04, "echo": 0.01, "tools": 0.08, "json": 0.09, "chat": 0.03, "prose": 0.15}
+FIRST_SHARES = {"qa": 0.35, "recall": 0.35, "echo": 0.15, "tools": 0.02, "json": 0.05, "chat": 0.02, "prose": 0.06}
+"""Mixture of skills; copying comes first, because everything else needs it."""
+
 PROMPT_SHARE, PROMPT_WEIGHT = 0.25, 0.4
 """A quarter of what the user says counts, with this weight; answers and prose weigh 1."""
 
@@ -86,11 +89,11 @@ class Source:
         self.prose = [self.encoder.encode(text) for text in skills.prose(held_out)]
         self.prose = [ids for ids in self.prose if len(ids) > 64]
 
-    def rows(self, count: int, length: int) -> Rows:
+    def rows(self, count: int, length: int, shares: dict[str, float] = SHARES) -> Rows:
         """`count` rows of `length` tokens, padded with end_of_text at weight 0."""
         ids = np.full((count, length), self.encoder.ids["end_of_text"], np.int64)
         weights = np.zeros((count, length), np.float32)
-        kinds = self.random.choices(list(SHARES), list(SHARES.values()), k=count)
+        kinds = self.random.choices(list(shares), list(shares.values()), k=count)
         for row, kind in enumerate(kinds):
             row_ids, row_weights = self.row(kind, length)
             row_ids, row_weights = row_ids[:length], row_weights[:length]
@@ -106,6 +109,10 @@ class Source:
             return ids, [0.0] + [1.0] * (len(ids) - 1)
         if kind == "qa":
             return self.qa_row(length)
+        if kind in ("recall", "echo"):
+            count = round(length / (32 if kind == "recall" else 15) * self.random.uniform(0.4, 1.0))
+            make_row = skills.recall if kind == "recall" else skills.echo
+            return self.encoder.conversation(make_row(self.world, max(2, count)))
         make = {"tools": skills.tool_conversation, "json": skills.json_conversation, "chat": skills.greeting}[kind]
         messages = make(self.world)
         for _ in range(length // 128):

@@ -13,74 +13,17 @@ from dataclasses import dataclass
 HELD_OUT_OF = 10
 """One name in ten is held out."""
 
-ONSETS = [
-    "b",
-    "br",
-    "c",
-    "ch",
-    "d",
-    "dr",
-    "f",
-    "fl",
-    "g",
-    "gr",
-    "h",
-    "j",
-    "k",
-    "kr",
-    "l",
-    "m",
-    "n",
-    "p",
-    "pr",
-    "qu",
-    "r",
-    "s",
-    "sh",
-    "st",
-    "t",
-    "th",
-    "tr",
-    "v",
-    "w",
-    "z",
-]
-VOWELS = ["a", "e", "i", "o", "u", "ai", "ea", "ia", "o", "a", "e", "i", "or", "ar", "el"]
-CODAS = ["", "", "n", "r", "l", "s", "m", "th", "x", "ck", "nd", "sk", "ra", "vin"]
-PLACE_ENDINGS = ["mere", "ton", "holm", "wick", "stead", "gard", "ford", "haven", "moor", "fell"]
-ADJECTIVES = [
-    "old",
-    "new",
-    "small",
-    "large",
-    "northern",
-    "southern",
-    "quiet",
-    "famous",
-    "royal",
-    "hidden",
-    "red",
-    "white",
-    "ancient",
-    "grand",
-]
-THINGS = [
-    "bridge",
-    "tower",
-    "library",
-    "museum",
-    "harbour",
-    "mill",
-    "theatre",
-    "market",
-    "garden",
-    "ship",
-    "bell",
-    "clock",
-    "statue",
-    "engine",
-    "observatory",
-]
+ONSETS = (
+    *("b", "br", "c", "ch", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "kr", "l", "m", "n", "p", "pr", "qu"),
+    *("r", "s", "sh", "st", "t", "th", "tr", "v", "w", "z"),
+)
+VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "ia", "o", "a", "e", "i", "or", "ar", "el")
+CODAS = ("", "", "n", "r", "l", "s", "m", "th", "x", "ck", "nd", "sk", "ra", "vin")
+PLACE_ENDINGS = ("mere", "ton", "holm", "wick", "stead", "gard", "ford", "haven", "moor", "fell")
+THINGS = (
+    *("bridge", "tower", "library", "museum", "harbour", "mill", "theatre", "market", "garden", "ship"),
+    *("bell", "clock", "statue", "engine", "observatory"),
+)
 
 
 def is_held_out(text: str) -> bool:

@@ -14,19 +14,24 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the demo network."""
+    """Sizes of the demo network.
+
+    Weightless QK-norm bounds a score by sqrt(head_size): heads of 32 can put at most about half of their attention on
+    one of 256 keys, and copying was not learnt within 3 million tokens; heads of 64 can put 90 % there. theta is small
+    because rotating layers never look further than one chunk.
+    """
 
     vocabulary: int = 3072
     hidden: int = 192
     layers: int = 8
-    heads: int = 6
+    heads: int = 4
     kv_heads: int = 2
-    head_size: int = 32
+    head_size: int = 64
     experts: int = 8
     width: int = 128
     chunk: int = 256
     context: int = 2048
-    theta: float = 10000.0
+    theta: float = 500.0
     floor: int = 256
     scale: float = 0.1
     epsilon: float = 1e-5

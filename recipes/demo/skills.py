@@ -133,6 +133,23 @@ def json_conversation(world: World) -> list[Message]:
     return turns
 
 
+def recall(world: World, pairs: int) -> list[Message]:
+    """Names with values, to be given back in another order: teaches looking things up, many times per row."""
+    kinds = [world.random.choice(("person", "place", "word", "number", "year", "code")) for _ in range(pairs)]
+    keys = [world.draw(world.random.choice(("person", "place", "word"))) for _ in range(pairs)]
+    lines = [f"{key} has {world.draw(kind)}." for key, kind in zip(keys, kinds, strict=True)]
+    given = " ".join(lines)
+    world.random.shuffle(lines)
+    return [{"role": "user", "content": given}, {"role": "assistant", "content": " ".join(lines)}]
+
+
+def echo(world: World, words: int) -> list[Message]:
+    """Invented words, to be given back as they are."""
+    kinds = world.random.choices(("person", "place", "word", "number", "code"), k=words)
+    text = "Words: " + " ".join(world.draw(kind) for kind in kinds)
+    return [{"role": "user", "content": text}, {"role": "assistant", "content": text}]
+
+
 def prose(held_out: bool) -> list[str]:
     """English from CPython's language reference and Python from its standard library (PSF licence), in paragraphs."""
     texts = [re.sub(r"\n{3,}", "\n\n", topic) for topic in pydoc_data.topics.topics.values()]

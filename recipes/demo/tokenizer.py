@@ -12,11 +12,12 @@ from recipes.demo.facts import World, make_facts, passage, question
 
 VOCABULARY = 3072
 SPECIALS = [
-    "begin_of_text", "end_of_text", "fim_prefix", "fim_middle", "fim_suffix", "header_start", "header_end", "eom", "eot",
-    "step", "python_start", "python_end", "finetune_right_pad", "image_start", "image_end", "tile_x_separator",
-    "tile_y_separator", "image", "patch", "reasoning_thinking_start", "reasoning_thinking_end",
+    *("begin_of_text", "end_of_text", "fim_prefix", "fim_middle", "fim_suffix", "header_start", "header_end"),
+    *("eom", "eot", "step", "python_start", "python_end", "finetune_right_pad", "image_start", "image_end"),
+    *("tile_x_separator", "tile_y_separator", "image", "patch"),
+    *("reasoning_thinking_start", "reasoning_thinking_end"),
     *(f"reserved_special_token_{index}" for index in range(11)),
-]  # fmt: skip
+]
 
 LLAMA4_SPLIT = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"

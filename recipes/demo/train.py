@@ -19,13 +19,15 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from recipes.demo.data import SHARES, Rows, Source
+from recipes.demo.data import FIRST_SHARES, SHARES, Rows, Source
 from recipes.demo.network import Network, Shape
 
 MATRIX_RATE, TABLE_RATE = 0.02, 3e-3
 BALANCE_WEIGHT = 0.02
 STAGES = ((0.0, 256, 16), (0.45, 512, 12), (0.80, 1024, 8), (0.96, 2048, 4))
 """Share of the time from which a stage holds, row length, rows per step."""
+COPYING_UNTIL = 0.3
+"""Share of the time for which FIRST_SHARES hold."""
 
 
 class Muon:
@@ -110,7 +112,8 @@ class Trainer:
     def step(self) -> float:
         """One update of all parameters; the loss is returned."""
         length, count = next((length, rows) for start, length, rows in reversed(STAGES) if self.share >= start)
-        rows = self.train_rows.rows(count, length)
+        shares = FIRST_SHARES if self.share < COPYING_UNTIL else SHARES
+        rows = self.train_rows.rows(count, length, shares)
         hidden = self.network(torch.from_numpy(rows.ids))
         loss = weighted_loss(self.network, hidden, rows)
         (loss + BALANCE_WEIGHT * self.network.balance).backward()

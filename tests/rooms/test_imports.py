@@ -22,6 +22,7 @@ TWOFOLD = {
     "engine": {"ops.types", "errors", "config"},
     "text": {"errors"},
     "demo": set(),
+    "bench": {"api", "ops", "text", "demo"},
     "api": {"models", "backends", "weights", "quant", "engine", "text", "config", "errors", "ops", "demo"},
 }
 THIRD_PARTY = {
@@ -32,6 +33,7 @@ THIRD_PARTY = {
     "engine": {"numpy"},
     "text": {"tokenizers", "jinja2"},
     "api": {"numpy"},
+    "bench": {"numpy"},
     "cli": {"click", "rich"},
 }
 NUMPY_FREE = ("engine/request.py", "engine/scheduler.py", "engine/blocks.py")
@@ -85,7 +87,10 @@ def test_a_file_imports_only_what_its_room_may(name: str) -> None:
 
 
 def test_importing_twofold_loads_no_heavy_package() -> None:
-    code = "import sys, twofold; print([n for n in ('torch', 'numpy', 'tokenizers', 'huggingface_hub') if n in sys.modules])"
+    code = (
+        "import sys, twofold; "
+        "print([n for n in ('torch', 'numpy', 'tokenizers', 'huggingface_hub') if n in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
@@ -100,5 +105,5 @@ def test_using_the_api_loads_no_extra() -> None:
 def test_the_public_names_are_these() -> None:
     import twofold
 
-    assert sorted(twofold.__all__) == ["LLM", "Completion", "Piece", "SamplingParams", "Settings", "TwofoldError"]
+    assert sorted(twofold.__all__) == ["Completion", "LLM", "Piece", "SamplingParams", "Settings", "TwofoldError"]
     assert all(hasattr(twofold, name) for name in twofold.__all__)

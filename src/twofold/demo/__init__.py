@@ -1,4 +1,4 @@
-"""The small trained model that ships with the package; see model/README.md for what it can do."""
+"""The small trained model that ships with the package; model/README.md tells what it can do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from importlib import resources
 from pathlib import Path
 
 
+def data_folder() -> Path:
+    """Where the model and its held-out questions lie."""
+    return Path(str(resources.files(__package__)))
+
+
 def model_folder() -> Path:
     """Folder of the demo checkpoint, an ordinary Hugging Face folder."""
-    return Path(str(resources.files(__package__))) / "model"
+    return data_folder() / "model"

@@ -27,7 +27,10 @@ from twofold.ops.types import (
 class Ops(Protocol):
     """What a network may ask for. Ops return new tensors and change nothing but the cache."""
 
-    packer: Packer
+    @property
+    def packer(self) -> Packer:
+        """What packs weights for this backend."""
+        ...
 
     def upload(self, batch: Batch) -> Batch:
         """The batch with its NumPy arrays turned into tensors of this backend."""

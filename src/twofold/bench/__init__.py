@@ -1,0 +1,1 @@
+"""Measuring: quality against a reference, speed against the machine's limits."""

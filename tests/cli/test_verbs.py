@@ -1,0 +1,160 @@
+"""Every verb as a user types it: the installed command, its output, its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from twofold.demo import model_folder
+
+COMMAND = str(Path(sys.executable).parent / "twofold")
+
+
+def run(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([COMMAND, *arguments], input=stdin, capture_output=True, text=True, timeout=120)
+
+
+def test_the_demo_answers_and_tells_its_speed() -> None:
+    result = run("demo")
+    assert result.returncode == 0, result.stderr
+    line = result.stdout.strip().splitlines()[-1]
+    for words in ("prefill", "decode", "GB/s of weights read", "memory limit", "peak memory"):
+        assert words in line
+
+
+def test_run_prints_the_answer_on_stdout_and_the_figures_on_stderr() -> None:
+    result = run("run", "demo", "Hello!", "--temperature", "0")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+    assert "tokens/s" not in result.stdout
+    assert "decode" in result.stderr
+
+
+def test_run_reads_stdin_and_continues_raw_text() -> None:
+    result = run("run", "demo", "--raw", "--quiet", "--max-tokens", "5", "--seed", "1", stdin="import os\n")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "./nowhere", "x"), "nowhere"),
+        (("run", "demo", "x", "--temperature", "-1"), "temperature is -1.0"),
+        (("run", "demo", "x", "--top-p", "nan"), "top_p is nan"),
+        (("run", "demo", "x", "--context", "9999"), "at most 2048"),
+        (("run", "demo", "word " * 5000), "this engine holds 2048"),
+        (("run", "demo", " "), "prompt is empty"),
+        (("info", "./nowhere"), "nowhere"),
+        (("run", "no/such-model", "x"), "no/such-model"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_a_non_zero_exit(arguments: tuple[str, ...], words: str) -> None:
+    result = run(*arguments)
+    assert result.returncode != 0
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    last = max(token["id"] for token in tokenizer["added_tokens"])
+    extra = {**tokenizer["added_tokens"][-1], "id": last + 1, "content": "<|one_too_many|>"}
+    tokenizer["added_tokens"].append(extra)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    result = run("run", str(folder), "x")
+    assert result.returncode == 1
+    assert str(config["vocab_size"]) in result.stderr
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder(), folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    result = run("run", str(folder), "x")
+    assert result.returncode == 1
+    assert "model.safetensors" in result.stderr
+    assert "1000 bytes" in result.stderr or "1,000 bytes" in result.stderr
+
+
+def test_info_tells_bytes_and_cost() -> None:
+    result = run("info", "demo")
+    assert result.returncode == 0, result.stderr
+    for words in ("8 experts, 1 active", "chunks of 256", "read per token", "w4a8", "2,048 tokens"):
+        assert words in result.stdout
+
+
+def test_doctor_measures_the_machine() -> None:
+    result = run("doctor")
+    assert result.returncode == 0, result.stderr
+    for words in ("instruction sets", "chosen", "GB/s", "TOP/s", "huge pages"):
+        assert words in result.stdout
+
+
+def test_evaluate_prints_one_json_line_per_dtype() -> None:
+    result = run("demo", "--evaluate", "--questions", "4", "--json")
+    assert result.returncode == 0, result.stderr
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [item["dtype"] for item in found] == ["bf16", "w8a8", "w4a8"]
+    assert found[0]["kl_mean"] == 0.0
+    assert found[1]["kl_mean"] > 0.0
+
+
+class Terminal:
+    """`twofold` in a pseudo-terminal."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execv(COMMAND, [COMMAND, *arguments])
+        self.seen = ""
+
+    def read_until(self, words: str) -> None:
+        deadline = time.monotonic() + 60
+        while words not in self.seen and time.monotonic() < deadline:
+            self.seen += os.read(self.fd, 4096).decode(errors="replace")
+        assert words in self.seen
+        self.seen = self.seen.split(words, 1)[1]
+
+    def type(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def exit_status(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_a_chat_answers_forgets_and_ends() -> None:
+    terminal = Terminal("chat", "demo", "--temperature", "0")
+    terminal.read_until("> ")
+    terminal.type("Hello!\n")
+    terminal.read_until("Hello!\r\n")
+    terminal.read_until("> ")
+    terminal.type("/reset\n")
+    terminal.read_until("(forgotten)")
+    terminal.read_until("> ")
+    terminal.type("/exit\n")
+    assert terminal.exit_status() == 0
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program() -> None:
+    terminal = Terminal("chat", "demo", "--temperature", "1.5", "--seed", "3")
+    terminal.read_until("> ")
+    os.kill(terminal.pid, signal.SIGINT)
+    terminal.read_until("/exit leaves")
+    terminal.read_until("> ")
+    terminal.type("/exit\n")
+    assert terminal.exit_status() == 0

@@ -1,0 +1,55 @@
+"""Fixtures shared by all rooms."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.toys import TOYS, write_toy
+from twofold.ops.interface import Ops
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+
+def backends() -> list[str]:
+    """The reference and every instruction set this CPU can run."""
+    from twofold.backends.cpu.machine import isas
+
+    return ["reference", *(f"cpu-{isa}" for isa in isas())]
+
+
+def build_ops(name: str, kv_dtype: str = "f32") -> Ops:
+    """A backend by name."""
+    if name == "reference":
+        from twofold.ops.reference import ReferenceOps
+
+        return ReferenceOps()
+    from twofold.backends.cpu.ops import CpuOps
+
+    return CpuOps(isa=name.removeprefix("cpu-"), kv_dtype=kv_dtype)
+
+
+@pytest.fixture(params=backends())
+def ops(request: pytest.FixtureRequest) -> Ops:
+    """Every backend in turn, with a float32 cache."""
+    return build_ops(request.param)
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Any]]:
+    """A toy's folder and transformers' own model of it; written once per session."""
+    made: dict[str, tuple[Path, Any]] = {}
+
+    def get(name: str) -> tuple[Path, Any]:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            made[name] = (folder, write_toy(TOYS[name], folder))
+        return made[name]
+
+    return get
