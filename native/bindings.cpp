@@ -1,140 +1,20 @@
 // The extension module: every kernel with its contract. Arrays are NumPy arrays on the CPU, taken without a copy; a
 // wrong dtype is a TypeError, a wrong shape or an index out of range a ValueError. The GIL is released while a kernel
 // runs. Outputs are allocated by the caller and written here.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <chrono>
 #include <string>
 
+#include "contracts.h"
 #include "dispatch.h"
-#include "kernels.h"
-#include "machine.h"
-#include "memory.h"
 #include "threads.h"
 
-namespace nb = nanobind;
-using namespace nb::literals;
+using namespace nanobind::literals;
 
 namespace twofold {
 namespace {
-
-template <class T, int kDimensions>
-using In = nb::ndarray<const T, nb::ndim<kDimensions>, nb::device::cpu>;
-template <class T, int kDimensions>
-using Out = nb::ndarray<T, nb::ndim<kDimensions>, nb::device::cpu, nb::c_contig>;
-template <class T>
-using Any = nb::ndarray<const T, nb::device::cpu, nb::c_contig>;
-using Bytes = nb::ndarray<nb::device::cpu, nb::ro>;
-
-void require(bool holds, const std::string& message) {
-    if (!holds) throw nb::value_error(message.c_str());
-}
-
-std::string shape_of(const auto& array) {
-    std::string text = "[";
-    for (size_t i = 0; i < array.ndim(); ++i) text += (i ? ", " : "") + std::to_string(array.shape(i));
-    return text + "]";
-}
-
-void require_shape(const auto& array, std::initializer_list<int64_t> expected, const char* name) {
-    bool fits = array.ndim() == expected.size();
-    size_t i = 0;
-    for (const int64_t size : expected) fits = fits && static_cast<int64_t>(array.shape(i++)) == size;
-    std::string wanted;
-    for (const int64_t size : expected) wanted += (wanted.empty() ? "" : ", ") + std::to_string(size);
-    require(fits, std::string(name) + " has shape " + shape_of(array) + "; expected [" + wanted + "]");
-}
-
-void require_contiguous(const auto& array, const char* name) {
-    int64_t stride = 1;
-    for (size_t i = array.ndim(); i-- > 0; stride *= static_cast<int64_t>(array.shape(i)))
-        require(array.shape(i) <= 1 || array.stride(i) == stride, std::string(name) + " must be C-contiguous");
-}
-
-template <class T>
-void require_range(const T* values, int64_t count, int64_t limit, const char* name) {
-    for (int64_t i = 0; i < count; ++i)
-        require(values[i] >= 0 && values[i] < limit, std::string(name) + " holds " + std::to_string(values[i]) +
-                                                         "; expected 0 to " + std::to_string(limit - 1));
-}
-
-Rows rows_of(const In<float, 2>& x, const char* name) {
-    require(x.shape(1) <= 1 || x.stride(1) == 1, std::string(name) + " must have contiguous columns");
-    return {x.data(), static_cast<int64_t>(x.shape(0)), static_cast<int64_t>(x.shape(1)), x.stride(0)};
-}
-
-Heads heads_of(const In<float, 3>& x, const char* name) {
-    require(x.shape(2) <= 1 || x.stride(2) == 1, std::string(name) + " must have a contiguous last axis");
-    return {x.data(),
-            static_cast<int64_t>(x.shape(0)),
-            static_cast<int64_t>(x.shape(1)),
-            static_cast<int64_t>(x.shape(2)),
-            x.stride(0),
-            x.stride(1)};
-}
-
-// A packed weight held from Python: its arrays, checked once. `matrices` is 0 for a plain matrix.
-struct PackedWeight {
-    nb::object codes, multipliers, scales;  // owners
-    Weight view;
-    bool is_stack;
-};
-
-int64_t padded(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
-
-struct Shape {
-    int64_t matrices, rows, columns;
-    bool is_stack;
-};
-
-Shape read_shape(const std::vector<int64_t>& shape) {
-    require(shape.size() == 2 || shape.size() == 3, "a packed weight has shape [N, D] or [E, N, D]");
-    for (const int64_t size : shape) require(size > 0, "a packed weight has no empty axis");
-    const bool is_stack = shape.size() == 3;
-    return {is_stack ? shape[0] : 1, shape[shape.size() - 2], shape[shape.size() - 1], is_stack};
-}
-
-template <class T>
-const T* take(const nb::object& array, int64_t count, const char* name) {
-    const auto values = nb::cast<Any<T>>(array, false);
-    require(
-        static_cast<int64_t>(values.size()) == count,
-        std::string(name) + " holds " + std::to_string(values.size()) + " items; expected " + std::to_string(count));
-    return values.data();
-}
-
-PackedWeight make_dense(nb::object values, const std::vector<int64_t>& shape, bool is_bf16) {
-    const Shape s = read_shape(shape);
-    const int64_t count = s.matrices * s.rows * s.columns;
-    const void* codes = is_bf16 ? static_cast<const void*>(take<uint16_t>(values, count, "values"))
-                                : static_cast<const void*>(take<float>(values, count, "values"));
-    return {values, nb::none(), nb::none(),
-            Weight{is_bf16 ? Format::kBf16 : Format::kF32, codes, nullptr, nullptr, s.matrices, s.rows, s.columns},
-            s.is_stack};
-}
-
-PackedWeight make_int8(nb::object codes, nb::object scales, const std::vector<int64_t>& shape) {
-    const Shape s = read_shape(shape);
-    const int64_t rows = s.matrices * padded(s.rows, kPanelRows), width = padded(s.columns, kColumnStep);
-    return {codes, nb::none(), scales,
-            Weight{Format::kInt8, take<int8_t>(codes, rows * width, "codes"), nullptr,
-                   take<float>(scales, rows, "scales"), s.matrices, s.rows, s.columns},
-            s.is_stack};
-}
-
-PackedWeight make_int4(nb::object codes, nb::object multipliers, nb::object scales, const std::vector<int64_t>& shape) {
-    const Shape s = read_shape(shape);
-    const int64_t rows = s.matrices * padded(s.rows, kPanelRows), width = padded(s.columns, kColumnStep);
-    return {codes, multipliers, scales,
-            Weight{Format::kInt4, take<uint8_t>(codes, rows * width / 2, "codes"),
-                   take<uint8_t>(multipliers, rows / 2 * (width / kGroupColumns), "multipliers"),
-                   take<float>(scales, rows, "scales"), s.matrices, s.rows, s.columns},
-            s.is_stack};
-}
 
 // The kernels of one ISA as methods, so that several can be used side by side.
 struct Native {
@@ -373,33 +253,12 @@ double Native::measure_int8(int threads_wanted) const {
     return best;
 }
 
-nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> arena(int64_t size_bytes) {
-    require(size_bytes >= 0, "size_bytes must not be negative");
-    uint8_t* memory = map_memory(size_bytes);
-    if (memory == nullptr) throw std::bad_alloc();
-    struct Region {
-        uint8_t* memory;
-        int64_t size_bytes;
-    };
-    nb::capsule owner(new Region{memory, size_bytes}, [](void* region) noexcept {
-        auto* mine = static_cast<Region*>(region);
-        unmap_memory(mine->memory, mine->size_bytes);
-        delete mine;
-    });
-    const size_t shape[1] = {static_cast<size_t>(size_bytes)};
-    return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(memory, 1, shape, owner);
-}
-
 }  // namespace
 
 NB_MODULE(_native, m) {
     m.doc() = "Kernels of the cpu backend; see native/kernels.h and ops/interface.py.";
-    nb::class_<PackedWeight>(m, "Weight", "A packed weight: checked once, its arrays kept alive.");
-    m.def("dense", &make_dense, "values"_a, "shape"_a, "is_bf16"_a,
-          "float32 values, or uint16 (bf16 bits) with is_bf16, contiguous [..., N, D].");
-    m.def("int8", &make_int8, "codes"_a, "scales"_a, "shape"_a, "ops.packed.Int8 of this shape.");
-    m.def("int4", &make_int4, "codes"_a, "multipliers"_a, "scales"_a, "shape"_a, "ops.packed.Int4 of this shape.");
-
+    bind_weights(m);
+    bind_machine(m);
     nb::class_<Native>(m, "Native", "The kernels of one ISA ('' for the best). Raises ValueError for an unknown one.")
         .def(nb::init<const std::string&>(), "isa"_a = "")
         .def_ro("isa", &Native::isa)
@@ -425,44 +284,6 @@ NB_MODULE(_native, m) {
         .def("encode", &Native::encode, "rows_ND"_a.noconvert(), "into"_a, "first_row"_a)
         .def("measure_int8", &Native::measure_int8, "threads"_a,
              "Operations per second of the int8 dot product, from registers.");
-
-    m.def(
-        "isas",
-        [] {
-            std::vector<std::string> names;
-            for (const Isa& isa : isas()) names.push_back(isa.name);
-            return names;
-        },
-        "ISAs of this build that this CPU runs, the best last.");
-    m.def("threads", &threads, "Threads that kernels use.");
-    m.def(
-        "set_threads",
-        [](int count) {
-            require(count >= 0 && count <= 256, "threads must be 1 to 256, or 0 for one per physical core");
-            const nb::gil_scoped_release unlocked;
-            set_threads(count);
-        },
-        "count"_a, "Threads that kernels use from now on, 1 to 256; 0: one per physical core this process may use.");
-    m.def(
-        "cpu",
-        [] {
-            nb::dict result;
-            result["name"] = machine_name();
-            result["features"] = machine_features();
-            result["cores"] = physical_cores();
-            return result;
-        },
-        "Name, features and usable physical cores of this CPU.");
-    m.def("arena", &arena, "size_bytes"_a,
-          "Zeroed uint8 [size_bytes] on pages of its own, huge ones if the system has them.");
-    m.def(
-        "measure_read",
-        [](int64_t size_bytes, int threads) {
-            require(size_bytes >= threads * 4096 && threads > 0, "measure_read needs a page per thread");
-            const nb::gil_scoped_release unlocked;
-            return measure_read(size_bytes, threads);
-        },
-        "size_bytes"_a, "threads"_a, "Bytes per second read sequentially from memory.");
 }
 
 }  // namespace twofold

@@ -68,12 +68,14 @@ int64_t multiply_tiles(const Rows& x_TD, int64_t token, const Weight& weight_ND,
     return token;
 }
 
-// A panel at a time: its 16 rows stay in cache while the tokens pass.
+// Some panels at a time: their rows stay in the second-level cache while the tokens pass.
 template <bool kBf16>
 void multiply_all(const Rows& x_TD, const Weight& weight_ND, int64_t first, int64_t last, float* y, int64_t stride) {
     constexpr int kMost = kLanes == 16 ? 4 : 2;
-    for (int64_t panel = first; panel < last; ++panel, y += kPanelRows) {
-        const int64_t n = panel * kPanelRows, stop = smaller(n + kPanelRows, weight_ND.rows);
+    constexpr int64_t kBlockRows = 4 * kPanelRows;
+    const int64_t end = smaller(last * kPanelRows, weight_ND.rows);
+    for (int64_t n = first * kPanelRows; n < end; n += kBlockRows, y += kBlockRows) {
+        const int64_t stop = smaller(n + kBlockRows, end);
         int64_t token = multiply_tiles<kMost, kBf16>(x_TD, 0, weight_ND, n, stop, y, stride);
         token = multiply_tiles<2, kBf16>(x_TD, token, weight_ND, n, stop, y, stride);
         multiply_tiles<1, kBf16>(x_TD, token, weight_ND, n, stop, y, stride);

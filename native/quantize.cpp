@@ -13,17 +13,32 @@ namespace {
 
 typedef int8_t Codes8 __attribute__((vector_size(kLanes)));
 
-float largest_magnitude(const float* x_D, int64_t columns) {
-    F most{};
-    int64_t d = 0;
-    for (; d + kLanes <= columns; d += kLanes) most = vmax(vabs(load_f32(x_D + d)), most);
-    if (d < columns) most = vmax(vabs(load_some(x_D + d, columns - d)), most);
-    return max_lanes(most);
+inline F load_at(const float* x_D, int64_t d, int64_t columns) {
+    if (d + kLanes <= columns) return load_f32(x_D + d);
+    return d < columns ? load_some(x_D + d, columns - d) : F{};
 }
 
-inline void code_lanes(F x, F inverse, int8_t* codes) {
-    const F scaled = vmin(vmax(x * inverse, broadcast(-127.0f)), broadcast(127.0f));
-    store(codes, __builtin_convertvector(round_to_int(scaled), Codes8));
+float largest_magnitude(const float* x_D, int64_t columns) {
+    F most[4] = {};  // chains: the order of a maximum does not matter
+    for (int64_t d = 0; d < columns; d += 4 * kLanes)
+        for (int i = 0; i < 4; ++i) most[i] = vmax(vabs(load_at(x_D, d + i * kLanes, columns)), most[i]);
+    return max_lanes(vmax(vmax(most[0], most[1]), vmax(most[2], most[3])));
+}
+
+typedef int32_t Four __attribute__((vector_size(16)));
+
+// Lanes 0, 4, 8 .. added, 1, 5, 9 .. and so on: the sums of each column of the quads.
+template <class V>
+inline Four sum_quads(V v) {
+    if constexpr (sizeof(V) == 64) {
+        const auto half = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                          __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+        return sum_quads(half);
+    } else if constexpr (sizeof(V) == 32) {
+        return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+    } else {
+        return v;
+    }
 }
 
 }  // namespace
@@ -44,19 +59,19 @@ void quantize_row(const float* x_D, int64_t columns, const Codes& into, int64_t 
     const float scale = largest_magnitude(x_D, columns) / 127.0f;
     const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
     int8_t* codes = into.codes + row * into.width;
-    int64_t d = 0;
-    for (; d + kLanes <= columns; d += kLanes) code_lanes(load_f32(x_D + d), broadcast(inverse), codes + d);
-    if (d < columns) code_lanes(load_some(x_D + d, columns - d), broadcast(inverse), codes + d);
-    d = round_up(columns, kLanes);
-    __builtin_memset(codes + d, 0, static_cast<size_t>(into.width - d));
-
-    int32_t total = 0;
     int32_t* group_starts = into.group_starts + row * (into.width / kGroupColumns);
+    int32_t total = 0;
     for (int64_t group = 0; group < into.width / kGroupColumns; ++group) {
-        int32_t sums[4] = {};
-        for (int i = 0; i < kGroupColumns; ++i) sums[i % 4] += codes[group * kGroupColumns + i];
-        group_starts[group] = group_start(sums[0] + sums[1], sums[2] + sums[3]);
-        total += sums[0] + sums[1] + sums[2] + sums[3];
+        I sums{};
+        for (int64_t d = group * kGroupColumns; d < (group + 1) * kGroupColumns; d += kLanes) {
+            const F scaled = load_at(x_D, d, columns) * inverse;
+            const I code = round_to_int(vmin(vmax(scaled, broadcast(-127.0f)), broadcast(127.0f)));
+            store(codes + d, __builtin_convertvector(code, Codes8));
+            sums += code;
+        }
+        const Four quads = sum_quads(sums);
+        group_starts[group] = group_start(quads[0] + quads[1], quads[2] + quads[3]);
+        total += quads[0] + quads[1] + quads[2] + quads[3];
     }
     into.starts[row] = -static_cast<int32_t>(kWeightOffset) * total;
     into.scales[row] = scale;

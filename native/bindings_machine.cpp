@@ -1,0 +1,76 @@
+// The machine as Python sees it: instruction sets, threads, memory for weights, measured limits.
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <new>
+
+#include "contracts.h"
+#include "dispatch.h"
+#include "machine.h"
+#include "memory.h"
+#include "threads.h"
+
+namespace twofold {
+namespace {
+
+nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> arena(int64_t size_bytes) {
+    require(size_bytes >= 0, "size_bytes must not be negative");
+    uint8_t* memory = map_memory(size_bytes);
+    if (memory == nullptr) throw std::bad_alloc();
+    struct Region {
+        uint8_t* memory;
+        int64_t size_bytes;
+    };
+    nb::capsule owner(new Region{memory, size_bytes}, [](void* region) noexcept {
+        auto* mine = static_cast<Region*>(region);
+        unmap_memory(mine->memory, mine->size_bytes);
+        delete mine;
+    });
+    const size_t shape[1] = {static_cast<size_t>(size_bytes)};
+    return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(memory, 1, shape, owner);
+}
+
+}  // namespace
+
+void bind_machine(nb::module_& m) {
+    using namespace nb::literals;
+    m.def(
+        "isas",
+        [] {
+            std::vector<std::string> names;
+            for (const Isa& isa : isas()) names.push_back(isa.name);
+            return names;
+        },
+        "ISAs of this build that this CPU runs, the best last.");
+    m.def("threads", &threads, "Threads that kernels use.");
+    m.def(
+        "set_threads",
+        [](int count) {
+            require(count >= 0 && count <= 256, "threads must be 1 to 256, or 0 for one per physical core");
+            const nb::gil_scoped_release unlocked;
+            set_threads(count);
+        },
+        "count"_a, "Threads that kernels use from now on, 1 to 256; 0: one per physical core this process may use.");
+    m.def(
+        "cpu",
+        [] {
+            nb::dict result;
+            result["name"] = machine_name();
+            result["features"] = machine_features();
+            result["cores"] = physical_cores();
+            return result;
+        },
+        "Name, features and usable physical cores of this CPU.");
+    m.def("arena", &arena, "size_bytes"_a,
+          "Zeroed uint8 [size_bytes] on pages of its own, huge ones if the system has them.");
+    m.def(
+        "measure_read",
+        [](int64_t size_bytes, int threads) {
+            require(size_bytes >= threads * 4096 && threads > 0, "measure_read needs a page per thread");
+            const nb::gil_scoped_release unlocked;
+            return measure_read(size_bytes, threads);
+        },
+        "size_bytes"_a, "threads"_a, "Bytes per second read sequentially from memory.");
+}
+
+}  // namespace twofold

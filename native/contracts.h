@@ -1,0 +1,74 @@
+// What exported functions require of their arguments: dtypes by nanobind, shapes and ranges here, as ValueErrors.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <initializer_list>
+#include <string>
+
+#include "kernels.h"
+
+namespace twofold {
+
+namespace nb = nanobind;
+
+template <class T, int kDimensions>
+using In = nb::ndarray<const T, nb::ndim<kDimensions>, nb::device::cpu>;
+template <class T, int kDimensions>
+using Out = nb::ndarray<T, nb::ndim<kDimensions>, nb::device::cpu, nb::c_contig>;
+template <class T>
+using Any = nb::ndarray<const T, nb::device::cpu, nb::c_contig>;
+
+inline void require(bool holds, const std::string& message) {
+    if (!holds) throw nb::value_error(message.c_str());
+}
+
+inline std::string shape_of(const auto& array) {
+    std::string text = "[";
+    for (size_t i = 0; i < array.ndim(); ++i) text += (i ? ", " : "") + std::to_string(array.shape(i));
+    return text + "]";
+}
+
+inline void require_shape(const auto& array, std::initializer_list<int64_t> expected, const char* name) {
+    bool fits = array.ndim() == expected.size();
+    size_t i = 0;
+    for (const int64_t size : expected) fits = fits && static_cast<int64_t>(array.shape(i++)) == size;
+    std::string wanted;
+    for (const int64_t size : expected) wanted += (wanted.empty() ? "" : ", ") + std::to_string(size);
+    require(fits, std::string(name) + " has shape " + shape_of(array) + "; expected [" + wanted + "]");
+}
+
+template <class T>
+void require_range(const T* values, int64_t count, int64_t limit, const char* name) {
+    for (int64_t i = 0; i < count; ++i)
+        require(values[i] >= 0 && values[i] < limit, std::string(name) + " holds " + std::to_string(values[i]) +
+                                                         "; expected 0 to " + std::to_string(limit - 1));
+}
+
+inline Rows rows_of(const In<float, 2>& x, const char* name) {
+    require(x.shape(1) <= 1 || x.stride(1) == 1, std::string(name) + " must have contiguous columns");
+    return {x.data(), static_cast<int64_t>(x.shape(0)), static_cast<int64_t>(x.shape(1)), x.stride(0)};
+}
+
+inline Heads heads_of(const In<float, 3>& x, const char* name) {
+    require(x.shape(2) <= 1 || x.stride(2) == 1, std::string(name) + " must have a contiguous last axis");
+    return {x.data(),
+            static_cast<int64_t>(x.shape(0)),
+            static_cast<int64_t>(x.shape(1)),
+            static_cast<int64_t>(x.shape(2)),
+            x.stride(0),
+            x.stride(1)};
+}
+
+// A packed weight held from Python: its arrays, checked once.
+struct PackedWeight {
+    nb::object codes, multipliers, scales;  // owners
+    Weight view;
+    bool is_stack;
+};
+
+void bind_weights(nb::module_& m);
+void bind_machine(nb::module_& m);
+
+}  // namespace twofold
