@@ -47,12 +47,12 @@ void require_range(const T* values, int64_t count, int64_t limit, const char* na
 }
 
 inline Rows rows_of(const In<float, 2>& x, const char* name) {
-    require(x.shape(1) <= 1 || x.stride(1) == 1, std::string(name) + " must have contiguous columns");
+    require(x.size() == 0 || x.shape(1) <= 1 || x.stride(1) == 1, std::string(name) + " must have contiguous columns");
     return {x.data(), static_cast<int64_t>(x.shape(0)), static_cast<int64_t>(x.shape(1)), x.stride(0)};
 }
 
 inline Heads heads_of(const In<float, 3>& x, const char* name) {
-    require(x.shape(2) <= 1 || x.stride(2) == 1, std::string(name) + " must have a contiguous last axis");
+    require(x.size() == 0 || x.shape(2) <= 1 || x.stride(2) == 1, std::string(name) + " must have a contiguous last axis");
     return {x.data(),
             static_cast<int64_t>(x.shape(0)),
             static_cast<int64_t>(x.shape(1)),

@@ -1,4 +1,4 @@
-"""The ops on native kernels. This file only checks nothing, allocates outputs and names the kernel; see native/."""
+"""The ops on native kernels: allocate the output, name the kernel. The extension checks every argument (native/)."""
 
 from __future__ import annotations
 
@@ -225,7 +225,8 @@ class CpuOps:
     ) -> Floats:
         """Every token through each of its experts."""
         y_TD = np.empty((len(x_TD), down_EDF.shape[1]), np.float32)
-        self._native.experts(x_TD, experts_TA, gates_TA, self._view(gate_up_END), self._view(down_EDF), y_TD)
+        gates = np.ascontiguousarray(gates_TA)
+        self._native.experts(x_TD, experts_TA, gates, self._view(gate_up_END), self._view(down_EDF), y_TD)
         return y_TD
 
     def take(self, x_TD: Floats, rows_R: Ints) -> Floats:

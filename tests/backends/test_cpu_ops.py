@@ -1,0 +1,224 @@
+"""The cpu backend beyond single results: threads, contracts of the extension, memory."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import backends
+from twofold.backends.cpu import ops as cpu
+from twofold.backends.cpu.ops import CpuOps, load_native
+from twofold.errors import NativeUnavailable
+from twofold.ops import packed
+from twofold.ops.attention_cases import ATTENTION_CASES, attend
+from twofold.ops.cases import BUILDERS, FORMATS, cases, generator, normal, outliers, pack, run
+from twofold.ops.types import CacheShape
+
+ISAS = [name.removeprefix("cpu-") for name in backends() if name != "reference"]
+
+
+@pytest.fixture(autouse=True)
+def restore_threads() -> Iterator[None]:
+    module = load_native()
+    before = module.threads()
+    yield
+    module.set_threads(before)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7, 64])
+def test_results_do_not_depend_on_the_number_of_threads(threads: int) -> None:
+    module, ops = load_native(), CpuOps()
+    module.set_threads(1)
+    wide = pack(ops, "int4", normal(generator(1), 500, 300))
+    tall = pack(ops, "bf16", normal(generator(2), 500, 300))
+    x_TD = normal(generator(3), 50, 300)
+    last = [list(cases(op))[-1] for op in BUILDERS]
+
+    def everything() -> list[Any]:
+        single = [result for case in last for result in run(case, ops)]
+        attention = [attend(case, ops, 32) for case in ATTENTION_CASES]
+        return [ops.linear(x_TD, wide), ops.linear(x_TD, tall), *single, *attention]
+
+    alone = everything()
+    module.set_threads(threads)
+    for one, many in zip(alone, everything(), strict=True):
+        assert np.array_equal(one, many)
+
+
+def test_large_inputs_are_shared_out_without_changing_anything() -> None:
+    module, ops = load_native(), CpuOps()
+    x = normal(generator(5), 400, 1024)
+    weight = packed.Dense(np.ones(1024, np.float32))
+    results = []
+    for threads in (1, 2, 5):
+        module.set_threads(threads)
+        heads = x.reshape(400, 8, 128)
+        results.append([ops.norm(x, weight, 1e-5), ops.swiglu(x), ops.add(x, x), ops.unit_norm(heads, 1e-5)])
+    for other in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_two_python_threads_may_call_at_once() -> None:
+    load_native().set_threads(2)
+    ops = CpuOps()
+    weight = pack(ops, "int8", normal(generator(1), 640, 512))
+    inputs = [normal(generator(i), 9, 512) for i in range(40)]
+    expected = [ops.linear(x, weight) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for got, wanted in zip(pool.map(lambda x: ops.linear(x, weight), inputs), expected, strict=True):
+            assert np.array_equal(got, wanted)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_has_a_pool_of_its_own() -> None:
+    load_native().set_threads(2)
+    ops = CpuOps()
+    weight = pack(ops, "int8", normal(generator(1), 640, 512))
+    x_TD = normal(generator(2), 9, 512)
+    expected = ops.linear(x_TD, weight)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if np.array_equal(ops.linear(x_TD, weight), expected) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert np.array_equal(ops.linear(x_TD, weight), expected)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_activation_codes_are_the_bits_of_the_reference(isa: str) -> None:
+    native = load_native().Native(isa)
+    for columns in (*range(1, 70), 300):
+        x_TD = outliers(generator(columns), 5, columns)
+        x_TD[0, 0] = 0.5 * np.abs(x_TD[0]).max()  # half-way between two codes, more often than not
+        codes, scales = np.empty(x_TD.shape, np.int8), np.empty(5, np.float32)
+        native.quantize(x_TD, codes, scales)
+        wanted_codes, wanted_scales = packed.quantize_activations(x_TD)
+        assert np.array_equal(codes, wanted_codes)
+        assert np.array_equal(scales, wanted_scales)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_extreme_codes_do_not_saturate(isa: str) -> None:
+    # every product at its largest, in the same sign: where 16-bit steps of AVX2 would overflow first
+    ops = CpuOps(isa=isa)
+    for form in ("int8", "int4"):
+        for sign in (1.0, -1.0):
+            values = np.full((16, 256), sign, np.float32)
+            x_TD = np.ones((20, 256), np.float32)
+            weight = pack(ops, form, values)  # type: ignore[arg-type]
+            assert np.allclose(ops.linear(x_TD, weight), sign * 256, rtol=1e-6)
+
+
+def test_a_weight_is_forgotten_with_its_last_reference() -> None:
+    ops = CpuOps()
+    weight = pack(ops, "int8", normal(generator(1), 16, 64))
+    ops.linear(np.ones((1, 64), np.float32), weight)
+    assert len(ops._weights) == 1
+    del weight
+    gc.collect()
+    assert not ops._weights
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_read_only_weight_is_good_enough(form: packed.Format) -> None:
+    ops = CpuOps()
+    values = normal(generator(1), 20, 70)
+    memory = ops.packer.arena(packed.size_bytes(form, values.shape))
+    ops.packer.encode(values, packed.place(form, values.shape, memory), 0)
+    memory.setflags(write=False)
+    weight = packed.place(form, values.shape, memory)
+    assert ops.linear(np.ones((1, 70), np.float32), weight).shape == (1, 20)
+
+
+def test_an_arena_is_aligned_and_outlives_its_maker() -> None:
+    ops = CpuOps()
+    arena = ops.packer.arena(10_000_001)
+    assert arena.shape == (10_000_001,)
+    assert arena.ctypes.data % 64 == 0
+    view = arena[5_000_000:]
+    del arena, ops
+    gc.collect()
+    view[...] = 7
+    assert view[-1] == 7
+    assert CpuOps().packer.arena(0).shape == (0,)
+
+
+def test_wrong_arguments_are_refused_before_any_kernel_runs() -> None:
+    ops = CpuOps()
+    weight = pack(ops, "int8", normal(generator(1), 16, 64))
+    with pytest.raises(ValueError, match="63 columns"):
+        ops.linear(np.ones((2, 63), np.float32), weight)
+    with pytest.raises(TypeError):
+        ops.linear(np.ones((2, 64), np.float64), weight)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="contiguous columns"):
+        ops.linear(np.ones((2, 128), np.float32)[:, ::2], weight)
+    with pytest.raises(ValueError, match="expected 0 to 15"):
+        ops.embed(weight, np.array([3, 16], np.int32))
+    with pytest.raises(ValueError, match="expected 0 to 15"):
+        ops.embed(weight, np.array([-1], np.int32))
+    with pytest.raises(ValueError, match="cannot choose 17 of 16"):
+        ops.route(np.ones((1, 64), np.float32), weight, 17)
+    with pytest.raises(ValueError, match="even"):
+        ops.swiglu(np.ones((1, 3), np.float32))
+    with pytest.raises(ValueError, match="no ISA named 'mmx'"):
+        CpuOps(isa="mmx")
+    with pytest.raises(ValueError, match="1 to 256"):
+        CpuOps(threads=1000)
+    short = packed.Int8(np.zeros((1, 16, 16, 4), np.int8), np.zeros(16, np.float32), (17, 64))
+    with pytest.raises(ValueError, match="expected 2048"):
+        ops.linear(np.ones((1, 64), np.float32), short)
+
+
+def test_experts_out_of_range_are_refused() -> None:
+    ops = CpuOps()
+    gate_up, down = (
+        pack(ops, "int4", normal(generator(1), 2, 32, 64)),
+        pack(ops, "int4", normal(generator(2), 2, 64, 16)),
+    )
+    x_TD, gates = np.ones((1, 64), np.float32), np.ones((1, 1), np.float32)
+    with pytest.raises(ValueError, match="expected 0 to 1"):
+        ops.experts(x_TD, np.array([[2]], np.int32), gates, gate_up, down)
+
+
+def test_attention_never_leaves_the_cache() -> None:
+    module = load_native()
+    native = module.Native()
+    cache = CpuOps().new_cache(CacheShape(kv_heads=1, head_size=4, chunks=(None,)), (2, 0), 4)[0]
+    x = np.ones((1, 1, 4), np.float32)
+
+    def call(position: int = 0, slot: int = 0, block: int = 0, base: int = 0, chunk: int = 0, last: int = 1) -> None:
+        one = np.array([position], np.int32)
+        native.attend(
+            x, x, x, cache.keys, cache.values, one, np.array([0, last], np.int32), np.array([slot], np.int64),
+            np.array([[block]], np.int32), np.array([base], np.int32), chunk, np.empty_like(x),
+        )  # fmt: skip
+
+    call()
+    for wrong in [{"slot": 8}, {"slot": -1}, {"block": 2}, {"block": -1}, {"position": 4}, {"base": 1}, {"last": 2},
+                  {"position": -1}, {"chunk": -1}]:  # fmt: skip
+        with pytest.raises(ValueError):  # noqa: PT011
+            call(**wrong)
+
+
+def test_a_missing_extension_is_said_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(cpu.importlib, "import_module", missing)
+    with pytest.raises(NativeUnavailable, match="pip install"):
+        CpuOps()
+
+
+def test_the_machine_is_described_and_measured() -> None:
+    module = load_native()
+    facts = module.cpu()
+    assert facts["name"]
+    assert facts["cores"] >= 1
+    assert module.measure_read(1 << 22, 2) > 1e8
+    assert module.Native().measure_int8(1) > 1e8
+    assert module.isas()[0] == "generic"
