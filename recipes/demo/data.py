@@ -121,6 +121,6 @@ class Source:
 
     def qa_row(self, length: int) -> tuple[list[int], list[float]]:
         """A passage of random share of the row, then as many questions as fit."""
-        facts = max(2, round(length / 26 * self.random.uniform(0.15, 0.75)))
+        facts = max(1, round(length / 26 * self.random.uniform(0.15, 0.75)))
         messages = qa_conversation(self.world, facts, questions=min(facts + 2, max(2, length // 40)))
         return self.encoder.conversation(messages)

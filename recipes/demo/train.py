@@ -24,8 +24,8 @@ from recipes.demo.network import Network, Shape
 
 MATRIX_RATE, TABLE_RATE = 0.02, 3e-3
 BALANCE_WEIGHT = 0.02
-STAGES = ((0.0, 256, 16), (0.45, 512, 12), (0.80, 1024, 8), (0.96, 2048, 4))
-"""Share of the time from which a stage holds, row length, rows per step."""
+STAGES = ((0.0, 64, 40), (0.12, 128, 24), (0.28, 256, 14), (0.60, 512, 8), (0.85, 1024, 4), (0.97, 2048, 2))
+"""Share of the time from which a stage holds, row length, rows per step: copying is found soonest in short rows."""
 COPYING_UNTIL = 0.3
 """Share of the time for which FIRST_SHARES hold."""
 
@@ -79,7 +79,7 @@ class Trainer:
         self.elapsed, self.steps, self.tokens = 0.0, 0, 0
         self.resume()
         self.train_rows = Source(self.tokenizer, seed=100 + self.steps)
-        self.judge_rows = Source(self.tokenizer, seed=7, held_out=True).rows(192, 512)
+        self.judge_rows = Source(self.tokenizer, seed=7, held_out=True).rows(96, 256)
 
     @property
     def share(self) -> float:
@@ -100,7 +100,7 @@ class Trainer:
             if self.steps % 50 == 0:
                 print(f"step {self.steps} tokens {self.tokens / 1e6:.2f}M time {self.elapsed / 60:.1f}min "
                       f"loss {losses:.3f} {self.tokens / self.elapsed:.0f} tokens/s", flush=True)  # fmt: skip
-            if self.elapsed - last_report > 240:
+            if self.elapsed - last_report > 180:
                 last_report = self.elapsed
                 self.report()
             if self.elapsed - last_save > 240:

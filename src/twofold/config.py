@@ -10,6 +10,8 @@ from typing import Any
 from twofold.errors import SettingsError
 
 BACKENDS = ("cpu", "reference")
+DTYPES = ("f32", "bf16", "w8a8", "w4a8")
+"""From the most to the fewest bits."""
 DEFAULT_CONTEXT = 8192
 ROOMY_CACHE_BYTES = 512 * 2**20
 ROOMY_SEQUENCES = 16
@@ -33,8 +35,9 @@ class Settings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise SettingsError(f"backend is {self.backend!r}; it must be one of {', '.join(BACKENDS)}")
+        for name, known in (("dtype", DTYPES), ("backend", BACKENDS)):
+            if getattr(self, name) not in known:
+                raise SettingsError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         for name in ("context", "cache_tokens", "step_tokens", "max_sequences", "threads"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

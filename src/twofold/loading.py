@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from twofold import demo
-from twofold.config import Resolved, Settings, resolve
+from twofold.config import DTYPES, Resolved, Settings, resolve
 from twofold.engine.blocks import CacheLayout, plan_layout
 from twofold.engine.request import SamplingParams
 from twofold.errors import CheckpointError, InvalidSampling
 from twofold.models.network import Architecture, Forward
 from twofold.models.registry import read_architecture
-from twofold.ops.cost import Footprint, cache_bytes, footprint
+from twofold.ops.cost import Footprint, cache_bytes, footprint, pool_bytes
 from twofold.ops.interface import Ops
 from twofold.ops.types import Target
-from twofold.quant.schemes import SCHEME_NAMES, scheme
+from twofold.quant.schemes import scheme
 from twofold.text.chat import ChatTemplate
 from twofold.text.tokenizer import Tokenizer, check_vocabulary
 from twofold.weights.checkpoint import Checkpoint, read_json
@@ -100,15 +100,12 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
     check_vocabulary(tokenizer, architecture.vocabulary)
     ops = build_ops(resolved)
     weights = load(model.checkpoint, model.targets, scheme(resolved.dtype), ops.packer, progress)
-    layout = plan_layout(
-        architecture.cache_shape.chunk, resolved.cache_tokens, resolved.step_tokens, resolved.max_sequences
-    )
     return Loaded(
         model=model,
         settings=resolved,
         ops=ops,
         forward=architecture.bind(weights),
-        layout=layout,
+        layout=plan_cache(architecture.cache_shape.chunk, resolved),
         tokenizer=tokenizer,
         template=ChatTemplate.load(model.folder, architecture.family),
         load_seconds=time.perf_counter() - start,
@@ -131,15 +128,22 @@ def check_fits(model: Model, settings: Resolved) -> None:
     """Refuse a model whose weights and cache exceed the memory at hand, naming a setting that fits."""
     shape = model.architecture.cache_shape
 
-    def needed(dtype: str, context: int) -> int:
-        return model.footprint(dtype).total_bytes + cache_bytes(shape, context, settings.cache_item_bytes)
+    def needed(dtype: str, tokens: int) -> int:
+        layout = plan_cache(shape.chunk, replace(settings, cache_tokens=tokens))
+        slots = (layout.global_blocks * layout.block_size, layout.local_blocks * layout.block_size)
+        cache = pool_bytes(shape, slots, settings.cache_item_bytes)
+        return model.footprint(dtype).total_bytes + cache + WORKING_BYTES
 
-    smaller = SCHEME_NAMES[SCHEME_NAMES.index(settings.dtype) + 1 :]
-    choices = [(f"--dtype {name}", needed(name, settings.context) + WORKING_BYTES) for name in smaller]
-    short = min(2048, settings.context)
-    choices += [(f"--dtype {name} --context {short}", needed(name, short) + WORKING_BYTES) for name in smaller]
-    cache = needed(settings.dtype, settings.cache_tokens) + WORKING_BYTES
-    check_memory(cache, available_memory(), choices)
+    smaller = DTYPES[DTYPES.index(settings.dtype) + 1 :]
+    context, short = settings.context, min(2048, settings.context)
+    choices = [(f"--dtype {name}", needed(name, context)) for name in smaller]
+    choices += [(f"--dtype {name} --context {short}", needed(name, short)) for name in (settings.dtype, *smaller)]
+    check_memory(needed(settings.dtype, settings.cache_tokens), available_memory(), choices)
+
+
+def plan_cache(chunk: int | None, settings: Resolved) -> CacheLayout:
+    """The cache these settings ask for."""
+    return plan_layout(chunk, settings.cache_tokens, settings.step_tokens, settings.max_sequences)
 
 
 def read_eos_ids(generation: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, ...]:

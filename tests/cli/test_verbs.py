@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -124,10 +124,10 @@ class Terminal:
         self.seen = ""
 
     def read_until(self, words: str) -> None:
-        deadline = time.monotonic() + 60
-        while words not in self.seen and time.monotonic() < deadline:
+        while words not in self.seen:
+            ready, _, _ = select.select([self.fd], [], [], 30)
+            assert ready, f"{words!r} did not come; seen: {self.seen!r}"
             self.seen += os.read(self.fd, 4096).decode(errors="replace")
-        assert words in self.seen
         self.seen = self.seen.split(words, 1)[1]
 
     def type(self, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from twofold.api import LLM
-from twofold.bench.quality import Quality, Scored, divergence, exact_match, expert_load, read_lines, score
+from twofold.bench.quality import Quality, Scored, divergence, exact_match, read_lines, score
 from twofold.demo import data_folder
 
 REFERENCE_DTYPE = "bf16"
@@ -35,14 +35,13 @@ def measure(
     scored = reference if dtype == REFERENCE_DTYPE else score(llm, rows)
     mean, p99, agreement = divergence(reference, scored)
     exact = exact_match(llm, asked, lambda done: progress(dtype, done))
-    load = expert_load(llm, rows)
     return Quality(
         dtype=dtype,
         loss=float(scored.losses.mean()),
         exact=exact.pop("all"),
         exact_by_category=exact,
-        least_load=float(load.min()),
-        most_load=float(load.max()),
+        least_load=float(scored.load.min()),
+        most_load=float(scored.load.max()),
         kl_mean=mean,
         kl_p99=p99,
         agreement=agreement,

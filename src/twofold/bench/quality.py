@@ -15,8 +15,7 @@ from twofold.api import LLM, SamplingParams
 from twofold.ops.observe import ExpertLoad
 from twofold.text.chat import encode_chat
 
-Logits = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,52 +98,49 @@ def answer_mask(llm: LLM, ids: Sequence[int]) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def log_softmax(logits: Logits) -> Doubles:
-    """Log-probabilities over the last axis."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    result: Doubles = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+def log_softmax(logits: Floats) -> Floats:
+    """Log-probabilities over the last axis; sums in float64."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    sums = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
+    result: Floats = shifted - np.log(sums).astype(np.float32)
     return result
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Loss of the counting tokens and, at the same places, the whole distributions."""
+    """What one pass over held-out rows gives, for the tokens that count.
 
-    losses: Doubles
-    distributions: list[Doubles]
+    losses: nats; distributions: log-probabilities, one array per row; load: tokens per expert relative to the fair
+    share, [MoE layers, E].
+    """
+
+    losses: Floats
+    distributions: list[Floats]
+    load: Floats
 
 
 def score(llm: LLM, rows: Sequence[dict[str, Any]]) -> Scored:
-    """Run held-out rows through a model."""
+    """Run held-out rows through a model, watching its experts."""
     losses, distributions = [], []
-    for ids, mask in heldout_ids(llm, rows):
-        logprobs = log_softmax(llm.logits(ids))[:-1][mask[1:]]
-        losses.append(-logprobs[np.arange(len(logprobs)), np.array(ids)[1:][mask[1:]]])
-        distributions.append(logprobs)
-    return Scored(np.concatenate(losses), distributions)
+    plain = llm.engine.ops
+    watched = ExpertLoad(plain, sum(target.role == "router" for target in llm.loaded.model.targets))
+    llm.engine.ops = watched
+    try:
+        for ids, mask in heldout_ids(llm, rows):
+            logprobs = log_softmax(llm.logits(ids)[:-1][mask[1:]])
+            losses.append(-logprobs[np.arange(len(logprobs)), np.array(ids)[1:][mask[1:]]])
+            distributions.append(logprobs)
+    finally:
+        llm.engine.ops = plain
+    counts = np.array(watched.counts, np.float32)
+    return Scored(np.concatenate(losses), distributions, counts / counts.mean(axis=1, keepdims=True))
 
 
 def divergence(reference: Scored, candidate: Scored) -> tuple[float, float, float]:
     """KL(reference || candidate): mean and 99th percentile in nats, and how often both prefer the same token."""
     kls, same = [], []
     for p, q in zip(reference.distributions, candidate.distributions, strict=True):
-        kls.append((np.exp(p) * (p - q)).sum(axis=-1))
+        kls.append((np.exp(p) * (p - q)).sum(axis=-1, dtype=np.float64))
         same.append(p.argmax(axis=-1) == q.argmax(axis=-1))
     values = np.concatenate(kls)
     return float(values.mean()), float(np.quantile(values, 0.99)), float(np.concatenate(same).mean())
-
-
-def expert_load(llm: LLM, rows: Sequence[dict[str, Any]]) -> Doubles:
-    """Tokens per expert relative to the fair share, [MoE layers, E], over held-out rows."""
-    moe_layers = sum(target.role == "router" for target in llm.loaded.model.targets)
-    plain = llm.engine.ops
-    watched = ExpertLoad(plain, moe_layers)
-    llm.engine.ops = watched
-    try:
-        for ids, _ in heldout_ids(llm, rows):
-            llm.logits(ids)
-    finally:
-        llm.engine.ops = plain
-    counts = np.array(watched.counts, np.float64)
-    result: Doubles = counts / counts.mean(axis=1, keepdims=True)
-    return result

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from twofold.cli.options import DTYPES
+from twofold.config import DTYPES
 
 if TYPE_CHECKING:
     from twofold.bench.quality import Quality

@@ -46,14 +46,14 @@ def show_parts(model: Model) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from twofold.config import DTYPES
     from twofold.ops.types import Role
-    from twofold.quant.schemes import SCHEME_NAMES
 
     table = Table(title="Bytes of weights", title_justify="left")
     table.add_column("part")
-    for name in SCHEME_NAMES:
+    for name in DTYPES:
         table.add_column(name, justify="right")
-    counted = [model.footprint(name) for name in SCHEME_NAMES]
+    counted = [model.footprint(name) for name in DTYPES]
     for role in get_args(Role):
         if role in counted[0].bytes:
             table.add_row(role, *(readable(item.bytes[role]) for item in counted))

@@ -7,10 +7,9 @@ from typing import Any, TypeVar
 
 import click
 
-from twofold.config import BACKENDS
+from twofold.config import BACKENDS, DTYPES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-DTYPES = ("f32", "bf16", "w8a8", "w4a8")
 
 LOADING = (
     click.option(

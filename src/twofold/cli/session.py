@@ -21,7 +21,8 @@ MEASURED_BYTES = 512 * 2**20
 def load_with_progress(model: str, **settings: Any) -> LLM:
     """Load a model, showing bytes and bytes per second on stderr; warnings follow."""
     columns = (TextColumn("loading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("load", total=None)
         llm = LLM(model, progress=lambda done, total: bar.update(task, completed=done, total=total), **settings)
     for warning in llm.loaded.warnings:
@@ -48,13 +49,13 @@ def figures(llm: LLM, completion: Completion) -> str:
     weights: Footprint = llm.loaded.model.footprint(chosen.dtype)
     rate = completion.decode_tokens_per_s
     read = weights.read_bytes_per_token * rate
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # before the limit is measured: that takes memory
     parts = [
         f"prefill {completion.prefill_tokens_per_s:,.0f} tokens/s",
         f"decode {rate:,.0f} tokens/s" if rate else "decode not measured (one token)",
     ]
     if chosen.backend == "cpu" and rate:
         parts.append(f"{read / 1e9:.1f} GB/s of weights read, {share_of_limit(read, weights.total_bytes)}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return " · ".join([*parts, f"peak memory {peak / 1e6:,.0f} MB", f"{chosen.dtype}, {chosen.backend}"])
 
 

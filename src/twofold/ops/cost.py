@@ -61,7 +61,13 @@ def read_share(target: Target, active: int, tied: bool) -> float:
     return active / target.shape[0] if target.role == "expert" else 1.0
 
 
+def pool_bytes(shape: CacheShape, slots: tuple[int, int], item_bytes: int) -> int:
+    """Bytes of a cache with slots[0] token slots in every global layer and slots[1] in every local one."""
+    held = sum(slots[0] if chunk is None else slots[1] for chunk in shape.chunks)
+    return 2 * shape.kv_heads * shape.head_size * item_bytes * held
+
+
 def cache_bytes(shape: CacheShape, tokens: int, item_bytes: int) -> int:
     """Bytes of keys and values of one sequence: global layers hold every token, local ones at most one chunk."""
-    held = sum(tokens if chunk is None else min(tokens, chunk) for chunk in shape.chunks)
-    return 2 * shape.kv_heads * shape.head_size * item_bytes * held
+    local_tokens = min(tokens, shape.chunk or 0)
+    return pool_bytes(shape, (tokens, local_tokens), item_bytes)

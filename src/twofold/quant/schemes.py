@@ -13,15 +13,15 @@ from twofold.errors import SettingsError
 from twofold.ops.packed import Format
 from twofold.ops.types import Role
 
-SCHEME_NAMES = ("f32", "bf16", "w8a8", "w4a8")
-"""From the most to the fewest bits."""
+MATRICES: Mapping[str, Format] = {"f32": "f32", "bf16": "bf16", "w8a8": "int8", "w4a8": "int4"}
+"""Format of the matrices of each scheme."""
 
 
 def scheme(name: str) -> Mapping[Role, Format]:
     """Format of each role; raises SettingsError for an unknown scheme."""
-    if name not in SCHEME_NAMES:
-        raise SettingsError(f"dtype is {name!r}; it must be one of {', '.join(SCHEME_NAMES)}")
-    matrices: Format = {"f32": "f32", "bf16": "bf16", "w8a8": "int8", "w4a8": "int4"}[name]  # type: ignore[assignment]
+    if name not in MATRICES:
+        raise SettingsError(f"dtype is {name!r}; it must be one of {', '.join(MATRICES)}")
+    matrices = MATRICES[name]
     formats: dict[Role, Format] = dict.fromkeys(get_args(Role), matrices)
     formats |= {"norm": "f32", "router": "f32"}
     if name == "w4a8":
