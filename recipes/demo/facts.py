@@ -53,7 +53,7 @@ class World:
     def person(self) -> str:
         """One or two invented names."""
         first = self.syllables(self.random.choice((1, 2, 2)))
-        return first if self.random.random() < 0.5 else f"{first} {self.syllables(2)}"
+        return first if self.random.random() < 0.7 else f"{first} {self.syllables(2)}"
 
     def place(self) -> str:
         """An invented town, island or river."""
@@ -65,8 +65,8 @@ class World:
         return self.syllables(2).lower()
 
     def number(self) -> str:
-        """A whole number of two to five digits."""
-        return str(self.random.randrange(10, 10 ** self.random.randrange(2, 6)))
+        """A whole number of two to four digits."""
+        return str(self.random.randrange(10, 10 ** self.random.randrange(2, 5)))
 
     def year(self) -> str:
         """A year."""
@@ -84,7 +84,11 @@ class World:
 
 @dataclass(frozen=True)
 class Relation:
-    """One kind of fact: {s} is the subject, {v} the value."""
+    """One kind of fact: {s} is the subject, {v} the value.
+
+    A statement names its subject before its value: a causal network this small then finds the value behind the words
+    of the question. Statements the other way round would need one more hop of attention.
+    """
 
     subject: str
     value: str
@@ -98,15 +102,15 @@ def relation(subject: str, value: str, statements: str, questions: str) -> Relat
 
 
 RELATIONS = (
-    relation("place", "person", "{v} is the mayor of {s}. | The mayor of {s} is {v}. | {s} has a mayor called {v}.",
+    relation("place", "person", "The mayor of {s} is {v}. | {s} has a mayor called {v}.",
              "Who is the mayor of {s}? | What is the name of the mayor of {s}?"),
-    relation("place", "number", "{s} has {v} inhabitants. | {v} people live in {s}. | The population of {s} is {v}.",
+    relation("place", "number", "{s} has {v} inhabitants. | The population of {s} is {v}.",
              "How many people live in {s}? | What is the population of {s}?"),
-    relation("place", "year", "{s} was founded in {v}. | In {v} the first houses of {s} were built.",
+    relation("place", "year", "{s} was founded in {v}.",
              "When was {s} founded? | In which year was {s} founded?"),
     relation("person", "place", "{s} was born in {v}. | The birthplace of {s} is {v}.",
              "Where was {s} born? | What is the birthplace of {s}?"),
-    relation("person", "place", "{s} lives in {v}. | {v} is where {s} lives. | The home of {s} is in {v}.",
+    relation("person", "place", "{s} lives in {v}. | The home of {s} is in {v}.",
              "Where does {s} live? | In which town does {s} live?"),
     relation("person", "number", "{s} is {v} years old. | The age of {s} is {v}.",
              "How old is {s}? | What is the age of {s}?"),
@@ -124,17 +128,17 @@ RELATIONS = (
              "What is the dog of {s} called? | What is the name of the dog of {s}?"),
     relation("thing", "year", "{s} was built in {v}. | Workers finished {s} in {v}.",
              "When was {s} built? | In which year was {s} finished?"),
-    relation("thing", "person", "{s} was designed by {v}. | {v} designed {s}. | The architect of {s} was {v}.",
+    relation("thing", "person", "{s} was designed by {v}. | The architect of {s} was {v}.",
              "Who designed {s}? | Who was the architect of {s}?"),
     relation("thing", "number", "{s} is {v} metres high. | The height of {s} is {v} metres.",
              "How high is {s} in metres? | What is the height of {s} in metres?"),
-    relation("thing", "number", "{s} cost {v} crowns. | {v} crowns were paid for {s}.",
+    relation("thing", "number", "{s} cost {v} crowns.",
              "How many crowns did {s} cost? | What was the price of {s} in crowns?"),
-    relation("thing", "word", "{s} is made of {v}. | They used {v} to build {s}.",
+    relation("thing", "word", "{s} is made of {v}.",
              "What is {s} made of? | Which material was used for {s}?"),
     relation("place", "place", "The road from {s} leads to {v}. | From {s} you can walk to {v}.",
              "Where does the road from {s} lead? | Where can you walk to from {s}?"),
-    relation("place", "place", "{s} lies on the river {v}. | The river {v} flows through {s}.",
+    relation("place", "place", "{s} lies on the river {v}.",
              "On which river does {s} lie? | Which river flows through {s}?"),
     relation("place", "word", "{s} is known for its {v}. | People visit {s} for its {v}.",
              "What is {s} known for? | Why do people visit {s}?"),
@@ -142,7 +146,7 @@ RELATIONS = (
              "What is the postal code of {s}? | Which postal code does {s} have?"),
     relation("person", "code", "{s} drives a car with the plate {v}. | The car of {s} has the plate {v}.",
              "What is the plate of the car of {s}? | Which plate does the car of {s} have?"),
-    relation("person", "number", "{s} owns {v} books. | There are {v} books in the house of {s}.",
+    relation("person", "number", "{s} owns {v} books.",
              "How many books does {s} own? | How many books are in the house of {s}?"),
     relation("person", "year", "{s} died in {v}. | The life of {s} ended in {v}.",
              "When did {s} die? | In which year did {s} die?"),

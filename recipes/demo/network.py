@@ -22,8 +22,8 @@ class Shape:
     """
 
     vocabulary: int = 3072
-    hidden: int = 192
-    layers: int = 8
+    hidden: int = 256
+    layers: int = 4
     heads: int = 4
     kv_heads: int = 2
     head_size: int = 64

@@ -88,7 +88,7 @@ class Trainer:
 
     def rate_factor(self) -> float:
         """Warm-up, constant, then linear to zero over the second half."""
-        return min(1.0, (self.steps + 1) / 100, (1.0 - self.share) / 0.5)
+        return min(1.0, (self.steps + 1) / 40, (1.0 - self.share) / 0.5)
 
     def run(self) -> None:
         """Train until the time is over, saving and judging every few minutes."""
