@@ -130,6 +130,11 @@ class Terminal:
             self.seen += os.read(self.fd, 4096).decode(errors="replace")
         self.seen = self.seen.split(words, 1)[1]
 
+    def read_some(self) -> None:
+        ready, _, _ = select.select([self.fd], [], [], 30)
+        assert ready, "nothing came"
+        self.seen += os.read(self.fd, 4096).decode(errors="replace")
+
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
@@ -151,10 +156,15 @@ def test_a_chat_answers_forgets_and_ends() -> None:
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program() -> None:
-    terminal = Terminal("chat", "demo", "--temperature", "1.5", "--seed", "3")
+    terminal = Terminal("chat", "demo", "--temperature", "50", "--top-p", "1", "--seed", "3")  # goes on and on
+    terminal.read_until("> ")
+    terminal.type("Tell me more\n")
+    terminal.read_until("Tell me more\r\n")
+    terminal.read_some()
+    os.kill(terminal.pid, signal.SIGINT)
+    terminal.read_until("(stopped)")
     terminal.read_until("> ")
     os.kill(terminal.pid, signal.SIGINT)
     terminal.read_until("/exit leaves")
-    terminal.read_until("> ")
     terminal.type("/exit\n")
     assert terminal.exit_status() == 0
