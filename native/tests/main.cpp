@@ -1,0 +1,191 @@
+// Native tests: every ISA this CPU has against plain loops, sizes around the vectors, unaligned inputs; the pool.
+// No framework: CHECK counts failures, main returns them. The cases of ops/cases.py test the same kernels from Python;
+// these run without Python, under sanitizers or an emulator of another CPU.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "dispatch.h"
+#include "threads.h"
+
+namespace twofold {
+namespace {
+
+int failures = 0;
+
+#define CHECK(condition, ...)                                           \
+    do {                                                                \
+        if (!(condition)) {                                             \
+            ++failures;                                                 \
+            std::printf("%s:%d: %s: ", __FILE__, __LINE__, #condition); \
+            std::printf(__VA_ARGS__);                                   \
+            std::printf("\n");                                          \
+        }                                                               \
+    } while (0)
+
+// A small generator of our own: the same numbers everywhere.
+struct Random {
+    uint64_t state;
+    uint32_t next() {
+        state = state * 6364136223846793005ull + 1442695040888963407ull;
+        return static_cast<uint32_t>(state >> 33);
+    }
+    float uniform() { return static_cast<float>(next() % 20001) / 10000.0f - 1.0f; }
+};
+
+// Floats that begin four bytes after a cache line.
+struct Floats {
+    std::vector<float> memory;
+    float* data;
+    explicit Floats(int64_t count) : memory(static_cast<size_t>(count) + 32) {
+        const auto address = reinterpret_cast<uintptr_t>(memory.data());
+        data = memory.data() + (64 - address % 64) / 4 % 16 + 1;
+    }
+    Floats(int64_t count, Random& random) : Floats(count) {
+        for (int64_t i = 0; i < count; ++i) data[i] = random.uniform();
+    }
+};
+
+struct Packed {
+    std::vector<uint8_t> codes, multipliers;
+    std::vector<float> scales;
+    Weight view;
+};
+
+int64_t padded(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
+
+// A weight packed by the kernels under test; CHECKed against the generic ones, bit for bit.
+Packed pack(const Kernels& kernels, Format format, const float* values, int64_t rows, int64_t columns) {
+    const int64_t all_rows = padded(rows, kPanelRows), width = padded(columns, kColumnStep);
+    Packed result;
+    result.codes.resize(static_cast<size_t>(all_rows * width));
+    result.multipliers.resize(static_cast<size_t>(all_rows / 2 * width / kGroupColumns));
+    result.scales.resize(static_cast<size_t>(all_rows));
+    const WeightOut into{format, result.codes.data(), result.multipliers.data(), result.scales.data(), rows, columns};
+    kernels.encode(SourceRows{Source::kF32, values, rows, columns, columns, 1}, into, 0);
+    result.view =
+        Weight{format, result.codes.data(), result.multipliers.data(), result.scales.data(), 1, rows, columns};
+    return result;
+}
+
+void test_products(const Isa& isa, int64_t tokens, int64_t rows, int64_t columns) {
+    Random random{static_cast<uint64_t>(tokens * 1000 + rows * 100 + columns)};
+    const Floats x(tokens * columns, random), w(rows * columns, random);
+    Floats y(tokens * rows), expected(tokens * rows);
+    const Rows input{x.data, tokens, columns, columns};
+
+    const Weight dense{Format::kF32, w.data, nullptr, nullptr, 1, rows, columns};
+    isa.kernels->linear(input, dense, y.data);
+    for (int64_t t = 0; t < tokens; ++t)
+        for (int64_t n = 0; n < rows; ++n) {
+            double sum = 0;
+            for (int64_t d = 0; d < columns; ++d) sum += double(x.data[t * columns + d]) * w.data[n * columns + d];
+            CHECK(std::fabs(y.data[t * rows + n] - sum) <= 1e-5 * (1 + double(columns)), "%s %ld x %ld x %ld",
+                  isa.name.c_str(), long(tokens), long(rows), long(columns));
+        }
+
+    for (const Format format : {Format::kInt8, Format::kInt4}) {
+        const Packed mine = pack(*isa.kernels, format, w.data, rows, columns);
+        const Packed plain = pack(generic::kernels, format, w.data, rows, columns);
+        CHECK(mine.codes == plain.codes && mine.multipliers == plain.multipliers && mine.scales == plain.scales,
+              "%s packs %ld x %ld otherwise", isa.name.c_str(), long(rows), long(columns));
+        isa.kernels->linear(input, mine.view, y.data);
+        generic::kernels.linear(input, plain.view, expected.data);
+        CHECK(std::memcmp(y.data, expected.data, static_cast<size_t>(tokens * rows) * 4) == 0,
+              "%s format %d, %ld x %ld x %ld", isa.name.c_str(), int(format), long(tokens), long(rows), long(columns));
+    }
+}
+
+// The generic integer product itself, against the definition of the format.
+void test_integer_definition() {
+    Random random{5};
+    const int64_t rows = 18, columns = 70, tokens = 3;
+    const Floats x(tokens * columns, random), w(rows * columns, random);
+    std::vector<int8_t> codes(static_cast<size_t>(tokens * columns));
+    std::vector<float> scales(static_cast<size_t>(tokens)), y(static_cast<size_t>(tokens * rows));
+    const Rows input{x.data, tokens, columns, columns};
+    generic::kernels.quantize(input, codes.data(), scales.data());
+    for (const Format format : {Format::kInt8, Format::kInt4}) {
+        const Packed weight = pack(generic::kernels, format, w.data, rows, columns);
+        generic::kernels.linear(input, weight.view, y.data());
+        std::vector<int32_t> ids(static_cast<size_t>(rows));
+        for (int64_t n = 0; n < rows; ++n) ids[static_cast<size_t>(n)] = static_cast<int32_t>(n);
+        Floats decoded(rows * columns);
+        generic::kernels.embed(weight.view, ids.data(), rows, decoded.data);
+        for (int64_t t = 0; t < tokens; ++t)
+            for (int64_t n = 0; n < rows; ++n) {
+                double sum = 0;
+                for (int64_t d = 0; d < columns; ++d)
+                    sum += codes[static_cast<size_t>(t * columns + d)] *
+                           std::round(double(decoded.data[n * columns + d]) / weight.scales[static_cast<size_t>(n)]);
+                const float expected =
+                    static_cast<float>(sum) * (scales[static_cast<size_t>(t)] * weight.scales[static_cast<size_t>(n)]);
+                CHECK(y[static_cast<size_t>(t * rows + n)] == expected, "format %d, token %ld, row %ld", int(format),
+                      long(t), long(n));
+            }
+    }
+}
+
+void test_rows(const Isa& isa, int64_t width) {
+    Random random{static_cast<uint64_t>(width)};
+    const Floats x(2 * width, random);
+    Floats y(2 * width);
+    const Heads heads{x.data, 1, 1, width, width, width};
+    isa.kernels->norm(heads, nullptr, 1e-5f, y.data);
+    double squares = 0;
+    for (int64_t k = 0; k < width; ++k) squares += double(x.data[k]) * x.data[k];
+    const double scale = 1 / std::sqrt(squares / double(width) + 1e-5);
+    for (int64_t k = 0; k < width; ++k)
+        CHECK(std::fabs(y.data[k] - x.data[k] * scale) < 1e-5, "%s norm of %ld", isa.name.c_str(), long(width));
+
+    isa.kernels->swiglu(Rows{x.data, 1, 2 * width, 2 * width}, y.data);
+    for (int64_t f = 0; f < width; ++f) {
+        const double gate = x.data[f], expected = gate / (1 + std::exp(-gate)) * x.data[width + f];
+        CHECK(std::fabs(y.data[f] - expected) < 1e-6, "%s swiglu of %ld", isa.name.c_str(), long(width));
+    }
+}
+
+// Every number of threads covers [0, count) exactly once, also from two callers at once.
+void test_pool() {
+    for (const int count : {1, 2, 3, 64}) {
+        set_threads(count);
+        const auto caller = [] {
+            for (int64_t size = 0; size < 200; ++size) {
+                std::vector<int> seen(static_cast<size_t>(size));
+                parallel(size, 1, [&](int64_t first, int64_t last) {
+                    for (int64_t i = first; i < last; ++i) ++seen[static_cast<size_t>(i)];
+                });
+                for (const int times : seen) CHECK(times == 1, "%ld items, %d threads", long(size), threads());
+            }
+        };
+        std::thread other(caller);
+        caller();
+        other.join();
+    }
+    set_threads(0);
+    CHECK(threads() >= 1, "%d threads", threads());
+}
+
+int run_all() {
+    test_pool();
+    test_integer_definition();
+    for (const Isa& isa : isas()) {
+        std::printf("%s\n", isa.name.c_str());
+        for (int64_t width = 1; width <= 35; ++width) test_rows(isa, width);
+        for (const int64_t tokens : {1, 2, 3, 5, 8, 17, 33})
+            for (const int64_t size : {1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 64, 65}) {
+                test_products(isa, tokens, size, 96);
+                test_products(isa, tokens, 48, size);
+            }
+    }
+    std::printf("%d failures\n", failures);
+    return failures == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace twofold
+
+int main() { return twofold::run_all(); }
