@@ -36,9 +36,10 @@ struct Item<true> {
     static uint16_t narrow(float value) { return to_bf16(value); }
 };
 
-template <bool kBf16>
-F load_part(const typename Item<kBf16>::Type* from, int64_t k, int64_t size) {
-    return k + kLanes <= size ? Item<kBf16>::load(from + k) : Item<kBf16>::load_some(from + k, size - k);
+// A vector, or the `left` items of it that there are.
+template <bool kBf16, bool kWhole>
+inline F load_part(const typename Item<kBf16>::Type* from, int64_t left) {
+    return kWhole ? Item<kBf16>::load(from) : Item<kBf16>::load_some(from, left);
 }
 
 template <bool kBf16>
@@ -86,20 +87,28 @@ Tile place_tile(int64_t rows, int64_t size) {
     return tile;
 }
 
+// dots[i * kKeys + j] += queries[i] . keys[j], one vector of the head from k on (the last one may be partial).
+template <int Q, bool kBf16, bool kWhole>
+inline void add_products(F (&dots)[kLanes], const Tile& tile, const float* queries,
+                         const typename Item<kBf16>::Type* const* keys, int64_t k) {
+    constexpr int kKeys = kLanes / Q;
+    F q[Q];
+    for (int i = 0; i < Q; ++i) q[i] = load_f32(queries + i * tile.padded_size + k);
+    for (int j = 0; j < kKeys; ++j) {
+        const F values = load_part<kBf16, kWhole>(keys[j] + k, tile.size - k);
+        for (int i = 0; i < Q; ++i) dots[i * kKeys + j] = fma(q[i], values, dots[i * kKeys + j]);
+    }
+}
+
 // Scores of Q query rows with kLanes / Q keys at once; every dot product has kLanes accumulators and the same tree.
 template <int Q, bool kBf16>
 void score(const Tile& tile, int64_t row, const typename Item<kBf16>::Type* const* keys, int64_t key) {
     constexpr int kKeys = kLanes / Q;
     const float* queries = tile.queries + row * tile.padded_size;
     F dots[kLanes] = {};
-    for (int64_t k = 0; k < tile.size; k += kLanes) {
-        F q[Q];
-        for (int i = 0; i < Q; ++i) q[i] = load_f32(queries + i * tile.padded_size + k);
-        for (int j = 0; j < kKeys; ++j) {
-            const F values = load_part<kBf16>(keys[key + j], k, tile.size);
-            for (int i = 0; i < Q; ++i) dots[i * kKeys + j] = fma(q[i], values, dots[i * kKeys + j]);
-        }
-    }
+    int64_t k = 0;
+    for (; k + kLanes <= tile.size; k += kLanes) add_products<Q, kBf16, true>(dots, tile, queries, keys + key, k);
+    if (k < tile.size) add_products<Q, kBf16, false>(dots, tile, queries, keys + key, k);
     float totals[kLanes];
     store(totals, sum_each(dots));
     for (int i = 0; i < Q; ++i)
@@ -112,11 +121,13 @@ void weigh(const Tile& tile, int64_t row, int64_t start, float scale) {
     F most = broadcast(-__builtin_inff());
     for (int64_t i = 0; i < kBlock; i += kLanes) {
         F values = load_f32(scores + i) * scale;
-        if (start + i < tile.firsts[row] || start + i + kLanes - 1 > tile.lasts[row])
-            for (int lane = 0; lane < kLanes; ++lane) {
-                const int64_t position = start + i + lane;
-                if (position < tile.firsts[row] || position > tile.lasts[row]) values[lane] = -__builtin_inff();
-            }
+        const int64_t low = tile.firsts[row] - start - i, high = tile.lasts[row] - start - i;  // visible lanes
+        if (low > 0 || high < kLanes - 1) {
+            const I lane = lane_numbers();
+            const I seen = (lane >= static_cast<int32_t>(smaller<int64_t>(low, kLanes))) &
+                           (lane <= static_cast<int32_t>(larger<int64_t>(high, -1)));
+            values = select(seen, values, broadcast(-__builtin_inff()));
+        }
         store(scores + i, values);
         most = vmax(values, most);
     }
@@ -134,7 +145,7 @@ void weigh(const Tile& tile, int64_t row, int64_t start, float scale) {
 }
 
 // outputs = outputs * factor + weights @ values for Q rows and S vectors of the value rows from k on.
-template <int Q, int S, bool kBf16>
+template <int Q, int S, bool kBf16, bool kWhole>
 void accumulate(const Tile& tile, int64_t row, int64_t k, const typename Item<kBf16>::Type* const* values,
                 int64_t count) {
     F sums[Q][S];
@@ -143,7 +154,7 @@ void accumulate(const Tile& tile, int64_t row, int64_t k, const typename Item<kB
             sums[i][s] = load_f32(tile.outputs + (row + i) * tile.padded_size + k + s * kLanes) * tile.factors[row + i];
     for (int64_t key = 0; key < count; ++key) {
         F value[S];
-        for (int s = 0; s < S; ++s) value[s] = load_part<kBf16>(values[key], k + s * kLanes, tile.size);
+        for (int s = 0; s < S; ++s) value[s] = load_part<kBf16, kWhole>(values[key] + k + s * kLanes, tile.size - k);
         for (int i = 0; i < Q; ++i) {
             const F weight = broadcast(tile.scores[(row + i) * kBlock + key]);
             for (int s = 0; s < S; ++s) sums[i][s] = fma(weight, value[s], sums[i][s]);
@@ -162,9 +173,10 @@ void visit_block(const Tile& tile, int64_t start, int64_t count, const typename 
         for (int64_t key = 0; key < kBlock; key += kLanes / kQueries) score<kQueries, kBf16>(tile, row, keys, key);
         for (int i = 0; i < kQueries; ++i) weigh(tile, row + i, start, scale);
         int64_t k = 0;
-        for (; k + kSpan * kLanes <= tile.padded_size; k += kSpan * kLanes)
-            accumulate<kQueries, kSpan, kBf16>(tile, row, k, values, count);
-        for (; k < tile.padded_size; k += kLanes) accumulate<kQueries, 1, kBf16>(tile, row, k, values, count);
+        for (; k + kSpan * kLanes <= tile.size; k += kSpan * kLanes)
+            accumulate<kQueries, kSpan, kBf16, true>(tile, row, k, values, count);
+        for (; k + kLanes <= tile.size; k += kLanes) accumulate<kQueries, 1, kBf16, true>(tile, row, k, values, count);
+        if (k < tile.size) accumulate<kQueries, 1, kBf16, false>(tile, row, k, values, count);
     }
 }
 

@@ -45,6 +45,12 @@ inline F load_f32(const float* from) { return load<F>(from); }
 inline F broadcast(float value) { return value - F{}; }
 inline I broadcast(int32_t value) { return value - I{}; }
 
+inline I lane_numbers() {
+    I result;
+    for (int i = 0; i < kLanes; ++i) result[i] = i;
+    return result;
+}
+
 // The first `count` floats, zeros after; count <= kLanes.
 inline F load_some(const float* from, int64_t count) {
     float buffer[kLanes] = {};
@@ -85,20 +91,26 @@ inline F vmax(F a, F b) { return a > b ? a : b; }
 inline F vmin(F a, F b) { return a < b ? a : b; }
 inline F vabs(F a) { return (F)((I)a & 0x7FFFFFFF); }
 
-// The sum of the lanes, always by the same tree: halves added pairwise.
+// The upper half of the lanes onto the lower half, again and again: sums and maxima always by the same tree.
+template <class V, class Combine>
+inline float fold_lanes(V v, const Combine& combine) {
+    if constexpr (sizeof(V) == 64) {
+        return fold_lanes(combine(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
+                                  __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15)),
+                          combine);
+    } else if constexpr (sizeof(V) == 32) {
+        return fold_lanes(combine(__builtin_shufflevector(v, v, 0, 1, 2, 3), __builtin_shufflevector(v, v, 4, 5, 6, 7)),
+                          combine);
+    } else {
+        v = combine(v, __builtin_shufflevector(v, v, 2, 3, 2, 3));
+        return combine(v, __builtin_shufflevector(v, v, 1, 1, 1, 1))[0];
+    }
+}
 inline float sum_lanes(F v) {
-    float lanes[kLanes];
-    store(lanes, v);
-    for (int half = kLanes / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-    return lanes[0];
+    return fold_lanes(v, [](auto a, auto b) { return a + b; });
 }
 inline float max_lanes(F v) {
-    float lanes[kLanes];
-    store(lanes, v);
-    for (int half = kLanes / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) lanes[i] = larger(lanes[i], lanes[i + half]);
-    return lanes[0];
+    return fold_lanes(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 // Lane i of the result is the sum of the lanes of v[i]; every sum by the same tree (neighbours first).
