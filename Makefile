@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(BIN)/python -m pip --quiet
 INSTALLED_FROM := pyproject.toml CMakeLists.txt $(shell find native -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test test-slow check format lint types native-test python-test needs clean
+.PHONY: demo test test-slow test-arm format lint types native-test python-test needs clean
 
 demo: build/installed
 	@$(BIN)/twofold demo
@@ -20,6 +20,16 @@ test: lint types native-test python-test
 
 test-slow: build/installed-for-tests
 	$(BIN)/python -m pytest -m slow
+
+# Kernels for aarch64, cross-compiled and run in emulation: with the dot product (neoverse-n1) and without (cortex-a53).
+test-arm:
+	@command -v aarch64-linux-gnu-g++ qemu-aarch64-static > /dev/null || \
+	  { echo "A cross compiler and an emulator are needed: apt-get install g++-aarch64-linux-gnu qemu-user-static"; exit 1; }
+	cmake -S . -B build/arm -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_BUILD_TYPE=Release \
+	  -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static -DTWOFOLD_TESTS=ON > /dev/null
+	cmake --build build/arm
+	qemu-aarch64-static -cpu neoverse-n1 build/arm/native_tests
+	qemu-aarch64-static -cpu cortex-a53 build/arm/native_tests
 
 # One line on what is missing, before anything is set up.
 needs:

@@ -146,14 +146,14 @@ class FeedForward(nn.Module):
         self.balance = torch.zeros(())
         self.load = torch.zeros(shape.experts)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, L, D]; leaves the balance loss and the load per expert behind."""
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        """x [B, L, D], real [B * L] false at padding; leaves the balance loss and the load per expert behind."""
         flat = x.reshape(-1, x.shape[-1])
         logits = F.linear(flat.float(), self.router.weight.float())
         best, chosen = logits.max(dim=-1)
         counts = torch.bincount(chosen, minlength=logits.shape[-1])
-        self.load = counts.detach() / len(flat)
-        self.balance = logits.shape[-1] * (self.load * logits.softmax(dim=-1).mean(dim=0)).sum()
+        self.load = torch.bincount(chosen[real], minlength=logits.shape[-1]) / real.sum()
+        self.balance = logits.shape[-1] * (self.load * logits[real].softmax(dim=-1).mean(dim=0)).sum()
         order = chosen.argsort(stable=True)
         scaled = (flat * torch.sigmoid(best)[:, None].to(flat.dtype))[order]
         routed = torch.empty_like(flat)
@@ -172,10 +172,10 @@ class Layer(nn.Module):
         self.post_attention_layernorm = Norm(shape.hidden, shape.epsilon)
         self.feed_forward = FeedForward(shape)
 
-    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], real: Tensor) -> Tensor:
         """Pre-norm residual block."""
         x = x + self.self_attn(self.input_layernorm(x), angles)
-        return x + self.feed_forward(self.post_attention_layernorm(x))
+        return x + self.feed_forward(self.post_attention_layernorm(x), real)
 
 
 class Body(nn.Module):
@@ -204,11 +204,11 @@ class Network(nn.Module):
                 deep = name.endswith(("o_proj.weight", "down_proj.weight", "down_proj"))
                 nn.init.normal_(parameter, std=0.02 if not deep else 0.02 / (2 * shape.layers) ** 0.5)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, padding: int = -1) -> Tensor:
         """Normalised hidden state [B, L, D] of ids [B, L]; longer than a chunk, L must be a multiple of it."""
-        x = self.model.embed_tokens(ids)
+        x, real = self.model.embed_tokens(ids), (ids != padding).flatten()
         for layer in self.model.layers:
-            x = layer(x, self.angles)
+            x = layer(x, self.angles, real)
         return self.model.norm(x)
 
     @property

@@ -23,7 +23,7 @@ from recipes.demo.data import FIRST_SHARES, SHARES, Rows, Source
 from recipes.demo.network import Network, Shape
 
 MATRIX_RATE, TABLE_RATE = 0.02, 3e-3
-BALANCE_WEIGHT = 0.02
+BALANCE_WEIGHT = 0.1
 STAGES = ((0.0, 64, 40), (0.12, 128, 24), (0.28, 256, 14), (0.60, 512, 8), (0.85, 1024, 4), (0.97, 2048, 2))
 """Share of the time from which a stage holds, row length, rows per step: copying is found soonest in short rows."""
 COPYING_UNTIL = 0.3
@@ -78,6 +78,7 @@ class Trainer:
         self.adam = torch.optim.AdamW(tables, lr=TABLE_RATE, betas=(0.9, 0.97), weight_decay=0.0)
         self.elapsed, self.steps, self.tokens = 0.0, 0, 0
         self.resume()
+        self.padding = self.tokenizer.token_to_id("<|end_of_text|>")
         self.train_rows = Source(self.tokenizer, seed=100 + self.steps)
         self.judge_rows = Source(self.tokenizer, seed=7, held_out=True).rows(96, 256)
 
@@ -114,7 +115,7 @@ class Trainer:
         length, count = next((length, rows) for start, length, rows in reversed(STAGES) if self.share >= start)
         shares = FIRST_SHARES if self.share < COPYING_UNTIL else SHARES
         rows = self.train_rows.rows(count, length, shares)
-        hidden = self.network(torch.from_numpy(rows.ids))
+        hidden = self.network(torch.from_numpy(rows.ids), self.padding)
         loss = weighted_loss(self.network, hidden, rows)
         (loss + BALANCE_WEIGHT * self.network.balance).backward()
         factor = self.rate_factor()
@@ -140,7 +141,7 @@ class Trainer:
                 torch.from_numpy(rows.ids[start : start + 8]),
                 torch.from_numpy(rows.weights[start : start + 8]),
             )
-            logits = self.network.lm_head(self.network(ids))[:, :-1].float()
+            logits = self.network.lm_head(self.network(ids, self.padding))[:, :-1].float()
             loads.append(self.network.load)
             errors = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
             right = logits.argmax(-1) == ids[:, 1:]
