@@ -52,7 +52,8 @@ inline Rows rows_of(const In<float, 2>& x, const char* name) {
 }
 
 inline Heads heads_of(const In<float, 3>& x, const char* name) {
-    require(x.size() == 0 || x.shape(2) <= 1 || x.stride(2) == 1, std::string(name) + " must have a contiguous last axis");
+    require(x.size() == 0 || x.shape(2) <= 1 || x.stride(2) == 1,
+            std::string(name) + " must have a contiguous last axis");
     return {x.data(),
             static_cast<int64_t>(x.shape(0)),
             static_cast<int64_t>(x.shape(1)),
