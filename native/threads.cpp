@@ -1,16 +1,11 @@
 #include "threads.h"
 
 #include <pthread.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
-#include <fstream>
+#include <chrono>
 #include <mutex>
-#include <set>
-#include <sstream>
-#include <string>
 #include <thread>
 #include <vector>
 
@@ -20,7 +15,7 @@ namespace twofold {
 namespace {
 
 constexpr int kMaxThreads = 256;
-constexpr int kSpins = 20000;  // about 50 to 200 us of pause instructions
+constexpr auto kSpinTime = std::chrono::microseconds(100);  // the gap between two ops of a decode step is a few
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -28,6 +23,19 @@ inline void pause() {
 #elif defined(__aarch64__)
     asm volatile("yield");
 #endif
+}
+
+// Whether done() became true within kSpinTime. A pause lasts 40 to 140 cycles, so the clock is asked now and then.
+template <class Done>
+bool spin_until(const Done& done) {
+    const auto stop = std::chrono::steady_clock::now() + kSpinTime;
+    do {
+        for (int i = 0; i < 64; ++i) {
+            if (done()) return true;
+            pause();
+        }
+    } while (std::chrono::steady_clock::now() < stop);
+    return false;
 }
 
 struct Region {
@@ -46,7 +54,7 @@ thread_local bool inside_region = false;
 
 class Pool {
   public:
-    explicit Pool(int count) : workers_(count - 1), spins_(count <= physical_cores() ? kSpins : 0) {
+    explicit Pool(int count) : workers_(count - 1), spins_(count <= physical_cores()) {
         for (int index = 0; index < workers_; ++index) threads_.emplace_back([this, index] { work(index + 1); });
     }
     ~Pool() {
@@ -60,7 +68,7 @@ class Pool {
         pending_.store(workers_, std::memory_order_relaxed);
         announce();
         run_part(region, 0);
-        for (int spin = 0; pending_.load(std::memory_order_acquire) > 0 && spin < spins_; ++spin) pause();
+        if (spins_) spin_until([this] { return pending_.load(std::memory_order_acquire) == 0; });
         for (int left; (left = pending_.load(std::memory_order_acquire)) > 0;) pending_.wait(left);
     }
 
@@ -74,7 +82,7 @@ class Pool {
     void work(int part) {
         inside_region = true;
         for (uint32_t seen = 0;; ++seen) {
-            for (int spin = 0; turn_.load(std::memory_order_acquire) == seen && spin < spins_; ++spin) pause();
+            if (spins_) spin_until([this, seen] { return turn_.load(std::memory_order_acquire) != seen; });
             turn_.wait(seen, std::memory_order_acquire);
             const Region region = region_;
             if (region.task == nullptr) return;
@@ -83,7 +91,8 @@ class Pool {
         }
     }
 
-    const int workers_, spins_;
+    const int workers_;
+    const bool spins_;  // with more threads than cores a spinning one would keep another from its work
     Region region_{};
     alignas(64) std::atomic<uint32_t> turn_{0};
     alignas(64) std::atomic<int> pending_{0};
