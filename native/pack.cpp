@@ -161,37 +161,56 @@ void encode_panel(const float* panel, int64_t width, const WeightOut& into, int6
             multipliers[group * 8 + row] = static_cast<uint8_t>(stored[row] | stored[row + 8] << 4);
 }
 
-template <class T>
-void copy_row(const SourceRows& from, int64_t row, const WeightOut& into, int64_t target) {
-    const T* data = static_cast<const T*>(from.data) + row * from.row_stride;
-    const int64_t step = from.column_stride;
-    if (into.format == Format::kF32) {
-        float* to = static_cast<float*>(into.codes) + target * into.columns;
-        for (int64_t d = 0; d < from.columns; ++d) to[d] = widen(data[d * step]);
-    } else {
-        uint16_t* to = static_cast<uint16_t*>(into.codes) + target * into.columns;
-        for (int64_t d = 0; d < from.columns; ++d) to[d] = to_bf16(widen(data[d * step]));
+inline void narrow(float value, float* to) { *to = value; }
+inline void narrow(float value, uint16_t* to) { *to = to_bf16(value); }
+
+// Rows first <= row < last of a dense weight. Columns far apart (a transposed source) pass through a small tile, so
+// that each of their cache lines is read once: they often share one set of the first-level cache.
+template <class T, class To>
+void copy_rows(const SourceRows& from, int64_t first, int64_t last, To* to_ND) {
+    constexpr int64_t kTileRows = 32, kTileColumns = 64;
+    const T* data = static_cast<const T*>(from.data);
+    if (from.column_stride == 1) {
+        for (int64_t row = first; row < last; ++row)
+            for (int64_t d = 0; d < from.columns; ++d)
+                narrow(widen(data[row * from.row_stride + d]), to_ND + row * from.columns + d);
+        return;
     }
+    for (int64_t row = first; row < last; row += kTileRows)
+        for (int64_t d = 0; d < from.columns; d += kTileColumns) {
+            const int64_t rows = smaller(kTileRows, last - row), columns = smaller(kTileColumns, from.columns - d);
+            To tile[kTileRows][kTileColumns];
+            for (int64_t i = 0; i < columns; ++i)
+                for (int64_t r = 0; r < rows; ++r)
+                    narrow(widen(data[(row + r) * from.row_stride + (d + i) * from.column_stride]), &tile[r][i]);
+            for (int64_t r = 0; r < rows; ++r)
+                __builtin_memcpy(to_ND + (row + r) * from.columns + d, tile[r],
+                                 static_cast<size_t>(columns) * sizeof(To));
+        }
+}
+
+template <class To>
+void copy_dense(const SourceRows& from, int64_t grain, To* to_ND) {
+    parallel(from.rows, grain, [&](int64_t first, int64_t last) {
+        switch (from.type) {
+            case Source::kF32:
+                return copy_rows<float>(from, first, last, to_ND);
+            case Source::kF16:
+                return copy_rows<Half>(from, first, last, to_ND);
+            case Source::kBf16:
+                return copy_rows<uint16_t>(from, first, last, to_ND);
+        }
+    });
 }
 
 }  // namespace
 
 void encode(const SourceRows& rows_ND, const WeightOut& into, int64_t first_row) {
     const int64_t grain = 1 + 65536 / (kRows * into.columns);
-    if (into.format == Format::kF32 || into.format == Format::kBf16)
-        return parallel(rows_ND.rows, grain * kRows, [&](int64_t first, int64_t last) {
-            for (int64_t row = first; row < last; ++row) switch (rows_ND.type) {
-                    case Source::kF32:
-                        copy_row<float>(rows_ND, row, into, first_row + row);
-                        break;
-                    case Source::kF16:
-                        copy_row<Half>(rows_ND, row, into, first_row + row);
-                        break;
-                    case Source::kBf16:
-                        copy_row<uint16_t>(rows_ND, row, into, first_row + row);
-                        break;
-                }
-        });
+    const int64_t place = first_row * into.columns;
+    if (into.format == Format::kF32) return copy_dense(rows_ND, grain * kRows, static_cast<float*>(into.codes) + place);
+    if (into.format == Format::kBf16)
+        return copy_dense(rows_ND, grain * kRows, static_cast<uint16_t*>(into.codes) + place);
     const int64_t width = round_up(into.columns, kColumnStep);
     parallel((rows_ND.rows + kRows - 1) / kRows, grain, [&](int64_t first, int64_t last) {
         float* panel = scratch<float>(Slot::kRows, width * kRows);
