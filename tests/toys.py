@@ -76,6 +76,7 @@ def write_toy(toy: Toy, folder: Path) -> Any:
     from transformers import Llama4ForCausalLM, Llama4TextConfig, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(5)
+    torch.set_num_threads(1)  # toys are too small to share out; threads that wait for each other took minutes
     config_class, model_class = {
         "llama4": (Llama4TextConfig, Llama4ForCausalLM),
         "llama": (LlamaConfig, LlamaForCausalLM),
