@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from twofold import LLM, SamplingParams
 from twofold.errors import InvalidSampling, OutOfMemory, RequestTooLong, SettingsError
+from twofold.loading import pack_model
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12)
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -128,3 +131,18 @@ def test_every_dtype_answers(dtype: str) -> None:
 def test_the_reference_backend_gives_the_same_greedy_answer(llm: LLM) -> None:
     reference = LLM("demo", dtype="bf16", backend="reference")
     assert reference.chat(HELLO, GREEDY).text == llm.chat(HELLO, GREEDY).text
+
+
+def test_a_packed_folder_gives_the_same_answers(tmp_path: Path) -> None:
+    folder = pack_model("demo", tmp_path / "packed", "w4a8")
+    packed, plain = LLM(folder), LLM("demo", dtype="w4a8")
+    assert packed.loaded.settings.dtype == "w4a8"
+    ids = plain.encode("The value of a thing")
+    np.testing.assert_array_equal(packed.logits(ids), plain.logits(ids))
+    assert packed.chat(HELLO, GREEDY).text == plain.chat(HELLO, GREEDY).text
+    with pytest.raises(SettingsError, match="holds w4a8 weights"):
+        LLM(folder, dtype="bf16")
+    with pytest.raises(SettingsError, match="exists"):
+        pack_model("demo", folder, "w4a8")
+    with pytest.raises(SettingsError, match="packed already"):
+        pack_model(folder, tmp_path / "again", "w8a8")

@@ -21,12 +21,13 @@ ROOMY_SEQUENCES = 16
 class Settings:
     """What a user may choose; None means automatic.
 
-    dtype: f32, bf16, w8a8 or w4a8. backend: cpu (native kernels) or reference (NumPy, slow). context: longest sequence
-    in tokens. cache_tokens: tokens the cache holds over all sequences. step_tokens: most tokens run in one step.
-    max_sequences: most sequences served at once. threads: threads of the native kernels.
+    dtype: f32, bf16, w8a8 or w4a8; automatic is bf16, or what a packed folder holds. backend: cpu (native kernels)
+    or reference (NumPy, slow). context: longest sequence in tokens. cache_tokens: tokens the cache holds over all
+    sequences. step_tokens: most tokens run in one step. max_sequences: most sequences served at once. threads:
+    threads of the native kernels.
     """
 
-    dtype: str = "bf16"
+    dtype: str | None = None
     backend: str = "cpu"
     context: int | None = None
     cache_tokens: int | None = None
@@ -36,7 +37,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, known in (("dtype", DTYPES), ("backend", BACKENDS)):
-            if getattr(self, name) not in known:
+            if getattr(self, name) not in (None, *known):
                 raise SettingsError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         for name in ("context", "cache_tokens", "step_tokens", "max_sequences", "threads"):
             value = getattr(self, name)
@@ -73,7 +74,19 @@ class Resolved:
         return 4 if self.dtype == "f32" or self.backend == "reference" else 2
 
 
-def resolve(settings: Settings, model_context: int, cache_bytes_per_token: int) -> Resolved:
+def choose_dtype(settings: Settings, packed_dtype: str | None) -> str:
+    """The scheme to run: as asked for, as packed, else bf16. SettingsError when a packed folder holds another one."""
+    if packed_dtype is None:
+        return settings.dtype or "bf16"
+    if settings.dtype not in (None, packed_dtype):
+        raise SettingsError(
+            f"dtype is {settings.dtype!r}, and this folder holds {packed_dtype} weights; "
+            "leave dtype out or load the original checkpoint"
+        )
+    return packed_dtype
+
+
+def resolve(settings: Settings, dtype: str, model_context: int, cache_bytes_per_token: int) -> Resolved:
     """Decide every automatic value for a model made for `model_context` positions.
 
     The context defaults to the model's own, at most 8192 tokens (longer ones cost memory and are asked for by name).
@@ -90,7 +103,7 @@ def resolve(settings: Settings, model_context: int, cache_bytes_per_token: int) 
             f"cache_tokens is {cache_tokens}, less than one context of {context}; raise it or lower context"
         )
     return Resolved(
-        dtype=settings.dtype,
+        dtype=dtype,
         backend=settings.backend,
         context=context,
         cache_tokens=cache_tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from twofold import demo
-from twofold.config import DTYPES, Resolved, Settings, resolve
+from twofold.config import DTYPES, Resolved, Settings, choose_dtype, resolve
 from twofold.engine.blocks import CacheLayout, plan_layout
 from twofold.engine.request import SamplingParams
-from twofold.errors import CheckpointError, InvalidSampling
+from twofold.errors import CheckpointError, InvalidSampling, SettingsError
 from twofold.models.network import Architecture, Forward
 from twofold.models.registry import read_architecture
 from twofold.ops.cost import Footprint, cache_bytes, footprint, pool_bytes
 from twofold.ops.interface import Ops
+from twofold.ops.packed import Packed, Packer
 from twofold.ops.types import Target
 from twofold.quant.schemes import scheme
 from twofold.text.chat import ChatTemplate
@@ -25,6 +27,7 @@ from twofold.weights.checkpoint import Checkpoint, read_json
 from twofold.weights.hub import resolve as resolve_folder
 from twofold.weights.load import load
 from twofold.weights.memory import available_memory, check_memory
+from twofold.weights.packed_file import FILE_NAME, PackedFile, read_packed, write_packed
 
 Progress = Callable[[int, int], None]
 WORKING_BYTES = 256 * 2**20
@@ -37,7 +40,7 @@ class Model:
 
     folder: Path
     architecture: Architecture
-    checkpoint: Checkpoint
+    store: Checkpoint | PackedFile
     targets: tuple[Target, ...]
     eos_ids: tuple[int, ...]
     defaults: SamplingParams
@@ -45,6 +48,11 @@ class Model:
     def footprint(self, dtype: str) -> Footprint:
         """Bytes held and read with this scheme."""
         return footprint(self.targets, scheme(dtype), self.architecture.active_experts, self.has_tied_head)
+
+    @property
+    def packed_dtype(self) -> str | None:
+        """Scheme of a packed folder, None for a checkpoint."""
+        return self.store.dtype if isinstance(self.store, PackedFile) else None
 
     @property
     def has_tied_head(self) -> bool:
@@ -75,13 +83,15 @@ def open_model(path_or_id: str | Path) -> Model:
     folder = demo.model_folder() if str(path_or_id) == "demo" else resolve_folder(path_or_id)
     raw = read_json(folder, "config.json")
     architecture = read_architecture(raw)
-    checkpoint = Checkpoint.open(folder)
+    packed = folder / FILE_NAME
+    store = PackedFile.open(packed) if packed.exists() else Checkpoint.open(folder)
+    names = store.names if isinstance(store, Checkpoint) else ()
     generation = read_json(folder, "generation_config.json") if (folder / "generation_config.json").exists() else {}
     return Model(
         folder=folder,
         architecture=architecture,
-        checkpoint=checkpoint,
-        targets=tuple(architecture.targets(checkpoint.names)),
+        store=store,
+        targets=tuple(architecture.targets(names)),
         eos_ids=read_eos_ids(generation, raw),
         defaults=read_defaults(generation),
     )
@@ -92,14 +102,14 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
     start = time.perf_counter()
     model = open_model(path_or_id)
     architecture = model.architecture
-    item_bytes = 4 if settings.dtype == "f32" else 2
-    per_token = cache_bytes(architecture.cache_shape, 1, item_bytes)
-    resolved = resolve(settings, architecture.context, per_token)
+    dtype = choose_dtype(settings, model.packed_dtype)
+    per_token = cache_bytes(architecture.cache_shape, 1, 4 if dtype == "f32" else 2)
+    resolved = resolve(settings, dtype, architecture.context, per_token)
     check_fits(model, resolved)
     tokenizer = Tokenizer.load(model.folder)
     check_vocabulary(tokenizer, architecture.vocabulary)
     ops = build_ops(resolved)
-    weights = load(model.checkpoint, model.targets, scheme(resolved.dtype), ops.packer, progress)
+    weights = read_weights(model, resolved.dtype, ops.packer, progress)
     return Loaded(
         model=model,
         settings=resolved,
@@ -111,6 +121,45 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
         load_seconds=time.perf_counter() - start,
         warnings=architecture.warnings,
     )
+
+
+def read_weights(model: Model, dtype: str, packer: Packer, progress: Progress | None) -> dict[str, Packed]:
+    """Pack a checkpoint's weights, or read those of a packed folder."""
+    if isinstance(model.store, PackedFile):
+        return read_packed(model.store, model.targets, scheme(dtype), packer, progress)
+    return load(model.store, model.targets, scheme(dtype), packer, progress)
+
+
+def pack_model(path_or_id: str | Path, output: Path, dtype: str, progress: Progress | None = None) -> Path:
+    """Write a folder that starts without packing: weights packed as `dtype`, config, tokenizer and template beside.
+
+    It is written under a temporary name and renamed when it is whole. Raises SettingsError when `output` exists or
+    the model is packed already.
+    """
+    model = open_model(path_or_id)
+    if output.exists():
+        raise SettingsError(f"{output} exists; name a folder that does not, or remove it")
+    if model.packed_dtype:
+        raise SettingsError(f"{path_or_id} is packed already, as {model.packed_dtype}; pack the original checkpoint")
+    check_memory(model.footprint(dtype).total_bytes + WORKING_BYTES, available_memory(), [])
+    weights = read_weights(model, dtype, build_packer(), progress)
+    temporary = output.with_name(output.name + ".partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for pattern in ("*.json", "*.jinja", "tokenizer.model"):
+        for path in model.folder.glob(pattern):
+            if not path.name.endswith(".index.json"):
+                shutil.copyfile(path, temporary / path.name)
+    write_packed(temporary / FILE_NAME, model.targets, scheme(dtype), weights, dtype)
+    temporary.rename(output)
+    return output
+
+
+def build_packer() -> Packer:
+    """The native packer."""
+    from twofold.backends.cpu.ops import CpuOps
+
+    return CpuOps().packer
 
 
 def build_ops(settings: Resolved) -> Ops:

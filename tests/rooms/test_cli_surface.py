@@ -16,6 +16,7 @@ SURFACE = {
     "run": ["model", "prompt", "--raw", "--system", "--quiet", *LOADING, *SAMPLING],
     "chat": ["model", "--system", *LOADING, *SAMPLING],
     "info": ["model"],
+    "pack": ["model", "-o", "--dtype"],
     "doctor": [],
     "demo": ["--dtype", "--evaluate", "--questions", "--json", "--threads"],
 }

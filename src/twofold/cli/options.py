@@ -15,9 +15,7 @@ LOADING = (
     click.option(
         "--dtype",
         type=click.Choice(DTYPES),
-        default="bf16",
-        show_default=True,
-        help="Bits of the weights; w8a8 and w4a8 quantise while loading.",
+        help="Bits of the weights; w8a8 and w4a8 quantise while loading. [default: bf16, or as packed]",
     ),
     click.option(
         "--backend", type=click.Choice(BACKENDS), default="cpu", show_default=True, help="reference is NumPy, slow."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -20,14 +21,21 @@ MEASURED_BYTES = 512 * 2**20
 
 def load_with_progress(model: str, **settings: Any) -> LLM:
     """Load a model, showing bytes and bytes per second on stderr; warnings follow."""
-    columns = (TextColumn("loading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("load", total=None)
-        llm = LLM(model, progress=lambda done, total: bar.update(task, completed=done, total=total), **settings)
+    with progress_bar("loading") as report:
+        llm = LLM(model, progress=report, **settings)
     for warning in llm.loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
     return llm
+
+
+@contextmanager
+def progress_bar(verb: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with bytes and bytes per second on stderr, for as long as the block runs; silent without a terminal."""
+    columns = (TextColumn(verb), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(verb, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def sampling_params(**options: Any) -> SamplingParams:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 import numpy as np
+import numpy.typing as npt
 
 from twofold.errors import OutOfMemory
 from twofold.ops.packed import PANEL_ROWS, AnyArray, Dense, Format, Packed, Packer, matrix, place, size_bytes
@@ -62,7 +63,7 @@ def load(
     anything is allocated, OutOfMemory when the arena cannot be had.
     """
     check_sources(checkpoint, targets)
-    weights = place_all(targets, formats, packer)
+    weights, _ = place_all(targets, formats, packer)
     total = sum(source_bytes(checkpoint, source) for target in targets for parts in target.sources for source in parts)
     done = 0
     pieces = list(all_pieces(checkpoint, targets, weights))
@@ -77,8 +78,10 @@ def load(
     return weights
 
 
-def place_all(targets: Sequence[Target], formats: Mapping[Role, Format], packer: Packer) -> dict[str, Packed]:
-    """One arena for all targets; contents undefined."""
+def place_all(
+    targets: Sequence[Target], formats: Mapping[Role, Format], packer: Packer
+) -> tuple[dict[str, Packed], npt.NDArray[np.uint8]]:
+    """One arena for all targets, in their order, and the weights in it; contents undefined."""
     total = planned_bytes(targets, formats)
     try:
         arena = packer.arena(total)
@@ -94,7 +97,7 @@ def place_all(targets: Sequence[Target], formats: Mapping[Role, Format], packer:
         size = size_bytes(form, target.shape)
         weights[target.name] = place(form, target.shape, arena[offset : offset + size])
         offset += size
-    return weights
+    return weights, arena
 
 
 def all_pieces(checkpoint: Checkpoint, targets: Sequence[Target], weights: Mapping[str, Packed]) -> Iterator[Piece]:

@@ -1,0 +1,140 @@
+"""Packed weights in a file, to start without packing again: the arena as it lies in memory, behind a checked header.
+
+The container is safetensors with one uint8 tensor, "arena". Its metadata says which scheme the bits follow and holds a
+digest of the layout (name, format and shape of every weight, in order), so a file can never be read as something else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from twofold.errors import CheckpointError
+from twofold.ops.packed import AnyArray, Dense, Format, Int4, Packed, Packer, padded
+from twofold.ops.types import Role, Target
+from twofold.weights.load import place_all, planned_bytes
+from twofold.weights.safetensors import SafetensorsFile
+
+FILE_NAME = "weights.twofold"
+VERSION = "1"
+LINE_BYTES = 64
+HEADER_BYTES = 4096
+"""Where the weights begin: a page, so that reads are aligned."""
+READ_BYTES = 16 * 2**20
+READERS = 4
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """A file of packed weights whose header has been checked. dtype: its scheme; layout: digest of its weight table."""
+
+    path: Path
+    dtype: str
+    layout: str
+    size_bytes: int
+
+    @classmethod
+    def open(cls, path: Path) -> PackedFile:
+        """Read the header; raises CheckpointError when it is damaged or of another version."""
+        file = SafetensorsFile(path)
+        metadata, entries = file.metadata, file.entries
+        if metadata.get("twofold") != VERSION or list(entries) != ["arena"] or "dtype" not in metadata:
+            raise CheckpointError(
+                f"{path.name} is version {metadata.get('twofold')!r} of the packed format, {VERSION!r} was expected; "
+                "pack the model again"
+            )
+        return cls(path, metadata["dtype"], metadata.get("layout", ""), file.tensor("arena").size)
+
+
+def layout_digest(targets: Sequence[Target], formats: Mapping[Role, Format]) -> str:
+    """Digest of the weight table: names, formats and shapes in their order."""
+    rows = [[target.name, formats[target.role], list(target.shape)] for target in targets]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def write_packed(
+    path: Path,
+    targets: Sequence[Target],
+    formats: Mapping[Role, Format],
+    weights: Mapping[str, Packed],
+    dtype: str,
+) -> None:
+    """Write all weights, under a temporary name until they are whole."""
+    total = planned_bytes(targets, formats)
+    metadata = {"twofold": VERSION, "dtype": dtype, "layout": layout_digest(targets, formats)}
+    entries = {"__metadata__": metadata, "arena": {"dtype": "U8", "shape": [total], "data_offsets": [0, total]}}
+    header = json.dumps(entries).encode().ljust(HEADER_BYTES - 8)
+    temporary = path.with_suffix(".partial")
+    with temporary.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for target in targets:
+            for array in arrays_of(weights[target.name]):
+                write_padded(file, array)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+def arrays_of(weight: Packed) -> Iterator[AnyArray]:
+    """The arrays of a weight in the order of ops.packed.fields."""
+    if isinstance(weight, Dense):
+        yield weight.values
+        return
+    yield weight.codes
+    if isinstance(weight, Int4):
+        yield weight.multipliers
+    yield weight.scales
+
+
+def write_padded(file: BinaryIO, array: AnyArray) -> None:
+    """An array's bytes, then zeros up to a whole cache line, as ops.packed.place expects."""
+    data = array.reshape(-1).view(np.uint8)
+    file.write(data.data)
+    file.write(bytes(padded(data.size, LINE_BYTES) - data.size))
+
+
+def read_packed(
+    file: PackedFile,
+    targets: Sequence[Target],
+    formats: Mapping[Role, Format],
+    packer: Packer,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Packed]:
+    """Fill one arena by parallel reads; raises CheckpointError when the file holds another network's weights."""
+    total = planned_bytes(targets, formats)
+    if file.layout != layout_digest(targets, formats) or file.size_bytes != total:
+        raise CheckpointError(
+            f"{file.path.name} holds the weights of another network than config.json describes "
+            f"({file.size_bytes} bytes, {total} were expected); pack the model again"
+        )
+    weights, arena = place_all(targets, formats, packer)
+    with file.path.open("rb") as source, ThreadPoolExecutor(READERS) as readers:
+        starts = range(0, total, READ_BYTES)
+        done = 0
+        for count in readers.map(
+            lambda start: read_into(source.fileno(), arena[start : start + READ_BYTES], start), starts
+        ):
+            done += count
+            if progress:
+                progress(done, total)
+    return weights
+
+
+def read_into(descriptor: int, memory: npt.NDArray[np.uint8], start: int) -> int:
+    """Read one stretch of the arena from the file; returns its bytes."""
+    done = 0
+    while done < memory.size:
+        count = os.preadv(descriptor, [memory[done:].data], HEADER_BYTES + start + done)
+        if count == 0:
+            raise CheckpointError(f"the packed file ends {memory.size - done} bytes too soon; pack the model again")
+        done += count
+    return done
