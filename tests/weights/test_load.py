@@ -114,7 +114,7 @@ def test_pieces_are_whole_panels_of_moderate_size(tmp_path: Path) -> None:
     shapes = {"wide": (48, 300_000), "tall": (3000, 4096), "experts": (2, 2048, 1000)}
     checkpoint = Checkpoint.open(write_checkpoint(tmp_path, shapes))
     targets = plain_targets(shapes)
-    weights = loading.place_all(targets, formats("int4"), ReferencePacker())
+    weights, _ = loading.place_all(targets, formats("int4"), ReferencePacker())
     pieces = list(loading.all_pieces(checkpoint, targets, weights))
     assert all(piece.first_row % packed.PANEL_ROWS == 0 for piece in pieces)
     rows = [sum(part.stop - part.start for part in piece.parts) for piece in pieces]
