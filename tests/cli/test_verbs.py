@@ -105,6 +105,28 @@ def test_doctor_measures_the_machine() -> None:
         assert words in result.stdout
 
 
+def test_bench_measures_every_workload_the_context_holds() -> None:
+    result = run("bench", "demo", "--repeats", "1", "--context", "600", "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    names = [item["name"] for item in found["speeds"]]
+    assert names[:3] == ["prefill 128", "prefill 512", "decode"]
+    assert "decode at depth 1024" not in names
+    assert all(item["tokens_per_s"] > 0 for item in found["speeds"])
+    assert found["read_limit_bytes_per_s"] > 0
+
+
+def test_a_packed_folder_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "packed"
+    assert run("pack", "demo", "-o", str(folder)).returncode == 0
+    result = run("run", str(folder), "Hello!", "--max-tokens", "5")
+    assert result.returncode == 0, result.stderr
+    assert "w4a8" in result.stderr
+    again = run("pack", "demo", "-o", str(folder))
+    assert again.returncode == 1
+    assert "exists" in again.stderr
+
+
 def test_evaluate_prints_one_json_line_per_dtype() -> None:
     result = run("demo", "--evaluate", "--questions", "4", "--json")
     assert result.returncode == 0, result.stderr

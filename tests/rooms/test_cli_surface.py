@@ -17,6 +17,7 @@ SURFACE = {
     "chat": ["model", "--system", *LOADING, *SAMPLING],
     "info": ["model"],
     "pack": ["model", "-o", "--dtype"],
+    "bench": ["model", *LOADING, "--repeats", "--json"],
     "doctor": [],
     "demo": ["--dtype", "--evaluate", "--questions", "--json", "--threads"],
 }

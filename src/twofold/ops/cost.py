@@ -16,6 +16,7 @@ class Footprint:
 
     parameters: Mapping[Role, int]
     bytes: Mapping[Role, int]
+    active_experts: int
     read_bytes_per_token: int
     read_parameters_per_token: int
 
@@ -49,6 +50,7 @@ def footprint(targets: Iterable[Target], formats: Mapping[Role, Format], active:
     return Footprint(
         parameters=parameters,
         bytes=sizes,
+        active_experts=active,
         read_bytes_per_token=round(read_bytes),
         read_parameters_per_token=round(read_parameters),
     )
@@ -59,6 +61,18 @@ def read_share(target: Target, active: int, tied: bool) -> float:
     if target.role == "embedding" and not tied:
         return 1 / target.shape[0]
     return active / target.shape[0] if target.role == "expert" else 1.0
+
+
+def expected_read_bytes(counted: Footprint, expert_count: int, tokens: int) -> float:
+    """Bytes of weights a step of `tokens` tokens is expected to read when routing is uniform.
+
+    Everything but the experts is read once; of E experts, E * (1 - (1 - A / E)^tokens) are expected to be chosen.
+    """
+    if not expert_count:
+        return counted.read_bytes_per_token
+    expert_bytes = counted.bytes["expert"]
+    once = counted.read_bytes_per_token - expert_bytes * counted.active_experts / expert_count
+    return once + expert_bytes * (1.0 - (1.0 - counted.active_experts / expert_count) ** tokens)
 
 
 def pool_bytes(shape: CacheShape, slots: tuple[int, int], item_bytes: int) -> int:
