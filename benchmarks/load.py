@@ -1,6 +1,6 @@
 """Streams a large generated checkpoint into packed weights and tells time, rate and peak memory.
 
-python -m benchmarks.load --layers 6 --folder build/scout-mini     4.3 GB of bfloat16 weights
+python -m benchmarks.load --layers 6    4.3 GB of bfloat16 weights
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.networks import SCOUT_MINI, write_network
 from benchmarks.results import write_result
-from benchmarks.scout_mini import write_scout_mini
 from twofold.config import DTYPES
 
 PROGRAM = """
@@ -24,6 +24,7 @@ from twofold.models.registry import read_architecture
 from twofold.quant.schemes import scheme
 from twofold.weights.checkpoint import Checkpoint, read_json
 from twofold.weights.load import load, planned_bytes
+from twofold.weights.packed_file import PackedFile, read_packed, write_packed
 
 def high_water():
     return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
@@ -32,11 +33,19 @@ folder, dtype = Path(sys.argv[1]), sys.argv[2]
 before = high_water()
 start = time.perf_counter()
 checkpoint = Checkpoint.open(folder)
-targets = read_architecture(read_json(folder, "config.json")).targets(checkpoint.names)
-weights = load(checkpoint, targets, scheme(dtype), CpuOps().packer, None)
-seconds = time.perf_counter() - start
-print(json.dumps({"dtype": dtype, "seconds": round(seconds, 2), "packed_bytes": planned_bytes(targets, scheme(dtype)),
-                  "peak_bytes": high_water(), "before_bytes": before}))
+architecture = read_architecture(read_json(folder, "config.json"))
+targets, formats, packer = architecture.targets(checkpoint.names), scheme(dtype), CpuOps().packer
+weights = load(checkpoint, targets, formats, packer, None)
+seconds, peak = time.perf_counter() - start, high_water()
+path = folder / f"{dtype}.twofold"
+write_packed(path, targets, formats, weights, dtype)
+del weights
+start = time.perf_counter()
+read_packed(PackedFile.open(path), targets, formats, packer)
+again = time.perf_counter() - start
+path.unlink()
+print(json.dumps({"dtype": dtype, "seconds": round(seconds, 2), "packed_bytes": planned_bytes(targets, formats),
+                  "peak_bytes": peak, "before_bytes": before, "from_packed_file_seconds": round(again, 2)}))
 """
 
 
@@ -54,16 +63,16 @@ def main() -> None:
     """Measure every dtype and keep the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=6, help="layers of the generated network")
-    parser.add_argument("--folder", type=Path, default=Path("build/scout-mini"), help="where to write it")
+    parser.add_argument("--folder", type=Path, default=Path("build/scout-mini-part"), help="where to write it")
     parser.add_argument("--dtype", nargs="*", default=list(DTYPES), choices=DTYPES, help="which schemes")
     arguments = parser.parse_args()
-    size = write_scout_mini(arguments.folder, arguments.layers)
+    size = write_network({**SCOUT_MINI, "num_hidden_layers": arguments.layers}, arguments.folder)
     print(f"checkpoint: {size / 1e9:.2f} GB")
     figures = []
     for dtype in arguments.dtype:
         figures.append(measure(arguments.folder, dtype, size))
         print(
-            "{dtype}: {seconds} s, {read_gb_per_s} GB/s read, {above_packed_mib} MiB above the packed size".format(
+            "{dtype}: {seconds} s, {read_gb_per_s} GB/s read, {above_packed_mib} MiB above the packed size; packed file: {from_packed_file_seconds} s".format(
                 **figures[-1]
             )
         )
