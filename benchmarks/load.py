@@ -72,9 +72,8 @@ def main() -> None:
     for dtype in arguments.dtype:
         figures.append(measure(arguments.folder, dtype, size))
         print(
-            "{dtype}: {seconds} s, {read_gb_per_s} GB/s read, {above_packed_mib} MiB above the packed size; packed file: {from_packed_file_seconds} s".format(
-                **figures[-1]
-            )
+            "{dtype}: {seconds} s, {read_gb_per_s} GB/s read, {above_packed_mib} MiB above the packed size; "
+            "from a packed file {from_packed_file_seconds} s".format(**figures[-1])
         )
     print(write_result("load", f"python -m benchmarks.load --layers {arguments.layers}", figures))
 

@@ -39,7 +39,8 @@ class Piece:
 class Completion:
     """An answer: its text, its tokens (a closing stop token included) and how long it took.
 
-    first_token_s counts from the request to the first token, decode_s from there to the last.
+    first_token_s counts from the request to the first token, decode_s from there to the last. steps: runs of the
+    network behind the tokens; fewer than tokens where guesses came true.
     """
 
     prompt_tokens: int
@@ -48,6 +49,7 @@ class Completion:
     finish: FinishReason | None = None
     first_token_s: float = 0.0
     decode_s: float = 0.0
+    steps: int = 0
 
     @property
     def token_ids(self) -> list[int]:
@@ -85,6 +87,7 @@ class LLM:
             step_tokens=chosen.step_tokens,
             max_sequences=chosen.max_sequences,
             vocabulary=architecture.vocabulary,
+            guess_tokens=chosen.guess_tokens,
         )
         self.tokenizer = self.loaded.tokenizer
         self.engine = Engine(self.loaded.ops, self.loaded.forward, architecture.cache_shape, self.loaded.layout, limits)
@@ -157,8 +160,13 @@ class LLM:
                 stream = TextStream(self.tokenizer, stop=chosen.stop)
                 answers[request.id] = Answer(index, completions[index], stream)
             while not self.engine.is_idle:
-                for event in self.engine.step():
+                events = self.engine.step()
+                for request_id in {event.request_id for event in events}:
+                    answers[request_id].completion.steps += 1
+                for event in events:
                     answer = answers[event.request_id]
+                    if answer.completion.finish:
+                        continue  # a stop string ended it within this very step
                     piece = answer.take(event)
                     if piece.finish and event.finish is None:
                         self.engine.cancel(event.request_id)

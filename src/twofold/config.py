@@ -24,7 +24,8 @@ class Settings:
     dtype: f32, bf16, w8a8 or w4a8; automatic is bf16, or what a packed folder holds. backend: cpu (native kernels)
     or reference (NumPy, slow). context: longest sequence in tokens. cache_tokens: tokens the cache holds over all
     sequences. step_tokens: most tokens run in one step. max_sequences: most sequences served at once. threads:
-    threads of the native kernels.
+    threads of the native kernels. guess_tokens: most tokens guessed at once from what the text has said before (0:
+    never); answers are the same with and without, only their speed differs.
     """
 
     dtype: str | None = None
@@ -34,6 +35,7 @@ class Settings:
     step_tokens: int = 512
     max_sequences: int = 64
     threads: int | None = None
+    guess_tokens: int = 7
 
     def __post_init__(self) -> None:
         for name, known in (("dtype", DTYPES), ("backend", BACKENDS)):
@@ -43,6 +45,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise SettingsError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        if isinstance(self.guess_tokens, bool) or not 0 <= self.guess_tokens <= 7:
+            raise SettingsError(f"guess_tokens is {self.guess_tokens!r}; it must be a whole number from 0 to 7")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:
@@ -67,6 +71,7 @@ class Resolved:
     step_tokens: int
     max_sequences: int
     threads: int | None
+    guess_tokens: int
 
     @property
     def cache_item_bytes(self) -> int:
@@ -110,4 +115,5 @@ def resolve(settings: Settings, dtype: str, model_context: int, cache_bytes_per_
         step_tokens=settings.step_tokens,
         max_sequences=settings.max_sequences,
         threads=settings.threads,
+        guess_tokens=settings.guess_tokens,
     )

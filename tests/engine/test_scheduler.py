@@ -31,7 +31,7 @@ def step(scheduler: Scheduler, token: int = 1) -> list[Event]:
     plan = scheduler.plan()
     if plan is None:
         return []
-    events = scheduler.commit(plan, [Drawn(token=token) for _ in plan.sampled])
+    events = scheduler.commit(plan, [Drawn(token=token) for _ in plan.sampling])
     invariants.check(scheduler)
     return events
 
@@ -42,7 +42,7 @@ def test_a_long_prompt_is_read_in_pieces_of_the_budget() -> None:
     sizes = []
     while (plan := served.plan()) is not None:
         sizes.append([item.count for item in plan.slices])
-        served.commit(plan, [Drawn(token=1) for _ in plan.sampled])
+        served.commit(plan, [Drawn(token=1) for _ in plan.sampling])
     assert sizes == [[8], [8], [4], [1]]
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def command(model: str, repeats: int, as_json: bool, **loading: Any) -> None:
     """Measure MODEL: prefill, decode alone and in batches, decode at depth, start-up and peak memory.
 
-    Decode is set against the memory's read limit and prefill against the int8 limit, both measured in the same run.
+    Nothing is guessed here: every token is one step of the network. Decode is set against the memory's read limit and prefill against the int8 limit, both measured in the same run.
     """
     from rich.console import Console
 
@@ -31,7 +31,7 @@ def command(model: str, repeats: int, as_json: bool, **loading: Any) -> None:
 
     if repeats < 1:
         raise click.UsageError("--repeats must be at least 1")
-    llm = load_with_progress(model, **loading)
+    llm = load_with_progress(model, guess_tokens=0, **loading)
     with Console(stderr=True).status("measuring") as status:
         chosen = workloads(llm.loaded.settings.context)
         found = list(measure_all(llm, chosen, repeats, lambda name: status.update(f"measuring {name}")))

@@ -56,12 +56,15 @@ def figures(llm: LLM, completion: Completion) -> str:
     chosen = llm.loaded.settings
     weights: Footprint = llm.loaded.model.footprint(chosen.dtype)
     rate = completion.decode_tokens_per_s
-    read = weights.read_bytes_per_token * rate
+    read = weights.read_bytes_per_token * (completion.steps - 1) / completion.decode_s if rate else 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # before the limit is measured: that takes memory
     parts = [
         f"prefill {completion.prefill_tokens_per_s:,.0f} tokens/s",
         f"decode {rate:,.0f} tokens/s" if rate else "decode not measured (one token)",
     ]
+    guessed = len(completion.tokens) - completion.steps
+    if guessed:
+        parts.append(f"{guessed} of {len(completion.tokens)} tokens guessed right")
     if chosen.backend == "cpu" and rate:
         parts.append(f"{read / 1e9:.1f} GB/s of weights read, {share_of_limit(read, weights.total_bytes)}")
     return " · ".join([*parts, f"peak memory {peak / 1e6:,.0f} MB", f"{chosen.dtype}, {chosen.backend}"])

@@ -15,18 +15,24 @@ Ints = npt.NDArray[np.int32]
 
 
 def build_batch(slices: Many[Slice], layout: CacheLayout, all_rows: bool = False) -> Batch:
-    """The batch of these slices, end to end. Logits are asked for where a slice samples, or for `all_rows`."""
+    """The batch of these slices, end to end. Logits are asked for where a slice samples (its last
+    known token and its guesses), or for `all_rows`."""
     tokens: list[int] = []
     for item in slices:
         start = item.sequence.computed
-        tokens += item.sequence.tokens[start : start + item.count]
-    counts_S = np.array([item.count for item in slices])
+        tokens += [*item.sequence.tokens[start : start + item.count], *item.guesses]
+    counts_S = np.array([item.rows for item in slices])
     starts_S = np.concatenate([[0], np.cumsum(counts_S)]).astype(np.int32)
     sequence_T = np.repeat(np.arange(len(slices)), counts_S)
     firsts_S = np.array([item.sequence.computed for item in slices])
     positions_T = (np.arange(len(tokens)) - starts_S[sequence_T] + firsts_S[sequence_T]).astype(np.int32)
-    last_rows = [int(stop) - 1 for item, stop in zip(slices, starts_S[1:], strict=True) if item.samples]
-    rows = range(len(tokens)) if all_rows else last_rows
+    sampled_rows = [
+        row
+        for item, stop in zip(slices, starts_S[1:].tolist(), strict=True)
+        if item.samples
+        for row in range(stop - 1 - len(item.guesses), stop)
+    ]
+    rows = range(len(tokens)) if all_rows else sampled_rows
 
     global_tables = [item.sequence.global_blocks for item in slices]
     bases_S = np.zeros(len(slices), np.int32)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from twofold.engine.batch import build_batch
 from twofold.engine.blocks import Blocks, CacheLayout
+from twofold.engine.draft import DraftPolicy
 from twofold.engine.limits import EngineLimits
 from twofold.engine.request import Event, Request, SamplingParams, Sequence
 from twofold.engine.scheduler import Plan, Scheduler, Slice
@@ -36,6 +38,7 @@ class Engine:
         self.blocks = Blocks(layout)
         self.cache = ops.new_cache(cache_shape, (layout.global_blocks, layout.local_blocks), layout.block_size)
         self.scheduler = Scheduler(self.blocks, limits.step_tokens, limits.max_sequences)
+        self.draft = DraftPolicy(most=limits.guess_tokens)
         self._next_id = 0
 
     def add(self, prompt: Collection[int], params: SamplingParams, eos_ids: Collection[int] = ()) -> Request:
@@ -84,11 +87,25 @@ class Engine:
 
     def step(self) -> list[Event]:
         """Advance every scheduled sequence by one step; [] when idle."""
+        guesses = self.limits.guess_tokens > 0 and self.is_decoding_few
+        self.scheduler.guess_tokens = self.draft.length() if guesses else 0
         plan = self.scheduler.plan()
         if plan is None:
             return []
+        start = time.perf_counter()
         logits_RV = self.run(plan)
-        return self.scheduler.commit(plan, self.ops.sample(logits_RV, plan.sampling))
+        events = self.scheduler.commit(plan, self.ops.sample(logits_RV, plan.sampling))
+        if guesses:
+            guessed = sum(len(item.guesses) for item in plan.slices)
+            self.draft.learn(guessed, len(events), time.perf_counter() - start)
+        return events
+
+    @property
+    def is_decoding_few(self) -> bool:
+        """Whether only a few sequences run and each needs its next token: when guessing may pay."""
+        running, waiting = self.scheduler.running, self.scheduler.waiting
+        few = 0 < len(running) <= self.limits.guess_sequences
+        return few and not waiting and all(sequence.pending == 1 for sequence in running)
 
     def run(self, plan: Plan) -> Array:
         """The network over a plan: logits of its sampled rows."""

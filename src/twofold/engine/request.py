@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
+from twofold.engine.draft import Lookup
 from twofold.errors import InvalidSampling
 from twofold.ops.types import Drawn, RowSampling
 
@@ -113,6 +115,7 @@ class Sequence:
     global_blocks: list[int] = field(default_factory=list)
     local_blocks: list[int] = field(default_factory=list)
     local_base: int = 0
+    lookup: Lookup = field(default_factory=Lookup)
 
     @property
     def pending(self) -> int:
@@ -124,8 +127,8 @@ class Sequence:
         """The answer so far."""
         return self.tokens[len(self.request.prompt) :]
 
-    def row_sampling(self) -> RowSampling:
-        """Settings for drawing this sequence's next token."""
+    def row_sampling(self, guesses: Many[int] = ()) -> RowSampling:
+        """Settings for drawing this sequence's next token, as if `guesses` had been drawn before."""
         params, request = self.request.params, self.request
         repeats = params.repetition_penalty not in (None, 1.0)
         looks_back = repeats or params.presence_penalty != 0 or params.frequency_penalty != 0
@@ -139,8 +142,8 @@ class Sequence:
             frequency_penalty=params.frequency_penalty,
             logit_bias=tuple(params.logit_bias.items()),
             seed=request.seed,
-            step=len(self.tokens) - len(request.prompt),
+            step=len(self.tokens) + len(guesses) - len(request.prompt),
             prompt=request.prompt if repeats else (),
-            generated=self.generated if looks_back else (),
+            generated=[*self.generated, *guesses] if looks_back else (),
             logprobs=-1 if params.logprobs is None else params.logprobs,
         )

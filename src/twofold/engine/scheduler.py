@@ -18,15 +18,24 @@ from twofold.ops.types import Drawn, RowSampling
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """The next `count` tokens of a sequence; its last one is sampled from when nothing is pending after it."""
+    """The next `count` tokens of a sequence, and guesses of what follows them.
+
+    Its last token is sampled from when nothing is pending after it, and then so is every guess.
+    """
 
     sequence: Sequence
     count: int
+    guesses: tuple[int, ...] = ()
 
     @property
     def samples(self) -> bool:
         """Whether this slice ends with the sequence's last known token."""
         return self.count == self.sequence.pending
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch it takes."""
+        return self.count + len(self.guesses)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +45,14 @@ class Plan:
     slices: tuple[Slice, ...]
 
     @property
-    def sampled(self) -> list[Sequence]:
-        """Sequences that get a new token, in the order of their logits rows."""
-        return [item.sequence for item in self.slices if item.samples]
-
-    @property
     def sampling(self) -> list[RowSampling]:
-        """Settings of each sampled row."""
-        return [sequence.row_sampling() for sequence in self.sampled]
+        """Settings of each sampled row, in the order of the logits rows."""
+        return [
+            item.sequence.row_sampling(item.guesses[:known])
+            for item in self.slices
+            if item.samples
+            for known in range(len(item.guesses) + 1)
+        ]
 
 
 class Scheduler:
@@ -53,6 +62,7 @@ class Scheduler:
         self.blocks = blocks
         self.step_tokens = step_tokens
         self.max_sequences = max_sequences
+        self.guess_tokens = 0
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -74,8 +84,9 @@ class Scheduler:
             if budget and sequence in self.running:  # a preempted one is no longer running
                 count = min(sequence.pending, budget)
                 if self.make_room(sequence, count, slices):
-                    slices.append(Slice(sequence=sequence, count=count))
-                    budget -= count
+                    guesses = self.guess(sequence, budget - count) if count == sequence.pending else ()
+                    slices.append(Slice(sequence=sequence, count=count, guesses=guesses))
+                    budget -= slices[-1].rows
         while budget and self.can_admit():
             sequence = self.waiting[0]
             count = min(sequence.pending, budget)
@@ -102,6 +113,13 @@ class Scheduler:
                 return False
         return True
 
+    def guess(self, sequence: Sequence, budget: int) -> tuple[int, ...]:
+        """What may follow, as far as budget, answer and free blocks allow; never at another sequence's cost."""
+        generated = len(sequence.tokens) - len(sequence.request.prompt)
+        most = min(self.guess_tokens, budget, sequence.request.max_tokens - generated - 1)
+        guesses = sequence.lookup.guess(sequence.tokens, most) if most > 0 else ()
+        return guesses if self.blocks.reserve(sequence, sequence.pending + len(guesses)) else ()
+
     def preempt(self, sequence: Sequence) -> None:
         """Send a running sequence back to the head of the waiting ones, without its blocks."""
         self.running.remove(sequence)
@@ -110,16 +128,30 @@ class Scheduler:
 
     def commit(self, plan: Plan, drawn: Many[Drawn]) -> list[Event]:
         """Take over the step's results: append the new tokens, finish what is finished."""
-        sampled = plan.sampled
+        events: list[Event] = []
+        row = 0
         for item in plan.slices:
+            samples = item.samples
             item.sequence.computed += item.count
-        events = []
-        for sequence, token in zip(sampled, drawn, strict=True):
+            if samples:
+                events += self.extend(item, drawn[row : row + len(item.guesses) + 1])
+                row += len(item.guesses) + 1
+        return events
+
+    def extend(self, item: Slice, drawn: Many[Drawn]) -> list[Event]:
+        """Append what was drawn, up to and including the first token that was guessed wrong."""
+        events: list[Event] = []
+        sequence = item.sequence
+        for place, token in enumerate(drawn):
             sequence.tokens.append(token.token)
             finish = finish_reason(sequence)
+            events.append(Event(request_id=sequence.request.id, drawn=token, finish=finish))
             if finish:
                 self.remove(sequence)
-            events.append(Event(request_id=sequence.request.id, drawn=token, finish=finish))
+                break
+            if place == len(item.guesses) or token.token != item.guesses[place]:
+                break
+            sequence.computed += 1  # the guess was right, so its keys and values are
         return events
 
     def remove(self, sequence: Sequence) -> None:
