@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def command(model: str, repeats: int, as_json: bool, **loading: Any) -> None:
     """Measure MODEL: prefill, decode alone and in batches, decode at depth, start-up and peak memory.
 
-    Nothing is guessed here: every token is one step of the network. Decode is set against the memory's read limit and prefill against the int8 limit, both measured in the same run.
+    Nothing is guessed here: every token is one step of the network. Decode is set against the memory's read limit and
+    prefill against the int8 limit, both measured in the same run.
     """
     from rich.console import Console
 
