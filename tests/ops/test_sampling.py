@@ -7,19 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from twofold.ops.sampling import candidates, draw, sample, top_indices
+from twofold.ops.sampling import best_indices, candidates, draw, invert, log_sum_exp, sample
 from twofold.ops.types import RowSampling
 
-LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.25, 0.2], np.float32))
+PROBABILITIES = np.array([0.05, 0.4, 0.1, 0.25, 0.2], np.float32)
+LOGITS = np.log(PROBABILITIES)
 
 
 def kept(**settings: Any) -> list[int]:
-    return candidates(LOGITS, RowSampling(**settings))[0].tolist()
+    return candidates(PROBABILITIES / PROBABILITIES.max(), RowSampling(**settings)).tolist()
 
 
 def test_top_k_keeps_the_best() -> None:
     assert kept(top_k=2) == [1, 3]
-    assert kept(top_k=99) == [1, 3, 4, 2, 0]
+    assert kept(top_k=4) == [1, 3, 4, 2]
+    assert kept(top_k=99) == kept()
 
 
 @pytest.mark.parametrize(
@@ -46,9 +48,10 @@ def test_leaving_out_hopeless_ids_changes_nothing() -> None:
         logits = (random.normal(size=500) * random.uniform(0.1, 6)).astype(np.float32)
         top_p = float(random.uniform(0.05, 0.999))
         order = np.argsort(-logits, kind="stable")
-        weights = np.exp((logits - logits.max()).astype(np.float64))[order]
-        expected = order[np.cumsum(weights) - weights < top_p * weights.sum()]
-        assert candidates(logits, RowSampling(top_p=top_p))[0].tolist() == expected.tolist()
+        weights = np.exp(logits - logits.max())
+        best = weights[order].astype(np.float64)
+        expected = order[np.cumsum(best) - best < top_p * best.sum()]
+        assert candidates(weights, RowSampling(top_p=top_p)).tolist() == expected.tolist()
 
 
 def test_draws_follow_the_distribution() -> None:
@@ -91,4 +94,28 @@ def test_logprobs_are_of_the_unmodified_logits() -> None:
 
 
 def test_ties_go_to_the_lower_index() -> None:
-    assert top_indices(np.array([1.0, 2.0, 2.0, 2.0], np.float32), 2).tolist() == [1, 2]
+    assert best_indices(np.array([1.0, 2.0, 2.0, 2.0], np.float32), 2, [2.0]).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("count", [0, 1, 7, 299, 300, 400])
+def test_the_best_are_found_however_far_apart_they_are(scale: float, count: int) -> None:
+    values = (np.random.default_rng(2).normal(size=300) * scale).astype(np.float32)
+    assert (
+        best_indices(values, count, [float(values.max()) - 2, -1.0]).tolist()
+        == np.argsort(-values, kind="stable")[:count].tolist()
+    )
+
+
+def test_a_sum_of_exponentials_does_not_overflow() -> None:
+    assert log_sum_exp(np.array([1000.0, 1000.0], np.float32)) == pytest.approx(1000 + np.log(2))
+
+
+@pytest.mark.parametrize("count", [1, 5, 1023, 1024, 1025, 5000])
+def test_inverting_the_running_sum_finds_the_right_index(count: int) -> None:
+    weights = np.random.default_rng(count).random(count).astype(np.float32)
+    sums = np.cumsum(weights.astype(np.float64))
+    for uniform in (0.0, 0.1, 0.5, 0.999999):
+        expected = int(np.searchsorted(sums, uniform * sums[-1], side="right"))
+        assert abs(invert(weights, uniform) - expected) <= (0 if count < 1024 else 1)
+    assert invert(weights, np.nextafter(1.0, 0.0)) < count

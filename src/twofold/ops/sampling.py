@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,10 @@ import numpy.typing as npt
 from twofold.ops.types import Drawn, RowSampling
 
 Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+STRETCH = 1024
+DISTANCES = (2.0, 6.0, 18.0)
+"""Logits this far below the best are looked at first when the best few are wanted."""
 
 
 def sample(logits_RV: Floats, rows: Sequence[RowSampling]) -> list[Drawn]:
@@ -27,10 +31,11 @@ def draw(logits_V: Floats, row: RowSampling) -> Drawn:
         token = draw_index(adjusted_V / np.float32(row.temperature), row)
     if row.logprobs < 0:
         return Drawn(token=token)
-    logprobs_V = log_softmax(logits_V)
-    best = top_indices(logprobs_V, row.logprobs)
-    alternatives = tuple((int(i), float(logprobs_V[i])) for i in best)
-    return Drawn(token=token, logprob=float(logprobs_V[token]), alternatives=alternatives)
+    total = log_sum_exp(logits_V)
+    largest = float(logits_V.max())
+    best = best_indices(logits_V, row.logprobs, [largest - distance for distance in DISTANCES])
+    alternatives = tuple((int(index), float(logits_V[index]) - total) for index in best)
+    return Drawn(token=token, logprob=float(logits_V[token]) - total, alternatives=alternatives)
 
 
 def adjust(logits_V: Floats, row: RowSampling) -> Floats:
@@ -59,56 +64,75 @@ def adjust(logits_V: Floats, row: RowSampling) -> Floats:
 
 def draw_index(scaled_V: Floats, row: RowSampling) -> int:
     """Index drawn from softmax(scaled) cut by top_k, top_p and min_p, by inverting the sum of probabilities."""
-    ids, probabilities = candidates(scaled_V, row)
-    sums = np.cumsum(probabilities, dtype=np.float64)
-    uniform = np.random.Generator(np.random.Philox(key=row.seed, counter=row.step)).random()
-    chosen = int(np.searchsorted(sums, uniform * sums[-1], side="right"))
-    return int(ids[min(chosen, len(ids) - 1)])
+    weights_V = np.exp(scaled_V - scaled_V.max())
+    uniform = float(np.random.Generator(np.random.Philox(key=row.seed, counter=row.step)).random())
+    if row.top_p >= 1.0 and row.min_p <= 0.0 and (row.top_k == 0 or row.top_k >= len(weights_V)):
+        return invert(weights_V, uniform)
+    ids = candidates(weights_V, row)
+    return int(ids[invert(weights_V[ids], uniform)])
 
 
-def candidates(scaled_V: Floats, row: RowSampling) -> tuple[npt.NDArray[np.int64], Doubles]:
-    """Ids that survive the cuts, best first, with their unnormalised probabilities (the best one has 1)."""
-    cut = row.top_k > 0 or row.top_p < 1.0 or row.min_p > 0.0
-    limit = min(row.top_k or len(scaled_V), len(scaled_V))
-    weights_V = np.exp((scaled_V - scaled_V.max()).astype(np.float64))
-    if not cut:
-        return np.arange(len(scaled_V)), weights_V
-    ids = top_indices(scaled_V, first_candidates(weights_V, row, limit))
+def invert(weights: Floats, uniform: float) -> int:
+    """The first index at which the running sum of weights exceeds uniform * sum; running sums are float64.
+
+    First the stretch of 1024 is found, then the place in it: one pass over a vocabulary instead of several.
+    """
+    whole = len(weights) // STRETCH * STRETCH
+    stretches = weights[:whole].reshape(-1, STRETCH).sum(axis=1, dtype=np.float64)
+    if whole < len(weights):
+        stretches = np.append(stretches, weights[whole:].sum(dtype=np.float64))
+    ends = np.cumsum(stretches)
+    target = uniform * float(ends[-1])
+    stretch = min(int(np.searchsorted(ends, target, side="right")), len(ends) - 1)
+    inside = weights[stretch * STRETCH : (stretch + 1) * STRETCH]
+    sums = np.cumsum(inside, dtype=np.float64) + (ends[stretch] - stretches[stretch])
+    return stretch * STRETCH + min(int(np.searchsorted(sums, target, side="right")), len(inside) - 1)
+
+
+def candidates(weights_V: Floats, row: RowSampling) -> Indices:
+    """Ids that survive the cuts, best first. Weights are probabilities relative to the best id, which has 1."""
+    limit = min(row.top_k or len(weights_V), len(weights_V))
+    total = float(weights_V.sum(dtype=np.float64))
+    if limit < len(weights_V):
+        ids = best_indices(weights_V, limit, [math.exp(-distance) for distance in DISTANCES])
+        total = float(weights_V[ids].sum(dtype=np.float64))
+    else:
+        ids = reachable(weights_V, row, total)
     weights = weights_V[ids]
     if row.top_p < 1.0:
-        total = weights_V.sum() if limit == len(scaled_V) else weights.sum()
-        before = np.cumsum(weights) - weights  # a token stays while the ones before it do not yet fill top_p
-        keep = before < row.top_p * total
-        ids, weights = ids[keep], weights[keep]
-    keep = weights >= row.min_p
-    return ids[keep], weights[keep]
+        sums = np.cumsum(weights, dtype=np.float64)
+        ids = ids[sums - weights < row.top_p * total]  # a token stays while the ones before it do not yet fill top_p
+    return ids[weights_V[ids] >= row.min_p]
 
 
-def first_candidates(weights_V: Doubles, row: RowSampling, limit: int) -> int:
-    """How many of the best ids need sorting: those too small to survive min_p or top_p are left out beforehand.
+def reachable(weights_V: Floats, row: RowSampling, total: float) -> Indices:
+    """Ids that min_p or top_p might keep, best first; the hopeless ones are left out before anything is sorted.
 
-    Ids whose weights together hold less than 1 - top_p of the mass cannot be reached by top_p; a bound on the
-    smallest useful weight finds them without a sort: mass (1 - top_p) * total spread evenly over V ids.
+    Ids that top_p cuts hold at most (1 - top_p) * total together. Spread evenly over all ids that is the floor below
+    which an id can only be among them.
     """
-    if limit < len(weights_V):
-        return limit
-    floor = max(row.min_p, (1.0 - row.top_p) * float(weights_V.sum()) / len(weights_V))
-    return max(1, int((weights_V >= floor).sum()))
+    floor = max(row.min_p, (1.0 - row.top_p) * total / len(weights_V))
+    ids = np.flatnonzero(weights_V >= min(floor, 1.0))
+    return ids[np.argsort(-weights_V[ids], kind="stable")]
 
 
-def top_indices(values_V: Floats | Doubles, count: int) -> npt.NDArray[np.int64]:
-    """Indices of the `count` largest values, best first, lower index on ties."""
+def best_indices(values_V: Floats, count: int, floors: Sequence[float]) -> Indices:
+    """Indices of the `count` largest values, best first, lower index on ties.
+
+    Only values from the first floor up that enough of them reach are sorted; all of them when no floor will do.
+    """
     if count <= 0:
         return np.empty(0, np.int64)
-    if count >= len(values_V):
-        return np.argsort(-values_V, kind="stable")
-    threshold = np.partition(values_V, len(values_V) - count)[len(values_V) - count]
-    chosen = np.flatnonzero(values_V >= threshold)
-    return chosen[np.argsort(-values_V[chosen], kind="stable")][:count]
+    for floor in floors:
+        near = np.flatnonzero(values_V >= floor)
+        if len(near) >= count:
+            break
+    else:
+        near = np.arange(len(values_V))
+    return near[np.argsort(-values_V[near], kind="stable")][:count]
 
 
-def log_softmax(logits_V: Floats) -> Doubles:
-    """Log-probabilities in float64."""
-    shifted = logits_V.astype(np.float64) - float(logits_V.max())
-    result: Doubles = shifted - np.log(np.exp(shifted).sum())
-    return result
+def log_sum_exp(values_V: Floats) -> float:
+    """log(sum(exp(values))): exponentials float32, the sum float64."""
+    largest = values_V.max()
+    return float(largest) + float(np.log(np.exp(values_V - largest).sum(dtype=np.float64)))
