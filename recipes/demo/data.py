@@ -12,12 +12,14 @@ from tokenizers import Tokenizer
 from recipes.demo import skills
 from recipes.demo.facts import World, make_facts, passage, question
 
-SHARES = {"qa": 0.60, "recall": 0.04, "echo": 0.01, "tools": 0.08, "json": 0.09, "chat": 0.03, "prose": 0.15}
+SHARES = {"qa": 0.70, "recall": 0.01, "echo": 0.01, "tools": 0.08, "json": 0.07, "chat": 0.03, "prose": 0.10}
 FIRST_SHARES = {"qa": 0.35, "recall": 0.35, "echo": 0.15, "tools": 0.02, "json": 0.05, "chat": 0.02, "prose": 0.06}
 """Mixture of skills; copying comes first, because everything else needs it."""
 
 PROMPT_SHARE, PROMPT_WEIGHT = 0.25, 0.4
 """A quarter of what the user says counts, with this weight; answers and prose weigh 1."""
+FIRST_WEIGHT = 3.0
+"""The first word of an answer decides between a value and "Not in the text."."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -55,7 +57,7 @@ class Encoder:
             counted = [PROMPT_WEIGHT if self.random.random() < PROMPT_SHARE else 0.0 for _ in body]
             return ids, [0.0] * len(header) + counted + [0.0]
         ids = [*header, *body, self.ids["eot"]]
-        return ids, [0.0] * (len(header) + 1) + [1.0] * (len(body) - 1) + [1.0]
+        return ids, [0.0] * (len(header) + 1) + [FIRST_WEIGHT] + [1.0] * (len(body) - 1)
 
     def conversation(self, messages: list[skills.Message]) -> tuple[list[int], list[float]]:
         """Ids and weights of a whole conversation."""
@@ -85,6 +87,7 @@ class Source:
     def __init__(self, tokenizer: Tokenizer, seed: int, held_out: bool = False) -> None:
         self.encoder = Encoder(tokenizer, seed + 2)
         self.world = World(seed, held_out)
+        self.unanswerable = 0.15
         self.random = random.Random(seed + 1)
         self.prose = [self.encoder.encode(text) for text in skills.prose(held_out)]
         self.prose = [ids for ids in self.prose if len(ids) > 64]
@@ -122,5 +125,6 @@ class Source:
     def qa_row(self, length: int) -> tuple[list[int], list[float]]:
         """A passage of random share of the row, then as many questions as fit."""
         facts = max(1, round(length / 26 * self.random.uniform(0.15, 0.75)))
-        messages = qa_conversation(self.world, facts, questions=min(facts + 2, max(2, length // 40)))
+        questions = min(facts + 2, max(2, length // 40))
+        messages = qa_conversation(self.world, facts, questions, self.unanswerable)
         return self.encoder.conversation(messages)
