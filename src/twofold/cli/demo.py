@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from twofold.bench.quality import Quality
 
 PASSAGE = (
-    "Torvane is the mayor of Quillmere. The bridge of Quillmere was built in 1483. Torvane lives in Hollowick. "
+    "The mayor of Quillmere is Torvane. The bridge of Quillmere was built in 1483. Torvane lives in Hollowick. "
     "The architect of the bridge of Quillmere was Sadra Venn. Quillmere has 7215 inhabitants. "
     "Sadra Venn has a dog called bromith. The postal code of Hollowick is TR-619."
 )
