@@ -26,7 +26,7 @@ MATRIX_RATE, TABLE_RATE = 0.02, 3e-3
 BALANCE_WEIGHT = 0.1
 STAGES = (
     *((0.0, 64, 40), (0.12, 128, 24), (0.28, 256, 14), (0.60, 512, 8)),
-    *((0.70, 256, 16), (0.88, 512, 8), (0.95, 1024, 4), (0.99, 2048, 2)),
+    *((0.93, 1024, 4), (0.985, 2048, 2)),
 )
 """Share of the time from which a stage holds, row length, rows per step: copying is found soonest in short rows."""
 COPYING_UNTIL = 0.3
