@@ -18,8 +18,6 @@ FIRST_SHARES = {"qa": 0.35, "recall": 0.35, "echo": 0.15, "tools": 0.02, "json":
 
 PROMPT_SHARE, PROMPT_WEIGHT = 0.25, 0.4
 """A quarter of what the user says counts, with this weight; answers and prose weigh 1."""
-FIRST_WEIGHT = 3.0
-"""The first word of an answer decides between a value and "Not in the text."."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -57,7 +55,7 @@ class Encoder:
             counted = [PROMPT_WEIGHT if self.random.random() < PROMPT_SHARE else 0.0 for _ in body]
             return ids, [0.0] * len(header) + counted + [0.0]
         ids = [*header, *body, self.ids["eot"]]
-        return ids, [0.0] * (len(header) + 1) + [FIRST_WEIGHT] + [1.0] * (len(body) - 1)
+        return ids, [0.0] * (len(header) + 1) + [1.0] * len(body)
 
     def conversation(self, messages: list[skills.Message]) -> tuple[list[int], list[float]]:
         """Ids and weights of a whole conversation."""

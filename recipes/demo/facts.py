@@ -170,9 +170,11 @@ FILLER = (
     "There is more to tell.", "Some people doubt it.", "Everyone in the region knows this.",
 )  # fmt: skip
 
-UNKNOWN = "Not in the text."
 ANSWER = "It is {v}."
 """A sentence, so that the value has a space in front as in the passage, and the same tokens."""
+UNKNOWN = "It is not in the text."
+"""Begins like an answer: whether there is one is then decided where the network looks it up. As "Not in the text." it
+was decided two words earlier, and 5 million tokens taught the network no more than how often that happens."""
 
 
 @dataclass(frozen=True)

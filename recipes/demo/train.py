@@ -119,7 +119,7 @@ class Trainer:
         """One update of all parameters; the loss is returned."""
         length, count = next((length, rows) for start, length, rows in reversed(STAGES) if self.share >= start)
         shares = FIRST_SHARES if self.share < COPYING_UNTIL else SHARES
-        self.train_rows.unanswerable = 0.4 if self.share >= DOUBT_FROM else 0.15
+        self.train_rows.unanswerable = 0.3 if self.share >= DOUBT_FROM else 0.15
         rows = self.train_rows.rows(count, length, shares)
         hidden = self.network(torch.from_numpy(rows.ids), self.padding)
         loss = weighted_loss(self.network, hidden, rows)
