@@ -58,7 +58,56 @@ PackedWeight make_int4(nb::object codes, nb::object multipliers, nb::object scal
             s.is_stack};
 }
 
+// What a packer may write: rows of whole panels inside the weight, or its last rows.
+SourceRows source_of(const nb::ndarray<nb::ndim<2>, nb::device::cpu, nb::ro>& rows, const PackedWeight& into,
+                     int64_t first_row) {
+    const bool is_f32 = rows.dtype() == nb::dtype<float>(), is_bf16 = rows.dtype() == nb::dtype<uint16_t>();
+    const bool is_f16 = rows.dtype() == nb::dlpack::dtype{static_cast<uint8_t>(nb::dlpack::dtype_code::Float), 16, 1};
+    if (!is_f32 && !is_bf16 && !is_f16) throw nb::type_error("rows_ND must be float32, float16 or uint16 (bf16 bits)");
+    const Weight& w = into.view;
+    const auto count = static_cast<int64_t>(rows.shape(0)), columns = static_cast<int64_t>(rows.shape(1));
+    require(!into.is_stack && columns == w.columns, "rows_ND must have the columns of a 2-D weight");
+    require(first_row >= 0 && first_row % kPanelRows == 0 && first_row + count <= w.rows &&
+                (count % kPanelRows == 0 || first_row + count == w.rows),
+            "rows must be whole panels of 16 inside the weight, or its last rows");
+    const Source type = is_f32 ? Source::kF32 : is_bf16 ? Source::kBf16 : Source::kF16;
+    return {type, rows.data(), count, columns, rows.stride(0), rows.stride(1)};
+}
+
+WeightOut target_of(const PackedWeight& into) {
+    const Weight& w = into.view;
+    return {
+        w.format, const_cast<void*>(w.codes), const_cast<uint8_t*>(w.multipliers), const_cast<float*>(w.scales), w.rows,
+        w.columns};
+}
+
+void encode(const Native& native, const nb::ndarray<nb::ndim<2>, nb::device::cpu, nb::ro>& rows,
+            const PackedWeight& into, int64_t first_row) {
+    const SourceRows source = source_of(rows, into, first_row);
+    const nb::gil_scoped_release unlocked;
+    if (source.rows > 0) native.kernels->encode(source, nullptr, target_of(into), first_row);
+}
+
+void encode_residual(const Native& native, const nb::ndarray<nb::ndim<2>, nb::device::cpu, nb::ro>& rows,
+                     const PackedWeight& coarse, const PackedWeight& into, int64_t first_row) {
+    const SourceRows source = source_of(rows, into, first_row);
+    require(coarse.view.format == Format::kInt4 && into.view.format == Format::kInt4 && !coarse.is_stack &&
+                coarse.view.rows == into.view.rows && coarse.view.columns == into.view.columns,
+            "a residual and what it refines must be Int4 weights of the same shape");
+    const nb::gil_scoped_release unlocked;
+    if (source.rows > 0) native.kernels->encode(source, &coarse.view, target_of(into), first_row);
+}
+
 }  // namespace
+
+void bind_packers(nb::class_<Native>& native) {
+    using namespace nb::literals;
+    native
+        .def("encode", &encode, "rows_ND"_a.noconvert(), "into"_a, "first_row"_a,
+             "Pack rows of float32, float16 or uint16 (bf16 bits), any strides.")
+        .def("encode_residual", &encode_residual, "rows_ND"_a.noconvert(), "coarse"_a, "into"_a, "first_row"_a,
+             "Pack what the coarse weight lost of these rows.");
+}
 
 void bind_weights(nb::module_& m) {
     using namespace nb::literals;

@@ -69,6 +69,15 @@ struct PackedWeight {
     bool is_stack;
 };
 
+// The kernels of one ISA, so that several can be used side by side.
+struct Native {
+    const Kernels* kernels;
+    std::string isa;
+    explicit Native(const std::string& name);
+};
+
+void bind_attend(nb::class_<Native>& native);
+void bind_packers(nb::class_<Native>& native);
 void bind_weights(nb::module_& m);
 void bind_machine(nb::module_& m);
 

@@ -74,10 +74,13 @@ struct Layout {
 // Name and arguments of each kernel; ops/interface.py and ops/reference.py say what it computes.
 //   quantize     codes_TD int8 and scales_T of ops.packed.quantize_activations
 //   norm         weight_D may be null (unit_norm); a row is one head of one token
+//   encode       packs rows minus those of coarse_ND (an Int4 weight, or null)
+//   refine       adds the residual's product to the `panels` best panels of each row of y_RV (Ops.logits)
 //   scale_heads  y_THK = x_THK * factors_T
 //   measure_int8 runs `rounds` of the int8 dot instruction on registers and returns the operations done
 #define TWOFOLD_KERNELS(KERNEL)                                                                                   \
     KERNEL(void, linear, (const Rows& x_TD, const Weight& weight_ND, float* y_TN))                                \
+    KERNEL(void, refine, (const Rows& x_RD, const Weight& residual_VD, int64_t panels, float* y_RV))              \
     KERNEL(void, experts,                                                                                         \
            (const Rows& x_TD, const int32_t* experts_TA, const float* gates_TA, int64_t active,                   \
             const Weight& gate_up_END, const Weight& down_EDF, float* y_TD))                                      \
@@ -94,7 +97,8 @@ struct Layout {
     KERNEL(void, route,                                                                                           \
            (const Rows& x_TD, const Weight& router_ED, int64_t active, int32_t* experts_TA, float* gates_TA))     \
     KERNEL(void, quantize, (const Rows& x_TD, int8_t* codes_TD, float* scales_T))                                 \
-    KERNEL(void, encode, (const SourceRows& rows_ND, const WeightOut& into, int64_t first_row))                   \
+    KERNEL(void, encode,                                                                                          \
+           (const SourceRows& rows_ND, const Weight* coarse_ND, const WeightOut& into, int64_t first_row))        \
     KERNEL(int64_t, measure_int8, (int64_t rounds))
 
 struct Kernels {

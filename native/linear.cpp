@@ -31,6 +31,11 @@ Weight matrix_of(const Weight& weight_END, int64_t index) {
     return result;
 }
 
+Codes from_row(const Codes& codes, int64_t row) {
+    return {codes.codes + row * codes.width, codes.scales + row, codes.starts + row,
+            codes.group_starts + row * (codes.width / kGroupColumns), codes.width};
+}
+
 void multiply_panels(const Input& x, int64_t first_row, int64_t rows, const Weight& weight_ND, int64_t first,
                      int64_t last, float* y, int64_t stride) {
     float* target = y + first_row * stride + first * kPanelRows;
@@ -38,9 +43,7 @@ void multiply_panels(const Input& x, int64_t first_row, int64_t rows, const Weig
         const Rows part{x.rows.data + first_row * x.rows.stride, rows, x.rows.columns, x.rows.stride};
         return multiply_floats(part, weight_ND, first, last, target, stride);
     }
-    const Codes part{x.codes.codes + first_row * x.codes.width, x.codes.scales + first_row, x.codes.starts + first_row,
-                     x.codes.group_starts + first_row * (x.codes.width / kGroupColumns), x.codes.width};
-    multiply_codes(part, rows, weight_ND, first, last, target, stride);
+    multiply_codes(from_row(x.codes, first_row), rows, weight_ND, first, last, target, stride);
 }
 
 void linear(const Rows& x_TD, const Weight& weight_ND, float* y_TN) {

@@ -141,6 +141,23 @@ F pack_int4(const float* lanes, int64_t width, uint8_t* codes, int32_t* stored_m
     return scale;
 }
 
+// Takes what an Int4 panel already holds off its rows: panel -= float(m * q) * scale.
+void subtract_panel(const Weight& coarse, int64_t index, int64_t width, float* panel) {
+    const int64_t groups = width / kGroupColumns;
+    const uint8_t* codes = static_cast<const uint8_t*>(coarse.codes) + index * 8 * width;
+    const uint8_t* multipliers = coarse.multipliers + index * groups * 8;
+    for (int64_t group = 0; group < groups; ++group, codes += 256, multipliers += 8)
+        for (int row = 0; row < kRows; ++row) {
+            const int stored = row < 8 ? multipliers[row] & 15 : multipliers[row - 8] >> 4;
+            const int m = stored < 8 ? stored - 8 : stored - 7;
+            for (int c = 0; c < kGroupColumns; ++c) {
+                const int both = codes[c % 16 / 4 * 64 + row * 4 + c % 4], q = (c < 16 ? both & 15 : both >> 4) - 8;
+                panel[(group * kGroupColumns + c) * kRows + row] -=
+                    static_cast<float>(m * q) * coarse.scales[index * kRows + row];
+            }
+        }
+}
+
 void encode_panel(const float* panel, int64_t width, const WeightOut& into, int64_t index) {
     const int64_t groups = width / kGroupColumns;
     int32_t* stored = scratch<int32_t>(Slot::kPanel, groups * kRows);
@@ -205,7 +222,7 @@ void copy_dense(const SourceRows& from, int64_t grain, To* to_ND) {
 
 }  // namespace
 
-void encode(const SourceRows& rows_ND, const WeightOut& into, int64_t first_row) {
+void encode(const SourceRows& rows_ND, const Weight* coarse_ND, const WeightOut& into, int64_t first_row) {
     const int64_t grain = 1 + 65536 / (kRows * into.columns);
     const int64_t place = first_row * into.columns;
     if (into.format == Format::kF32) return copy_dense(rows_ND, grain * kRows, static_cast<float*>(into.codes) + place);
@@ -216,6 +233,7 @@ void encode(const SourceRows& rows_ND, const WeightOut& into, int64_t first_row)
         float* panel = scratch<float>(Slot::kRows, width * kRows);
         for (int64_t index = first; index < last; ++index) {
             gather_panel(rows_ND, index * kRows, width, panel);
+            if (coarse_ND != nullptr) subtract_panel(*coarse_ND, first_row / kRows + index, width, panel);
             encode_panel(panel, width, into, first_row / kRows + index);
         }
     });

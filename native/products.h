@@ -17,6 +17,7 @@ struct Codes {
 
 // Codes over this thread's scratch, to be filled row by row.
 Codes place_codes(int64_t rows, int64_t columns);
+Codes from_row(const Codes& codes, int64_t row);  // the rows from `row` on
 void quantize_row(const float* x_D, int64_t columns, const Codes& into, int64_t row);
 
 // y[t, n - 16 * first] for the rows n of panels first <= panel < last; y points at column 16 * first of row 0.

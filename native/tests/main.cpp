@@ -65,7 +65,7 @@ Packed pack(const Kernels& kernels, Format format, const float* values, int64_t 
     result.multipliers.resize(static_cast<size_t>(all_rows / 2 * width / kGroupColumns));
     result.scales.resize(static_cast<size_t>(all_rows));
     const WeightOut into{format, result.codes.data(), result.multipliers.data(), result.scales.data(), rows, columns};
-    kernels.encode(SourceRows{Source::kF32, values, rows, columns, columns, 1}, into, 0);
+    kernels.encode(SourceRows{Source::kF32, values, rows, columns, columns, 1}, nullptr, into, 0);
     result.view =
         Weight{format, result.codes.data(), result.multipliers.data(), result.scales.data(), 1, rows, columns};
     return result;

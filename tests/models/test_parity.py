@@ -71,13 +71,13 @@ def test_greedy_tokens_in_a_mixed_batch_equal_those_of_transformers(name: str, o
 def test_packed_weights_give_the_same_logits_on_every_backend(
     name: str, dtype: str, ops: Ops, toy_folder: ToyFolder
 ) -> None:
-    """Codes are bit-equal; a code may flip where float32 sums of other orders round differently, hence 2 %."""
+    """Codes are bit-equal; a code may flip where float32 sums of other orders round differently, hence 4 %."""
     from twofold.ops.reference import ReferenceOps
 
     folder, _ = toy_folder(name)
     expected = np.concatenate(list(build_engine(folder, ReferenceOps(), dtype).score(PROMPT)))
     found = np.concatenate(list(build_engine(folder, ops, dtype).score(PROMPT)))
-    assert relative_error(found, expected) < (1e-4 if dtype == "bf16" else 0.02)
+    assert relative_error(found, expected) < (1e-4 if dtype == "bf16" else 0.04)
 
 
 def test_an_answer_does_not_depend_on_its_neighbours(ops: Ops, toy_folder: ToyFolder) -> None:

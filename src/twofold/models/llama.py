@@ -49,7 +49,7 @@ class Llama:
             x_TD = ops.add(x_TD, self.attention(ops, layer, x_TD, angles, batch, layer_cache))
             x_TD = ops.add(x_TD, self.feed_forward(ops, layer, x_TD))
         last_RD = ops.norm(ops.take(x_TD, batch.rows_R), self.final_norm, self.config.epsilon)
-        return ops.linear(last_RD, self.head)
+        return ops.logits(last_RD, self.head)
 
     def attention(self, ops: Ops, layer: Layer, x_TD: Array, angles: Array, batch: Batch, cache: LayerCache) -> Array:
         """Causal attention over the whole context."""

@@ -61,7 +61,7 @@ class Llama4:
             x_TD = ops.add(x_TD, self.attention(ops, layer, x_TD, angles, batch, layer_cache))
             x_TD = ops.add(x_TD, self.feed_forward(ops, layer, x_TD))
         last_RD = ops.norm(ops.take(x_TD, batch.rows_R), self.final_norm, self.config.epsilon)
-        return ops.linear(last_RD, self.head)
+        return ops.logits(last_RD, self.head)
 
     def attention(self, ops: Ops, layer: Layer, x_TD: Array, angles: Array, batch: Batch, cache: LayerCache) -> Array:
         """Rotary layers: QK-norm after rotation, local chunks. NoPE layers: temperature, the whole context."""

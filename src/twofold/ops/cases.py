@@ -16,7 +16,7 @@ import numpy as np
 
 from twofold.ops import packed
 from twofold.ops.interface import Ops
-from twofold.ops.packed import BF16, AnyArray, Floats, Format, Packed
+from twofold.ops.packed import BF16, DENSE_DTYPES, AnyArray, Floats, Format, Packed
 from twofold.ops.types import Array, Rope, RopeScaling, Temperature
 
 Tensor = Callable[[AnyArray], Array]
@@ -49,6 +49,7 @@ SOFTMAX = Tolerance(relative=1e-5, reason="online softmax: exp to 2 ulp, sums re
 
 ROW_EXCEPTIONS: dict[tuple[str, str], str] = {
     ("reference", "linear"): "BLAS adds in another order for one row than for many",
+    ("reference", "logits"): "of a float head likewise",
     ("reference", "route"): "its logits come from the same product",
     ("reference", "experts"): "its float products likewise",
 }
@@ -78,6 +79,7 @@ CALLS: dict[str, Call] = {
     "angles": lambda ops, t, w, s: ops.angles(t[0], *s),
     "norm": lambda ops, t, w, s: ops.norm(t[0], w[0], *s),
     "linear": lambda ops, t, w, s: ops.linear(t[0], w[0]),
+    "logits": lambda ops, t, w, s: ops.logits(t[0], w[0]),
     "rotate": lambda ops, t, w, s: ops.rotate(t[0], ops.angles(t[1], *s), *s),
     "unit_norm": lambda ops, t, w, s: ops.unit_norm(t[0], *s),
     "temperature": lambda ops, t, w, s: ops.temperature(t[0], t[1], *s),
@@ -189,10 +191,26 @@ def linear_cases() -> Iterator[Case]:
             yield Case(
                 op="linear",
                 name=f"{form} {tokens} x {rows} x {columns}",
-                tolerance=EXACT if form.startswith("int") else SUMS,
+                tolerance=SUMS if form in DENSE_DTYPES else EXACT,
                 tokens=(outliers(rng, tokens, columns),),
                 weights=((form, normal(rng, rows, columns)),),
             )
+
+
+def logits_cases() -> Iterator[Case]:
+    """Every format; of Refined heads all panels, and only some: 1,100 tokens are 69 panels, of which 64 are refined."""
+    for form in FORMATS:
+        for tokens, vocabulary in [(0, 40), (1, 1), (3, 250), (1, 1100), (5, 1101)]:
+            rng = generator(tokens, vocabulary)
+            yield Case(
+                op="logits",
+                name=f"{form} {tokens} of {vocabulary}",
+                tolerance=SUMS if form in DENSE_DTYPES else EXACT,
+                tokens=(outliers(rng, tokens, 72),),
+                weights=((form, normal(rng, vocabulary, 72)),),
+            )
+    equal = np.ones((1100, 64), np.float32)
+    yield Case(op="logits", name="refined ties", tolerance=EXACT, tokens=(equal[:2],), weights=(("refined", equal),))
 
 
 def embed_cases() -> Iterator[Case]:
@@ -252,8 +270,8 @@ def route_cases() -> Iterator[Case]:
 
 
 def experts_cases() -> Iterator[Case]:
-    """Every format; top-1 and several; experts without a token, and one with all of them."""
-    for form in FORMATS:
+    """Every format but Refined; top-1 and several; experts without a token, and one with all of them."""
+    for form in FORMATS[: FORMATS.index("refined")]:
         for tokens, active, experts, hidden, width in [
             (0, 1, 2, 8, 4), (1, 1, 4, 40, 24), (7, 1, 4, 33, 17), (40, 2, 5, 40, 24), (3, 3, 3, 64, 64),
             (33, 1, 1, 20, 36),
@@ -264,7 +282,7 @@ def experts_cases() -> Iterator[Case]:
             yield Case(
                 op="experts",
                 name=f"{form} {tokens} tokens, {active} of {experts}, {hidden} x {width}",
-                tolerance=HIDDEN_CODES if form.startswith("int") else SUMS,
+                tolerance=SUMS if form in DENSE_DTYPES else HIDDEN_CODES,
                 tokens=(outliers(rng, tokens, hidden), choices.reshape(tokens, active), gates),
                 weights=((form, normal(rng, experts, 2 * width, hidden)), (form, normal(rng, experts, hidden, width))),
             )
@@ -277,6 +295,7 @@ def only(op: str, build: Callable[[], Iterator[Case]]) -> Callable[[], Iterator[
 
 BUILDERS: dict[str, Callable[[], Iterator[Case]]] = {
     "linear": linear_cases,
+    "logits": logits_cases,
     "embed": embed_cases,
     **{op: only(op, row_cases) for op in ("norm", "add", "swiglu")},
     **{op: only(op, head_cases) for op in ("unit_norm", "rotate", "angles", "temperature")},

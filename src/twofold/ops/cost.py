@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from twofold.ops.packed import Format, size_bytes
+from twofold.ops.packed import PANEL_ROWS, Format, padded, refined_panels, size_bytes
 from twofold.ops.types import CacheShape, Role, Target
 
 
@@ -34,8 +34,8 @@ class Footprint:
 def footprint(targets: Iterable[Target], formats: Mapping[Role, Format], active: int, tied: bool) -> Footprint:
     """Count the weights of a table, packed in these formats, with `active` experts per token.
 
-    One token reads every weight once, but only `active` experts of a stack, and of the embedding one row
-    (all of it when it is the head too).
+    One token reads every weight once, but only `active` experts of a stack, of the embedding one row
+    (all of it when it is the head too), and of a Refined head the coarse half and its likely panels' residual.
     """
     parameters: dict[Role, int] = {}
     sizes: dict[Role, int] = {}
@@ -45,7 +45,7 @@ def footprint(targets: Iterable[Target], formats: Mapping[Role, Format], active:
         parameters[target.role] = parameters.get(target.role, 0) + count
         sizes[target.role] = sizes.get(target.role, 0) + size
         share = read_share(target, active, tied)
-        read_bytes += size * share
+        read_bytes += size * share * refined_share(formats[target.role], target)
         read_parameters += count * share
     return Footprint(
         parameters=parameters,
@@ -61,6 +61,14 @@ def read_share(target: Target, active: int, tied: bool) -> float:
     if target.role == "embedding" and not tied:
         return 1 / target.shape[0]
     return active / target.shape[0] if target.role == "expert" else 1.0
+
+
+def refined_share(form: Format, target: Target) -> float:
+    """Part of a Refined weight's bytes that Ops.logits reads for one token; 1 for every other format."""
+    if form != "refined":
+        return 1.0
+    rows = target.shape[0]
+    return 0.5 + 0.5 * refined_panels(rows) * PANEL_ROWS / padded(rows, PANEL_ROWS)
 
 
 def expected_read_bytes(counted: Footprint, expert_count: int, tokens: int) -> float:

@@ -60,6 +60,15 @@ class Ops(Protocol):
         """y_TN = x_TD @ weight_ND^T. Integer weights see x as int8 codes with one scale per token."""
         ...
 
+    def logits(self, x_RD: Array, head_VD: Weight) -> Array:
+        """y_RV = linear(x_RD, head_VD), but of a Refined head only the likely tokens are scored in full.
+
+        All tokens are scored with the coarse half; in each row the panels of 16 tokens with the best coarse scores
+        (ops.packed.refined_panels of them; lower index on ties) get the residual's product added. A decoded token
+        then reads little more than half of the head, and what it may draw is scored with all of its bits.
+        """
+        ...
+
     def split_heads(self, qkv_TN: Array, heads: int, kv_heads: int) -> tuple[Array, Array, Array]:
         """q_THK, k_TGK, v_TGK from the joint projection whose columns are all q, then all k, then all v heads."""
         ...

@@ -3,6 +3,8 @@
     Dense   w[n, d]                       float32 or bfloat16, row after row
     Int8    w[n, d] = s[n] * q            q in -127..127, s float32 per output row                     8.0 bit
     Int4    w[n, d] = s[n] * m[n, g] * q  q in -8..7, m in -8..-1, 1..8 per group g of 32 columns    4.125 bit
+    Refined w[n, d] = coarse + residual   both Int4, the residual holding what rounding cost the coarse one: 8.25 bit,
+                                          of which a head reads the first half for every token (Ops.logits)
 
 m * q fits an int8, so with int8 activations the whole inner product is exact in int32 and one float scale per row
 remains (the idea of QServe's progressive quantisation, with an integer inner level).
@@ -33,7 +35,10 @@ PANEL_ROWS = 16
 COLUMN_STEP = 64
 GROUP_COLUMNS = 32
 
-Format = Literal["f32", "bf16", "int8", "int4"]
+REFINED_SHARE = 64  # Ops.logits refines one panel in so many,
+REFINED_LEAST = 64  # but at least this many
+
+Format = Literal["f32", "bf16", "int8", "int4", "refined"]
 AnyArray: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -72,7 +77,20 @@ class Int4:
     shape: tuple[int, ...]
 
 
-Packed: TypeAlias = Dense | Int8 | Int4
+@dataclass(frozen=True)
+class Refined:
+    """An Int4 weight and a second one with what the first lost to rounding."""
+
+    coarse: Int4
+    residual: Int4
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Logical shape [..., N, D]."""
+        return self.coarse.shape
+
+
+Packed: TypeAlias = Dense | Int8 | Int4 | Refined
 
 
 class Packer(Protocol):
@@ -99,6 +117,8 @@ def fields(form: Format, shape: tuple[int, ...]) -> list[tuple[tuple[int, ...], 
     """Shapes and dtypes of the arrays that hold a weight of logical `shape` in format `form`, in their order."""
     if form in DENSE_DTYPES:
         return [(shape, DENSE_DTYPES[form])]
+    if form == "refined":
+        return 2 * fields("int4", shape)
     *stack, rows, columns = shape
     panels = padded(rows, PANEL_ROWS) // PANEL_ROWS
     width = padded(columns, COLUMN_STEP)
@@ -127,7 +147,16 @@ def place(form: Format, shape: tuple[int, ...], memory: npt.NDArray[np.uint8]) -
         return Int8(arrays[0], arrays[1], shape)
     if form == "int4":
         return Int4(arrays[0], arrays[1], arrays[2], shape)
+    if form == "refined":
+        coarse = Int4(arrays[0], arrays[1], arrays[2], shape)
+        return Refined(coarse, Int4(arrays[3], arrays[4], arrays[5], shape))
     return Dense(arrays[0])
+
+
+def refined_panels(rows: int) -> int:
+    """How many panels of a Refined weight with so many rows Ops.logits refines for each token."""
+    panels = padded(rows, PANEL_ROWS) // PANEL_ROWS
+    return min(panels, max(REFINED_LEAST, padded(panels, REFINED_SHARE) // REFINED_SHARE))
 
 
 def matrix(weight: Packed, index: int) -> Packed:
@@ -136,6 +165,7 @@ def matrix(weight: Packed, index: int) -> Packed:
         return Dense(weight.values[index])
     if isinstance(weight, Int8):
         return Int8(weight.codes[index], weight.scales[index], weight.shape[1:])
+    assert isinstance(weight, Int4), "only heads and embeddings are Refined, and they come alone"
     return Int4(weight.codes[index], weight.multipliers[index], weight.scales[index], weight.shape[1:])
 
 
@@ -197,6 +227,11 @@ def encode(rows_ND: AnyArray, into: Packed, first_row: int) -> None:
     if isinstance(into, Dense):
         into.values[first_row : first_row + len(rows_ND)] = rows_ND
         return
+    if isinstance(into, Refined):
+        encode(rows_ND, into.coarse, first_row)
+        lost_ND = rows_ND.astype(np.float32) - decode(into.coarse)[first_row : first_row + len(rows_ND)]
+        encode(lost_ND, into.residual, first_row)
+        return
     rows, columns = len(rows_ND), into.shape[-1]
     padded_ND = np.zeros((padded(rows, PANEL_ROWS), padded(columns, COLUMN_STEP)), np.float32)
     padded_ND[:rows, :columns] = rows_ND
@@ -250,6 +285,8 @@ def decode(weight: Packed) -> Floats:
     """The values a packed weight stands for, float32 [..., N, D]."""
     if isinstance(weight, Dense):
         return weight.values.astype(np.float32)
+    if isinstance(weight, Refined):
+        return decode(weight.coarse) + decode(weight.residual)
     if len(weight.shape) > 2:
         return np.stack([decode(matrix(weight, i)) for i in range(weight.shape[0])])
     rows, columns = weight.shape

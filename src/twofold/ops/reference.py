@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twofold.ops import packed, rope, sampling
-from twofold.ops.packed import Dense, Floats, Packed
+from twofold.ops.packed import PANEL_ROWS, Dense, Floats, Packed, Refined
 from twofold.ops.types import Batch, CacheShape, Drawn, Pages, Rope, RowSampling, Temperature
 
 Ints = npt.NDArray[np.int32]
@@ -80,6 +80,8 @@ class ReferenceOps:
 
     def linear(self, x_TD: Floats, weight_ND: Packed) -> Floats:
         """Dense: float32 product. Integer: int8 activations, exact int32 sums, two scales at the end."""
+        if isinstance(weight_ND, Refined):
+            return self.linear(x_TD, weight_ND.coarse) + self.linear(x_TD, weight_ND.residual)
         if isinstance(weight_ND, Dense):
             result: Floats = x_TD @ weight_ND.values.astype(np.float32).T
             return result
@@ -95,6 +97,21 @@ class ReferenceOps:
         # float64 holds every int32 sum exactly, and its product runs through BLAS
         sums_TN = codes_TD.astype(np.float64) @ integers_ND.astype(np.float64).T
         return sums_TN.astype(np.float32) * (scales_T[:, None] * weight_ND.scales[None, :rows])
+
+    def logits(self, x_RD: Floats, head_VD: Packed) -> Floats:
+        """linear; of a Refined head the residual counts in each row's best panels only."""
+        if not isinstance(head_VD, Refined):
+            return self.linear(x_RD, head_VD)
+        y_RV = self.linear(x_RD, head_VD.coarse)
+        tokens = y_RV.shape[1]
+        missing = packed.padded(tokens, PANEL_ROWS) - tokens
+        padded_RV = np.pad(y_RV, ((0, 0), (0, missing)), constant_values=-np.inf)
+        best_RP = np.maximum.reduceat(padded_RV, np.arange(0, tokens, PANEL_ROWS), axis=-1)
+        chosen_RP = np.zeros(best_RP.shape, bool)
+        order_RP = np.argsort(-best_RP, axis=-1, kind="stable")[:, : packed.refined_panels(tokens)]
+        np.put_along_axis(chosen_RP, order_RP, True, axis=-1)
+        counts_RV = np.repeat(chosen_RP, PANEL_ROWS, axis=-1)[:, :tokens]
+        return np.where(counts_RV, y_RV + self.linear(x_RD, head_VD.residual), y_RV)
 
     def split_heads(self, qkv_TN: Floats, heads: int, kv_heads: int) -> tuple[Floats, Floats, Floats]:
         """Cut the columns into q, k and v heads."""
@@ -190,6 +207,7 @@ class ReferenceOps:
         """linear(gate * x); integer weights fold the gate into the activation scale."""
         if isinstance(weight_ND, Dense):
             return self.linear(x_TD * gates_T[:, None], weight_ND)
+        assert not isinstance(weight_ND, Refined), "experts are never Refined"
         codes_TD, scales_T = packed.quantize_activations(x_TD)
         return self.integer_product(codes_TD, scales_T * gates_T, weight_ND)
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twofold.errors import CheckpointError
-from twofold.ops.packed import AnyArray, Dense, Format, Int4, Packed, Packer, padded
+from twofold.ops.packed import AnyArray, Dense, Format, Int4, Packed, Packer, Refined, padded
 from twofold.ops.types import Role, Target
 from twofold.weights.load import place_all, planned_bytes
 from twofold.weights.safetensors import SafetensorsFile
@@ -88,6 +88,10 @@ def arrays_of(weight: Packed) -> Iterator[AnyArray]:
     """The arrays of a weight in the order of ops.packed.fields."""
     if isinstance(weight, Dense):
         yield weight.values
+        return
+    if isinstance(weight, Refined):
+        yield from arrays_of(weight.coarse)
+        yield from arrays_of(weight.residual)
         return
     yield weight.codes
     if isinstance(weight, Int4):

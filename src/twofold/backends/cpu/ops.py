@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from twofold.errors import NativeUnavailable
 from twofold.ops import rope, sampling
-from twofold.ops.packed import BF16, AnyArray, Dense, Floats, Int4, Int8, Packed
+from twofold.ops.packed import BF16, AnyArray, Dense, Floats, Int4, Int8, Packed, Refined, refined_panels
 from twofold.ops.types import Batch, CacheShape, Drawn, Pages, Rope, RowSampling, Temperature
 
 if TYPE_CHECKING:
@@ -59,10 +59,15 @@ class CpuPacker:
     def encode(self, rows_ND: AnyArray, into: Packed, first_row: int) -> None:
         """See ops.packed.Packer.encode."""
         bits = rows_ND.view(np.uint16) if rows_ND.dtype == BF16 else rows_ND
-        self._native.encode(bits, wrap(self._module, into), first_row)
+        if isinstance(into, Refined):
+            coarse = wrap(self._module, into.coarse)
+            self._native.encode(bits, coarse, first_row)
+            self._native.encode_residual(bits, coarse, wrap(self._module, into.residual), first_row)
+        else:
+            self._native.encode(bits, wrap(self._module, into), first_row)
 
 
-def wrap(module: Any, weight: Packed) -> _native.Weight:
+def wrap(module: Any, weight: Dense | Int8 | Int4) -> _native.Weight:
     """The native view of a packed weight; it keeps the arrays alive, not the dataclass."""
     result: _native.Weight
     if isinstance(weight, Int4):
@@ -101,6 +106,7 @@ class CpuOps:
 
     def _view(self, weight: Packed) -> _native.Weight:
         """The native view of a weight, made at its first use and dropped with it."""
+        assert not isinstance(weight, Refined), "the halves of a Refined weight are viewed by themselves"
         key = id(weight)
         known = self._weights.get(key)
         if known is None:
@@ -127,6 +133,8 @@ class CpuOps:
 
     def embed(self, table_VD: Packed, tokens_T: Ints) -> Floats:
         """Rows of the table, decoded."""
+        if isinstance(table_VD, Refined):
+            return self.add(self.embed(table_VD.coarse, tokens_T), self.embed(table_VD.residual, tokens_T))
         x_TD = np.empty((len(tokens_T), table_VD.shape[1]), np.float32)
         self._native.embed(self._view(table_VD), tokens_T, x_TD)
         return x_TD
@@ -144,9 +152,19 @@ class CpuOps:
 
     def linear(self, x_TD: Floats, weight_ND: Packed) -> Floats:
         """Product with a weight of any format."""
+        if isinstance(weight_ND, Refined):
+            return self.add(self.linear(x_TD, weight_ND.coarse), self.linear(x_TD, weight_ND.residual))
         y_TN = np.empty((len(x_TD), weight_ND.shape[0]), np.float32)
         self._native.linear(x_TD, self._view(weight_ND), y_TN)
         return y_TN
+
+    def logits(self, x_RD: Floats, head_VD: Packed) -> Floats:
+        """linear; of a Refined head the residual counts in each row's best panels only."""
+        if not isinstance(head_VD, Refined):
+            return self.linear(x_RD, head_VD)
+        y_RV = self.linear(x_RD, head_VD.coarse)
+        self._native.refine(x_RD, self._view(head_VD.residual), refined_panels(head_VD.shape[0]), y_RV)
+        return y_RV
 
     def split_heads(self, qkv_TN: Floats, heads: int, kv_heads: int) -> tuple[Floats, Floats, Floats]:
         """Cut the columns into q, k and v heads: views."""
