@@ -192,7 +192,7 @@ NB_MODULE(_native, m) {
         .def("quantize", &quantize, "x_TD"_a.noconvert(), "codes_TD"_a.noconvert(), "scales_T"_a.noconvert())
         .def("measure_int8", &measure_int8, "threads"_a,
              "Operations per second of the int8 dot product, from registers.");
-    bind_attend(native);
+    bind_attend(m, native);
     bind_packers(native);
 }
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.toys import TOYS, write_toy
 from twofold.ops.interface import Ops
+from twofold.ops.types import KvDtype
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
@@ -24,12 +25,12 @@ def backends() -> list[str]:
     return ["reference", *(f"cpu-{isa}" for isa in isas())]
 
 
-def build_ops(name: str, kv_dtype: str = "f32") -> Ops:
+def build_ops(name: str, kv_dtype: KvDtype = "f32") -> Ops:
     """A backend by name."""
     if name == "reference":
         from twofold.ops.reference import ReferenceOps
 
-        return ReferenceOps()
+        return ReferenceOps(kv_dtype)
     from twofold.backends.cpu.ops import CpuOps
 
     return CpuOps(isa=name.removeprefix("cpu-"), kv_dtype=kv_dtype)
