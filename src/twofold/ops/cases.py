@@ -1,7 +1,8 @@
 """Cases that judge a backend: what to call, with which sizes, and how close to the reference it must come.
 
 A case is data; `run` performs it on any backend. Errors are measured against the largest value of the reference's
-result. Sizes lie around the widths of panels (16 rows), groups (32 columns), column steps (64), tiles (16 and 2 x 16 tokens) and vectors.
+result. Sizes lie around the widths of panels (16 rows), groups (32
+columns), column steps (64), tiles (16 and 2 x 16 tokens) and vectors.
 
 Exceptions to "row i of a batch is bit-equal to row i alone" are named in ROW_EXCEPTIONS, with their reason.
 """
