@@ -163,7 +163,7 @@ double measure_int8(const Native& native, int threads_wanted) {
 }  // namespace
 
 Native::Native(const std::string& name) {
-    for (const Isa& candidate : isas())
+    for (const Isa& candidate : testable_isas())
         if (name.empty() || candidate.name == name) kernels = candidate.kernels, isa = candidate.name;
     require(!isa.empty(), "this CPU or this build has no ISA named '" + name + "'");
 }

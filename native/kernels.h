@@ -86,7 +86,7 @@ struct Layout {
 //   store_heads  writes keys and values to slots_T of the cache; attend reads them
 //   refine       adds the residual's product to the `panels` best panels of each row of y_RV (Ops.logits)
 //   scale_heads  y_THK = x_THK * factors_T
-//   measure_int8 runs `rounds` of the int8 dot instruction on registers and returns the operations done
+//   measure_int8 runs `rounds` of the int8 dot or tile instruction on registers and returns the operations done
 #define TWOFOLD_KERNELS(KERNEL)                                                                                     \
     KERNEL(void, linear, (const Rows& x_TD, const Weight& weight_ND, float* y_TN))                                  \
     KERNEL(void, refine, (const Rows& x_RD, const Weight& residual_VD, int64_t panels, float* y_RV))                \
@@ -119,6 +119,9 @@ struct Kernels {
 namespace generic {
 extern const Kernels kernels;
 }
+namespace amx_emulated {
+extern const Kernels kernels;
+}
 #ifdef TWOFOLD_HAS_AVX2
 namespace avx2 {
 extern const Kernels kernels;
@@ -126,6 +129,11 @@ extern const Kernels kernels;
 #endif
 #ifdef TWOFOLD_HAS_AVX512VNNI
 namespace avx512vnni {
+extern const Kernels kernels;
+}
+#endif
+#ifdef TWOFOLD_HAS_AVX512AMX
+namespace avx512amx {
 extern const Kernels kernels;
 }
 #endif
