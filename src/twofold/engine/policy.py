@@ -22,6 +22,8 @@ PRIORS: dict[Source, tuple[float, float]] = {"lookup": (0.5, 0.8), "draft": (0.7
 """How often a first guess and a later one come true, before anything is known; they weigh as one observation."""
 READING_SHARE = 0.25
 """A token read in a long stretch costs about so much of one decoded, until measured (scout-mini at w4a8: a sixth)."""
+BASE_STEPS = 3
+"""Steps without guesses come first, to have something to compare with."""
 MEMORY = 0.95
 PROBE_EVERY = 24
 """Steps between two tries of another length, at least, ..."""
@@ -66,11 +68,15 @@ class StepTimes:
         return self.costs[min(rows, len(self.costs)) - 1]
 
     def learn(self, rows: int, seconds: float) -> None:
-        """Take over one measured step; what was scaled so far weighs as one measurement."""
-        if not self.measured:
+        """Take over one measured step; the first of its kind replaces what was scaled."""
+        if rows in self.measured:
+            self.measured[rows].learn(seconds)
+        else:
             self.measured[rows] = Average(seconds)
-            return
-        self.measured.setdefault(rows, Average(self.of(rows))).learn(seconds)
+
+    def is_known(self, rows: int) -> bool:
+        """Whether steps of so many rows were measured a few times."""
+        return rows in self.measured and self.measured[rows].count >= BASE_STEPS
 
 
 @dataclass(eq=False)
@@ -139,8 +145,12 @@ class GuessPolicy:
     def choices(self, sequences: int, behind: int = 0) -> list[Choice]:
         """A length for each source when so many sequences decode, the most promising source first.
 
+        None at all until steps of so many sequences are known without guesses.
+
         behind: tokens the draft model would have to read before it could guess; they make its probes rarer.
         """
+        if not self.times.is_known(sequences):
+            return []
         found = [self.choose(source, sequences, behind) for source in self.records]
         return sorted(found, key=lambda choice: (not self.records[choice.source].is_probing, -choice.rate))
 
