@@ -22,6 +22,7 @@ LOADING = (
     ),
     click.option("--context", type=int, help="Longest sequence in tokens. [default: the model's, at most 8192]"),
     click.option("--threads", type=int, help="Threads of the native kernels. [default: one per physical core]"),
+    click.option("--draft", metavar="MODEL", help="A small model with the same vocabulary that guesses ahead."),
 )
 
 SAMPLING = (

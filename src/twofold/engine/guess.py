@@ -100,9 +100,9 @@ class Guesser:
         seconds = time.perf_counter() - start
         self.count_draft(seconds)
         if is_read:
-            self.policy.learn_reading(behind, seconds)
+            self.policy.learn_reading(behind - 1, seconds)  # all but the newest token
             self.stats.read_s += seconds
-            self.stats.read_tokens += behind
+            self.stats.read_tokens += behind - 1
         return is_read
 
     def count_draft(self, seconds: float) -> None:
