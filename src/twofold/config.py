@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, get_args
 
 from twofold.errors import SettingsError
@@ -28,8 +29,9 @@ class Settings:
     the reading of bf16, a little less exact); automatic is bf16, or f32 with dtype f32. context: longest sequence in
     tokens. cache_tokens: tokens the cache holds over all sequences. step_tokens: most tokens run in one step.
     max_sequences: most sequences served at once. threads: threads of the native kernels. guess_tokens: most tokens
-    guessed at once from what the text has said before (0: never); answers are the same with and without, only their
-    speed differs.
+    guessed at once (0: never), from what the text has said before or by the draft model; answers are the same with
+    and without, only their speed differs. draft: a small model with the same vocabulary, as folder or hub id; it
+    runs as packed, else with this model's dtype.
     """
 
     dtype: str | None = None
@@ -41,6 +43,7 @@ class Settings:
     max_sequences: int = 64
     threads: int | None = None
     guess_tokens: int = 7
+    draft: str | Path | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("dtype", DTYPES), ("backend", BACKENDS), ("kv_cache_dtype", KV_DTYPES)):
@@ -52,6 +55,10 @@ class Settings:
                 raise SettingsError(f"{name} is {value!r}; it must be a whole number of at least 1")
         if isinstance(self.guess_tokens, bool) or not 0 <= self.guess_tokens <= 7:
             raise SettingsError(f"guess_tokens is {self.guess_tokens!r}; it must be a whole number from 0 to 7")
+        if self.draft is not None and (not isinstance(self.draft, str | Path) or not str(self.draft)):
+            raise SettingsError(f"draft is {self.draft!r}; it must be a folder or a hub id of a model")
+        if self.draft is not None and not self.guess_tokens:
+            raise SettingsError("a draft model is named, and guess_tokens is 0; raise it or leave out the draft")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:

@@ -42,6 +42,7 @@ ROOT_FILES = {
     "config.py": "config",
     "api.py": "api",
     "loading.py": "api",
+    "drafting.py": "api",
     "__init__.py": "package",
 }
 FILES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))

@@ -27,9 +27,10 @@ LOADING = (
     ),
     click.option("--context", type=int, help="Longest sequence in tokens. [default: the model's, at most 8192]"),
     click.option("--threads", type=int, help="Threads of the native kernels. [default: one per physical core]"),
+    click.option("--draft", metavar="MODEL", help="A small model with the same vocabulary that guesses ahead."),
 )
 
-LOADING_NAMES = ("dtype", "backend", "kv_cache_dtype", "context", "threads")
+LOADING_NAMES = ("dtype", "backend", "kv_cache_dtype", "context", "threads", "draft")
 
 SAMPLING = (
     click.option("--max-tokens", type=int, help="Longest answer. [default: until it ends or the context is full]"),

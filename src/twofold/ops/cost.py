@@ -83,6 +83,16 @@ def expected_read_bytes(counted: Footprint, expert_count: int, tokens: int) -> f
     return once + expert_bytes * (1.0 - (1.0 - counted.active_experts / expert_count) ** tokens)
 
 
+def row_costs(counted: Footprint, expert_count: int, most_rows: int) -> tuple[float, ...]:
+    """Bytes of weights that 1 to most_rows rows of one step are expected to read, relative to one row.
+
+    1 throughout for a dense network, whose rows share every weight; for a mixture of experts each further row reads
+    the experts that no row before it chose.
+    """
+    one = expected_read_bytes(counted, expert_count, 1)
+    return tuple(expected_read_bytes(counted, expert_count, rows) / one for rows in range(1, most_rows + 1))
+
+
 def pool_bytes(shape: CacheShape, slots: tuple[int, int], kv_dtype: KvDtype) -> int:
     """Bytes of a cache with slots[0] token slots in every global layer and slots[1] in every local one.
 
