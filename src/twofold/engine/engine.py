@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -21,7 +22,7 @@ class Engine:
     """One network on one backend, serving many sequences.
 
     `forward(ops, batch, cache)` gives logits_RV; `context` is the longest sequence allowed, prompt and answer.
-    Not thread-safe: one caller drives it.
+    Not thread-safe: one caller drives it (engine/runner.py). latest: the plan of the last step.
     """
 
     def __init__(
@@ -39,10 +40,18 @@ class Engine:
         self.cache = ops.new_cache(cache_shape, (layout.global_blocks, layout.local_blocks), layout.block_size)
         self.scheduler = Scheduler(self.blocks, limits.step_tokens, limits.max_sequences)
         self.draft = DraftPolicy(most=limits.guess_tokens)
-        self._next_id = 0
+        self.latest: Plan | None = None
+        self.in_flight: Plan | None = None
+        self._ids = itertools.count()
 
     def add(self, prompt: Collection[int], params: SamplingParams, eos_ids: Collection[int] = ()) -> Request:
-        """Queue a prompt; its tokens arrive as events of later steps.
+        """Queue a prompt; its tokens arrive as events of later steps. Raises what `prepare` raises."""
+        request = self.prepare(prompt, params, eos_ids)
+        self.enqueue(request)
+        return request
+
+    def prepare(self, prompt: Collection[int], params: SamplingParams, eos_ids: Collection[int] = ()) -> Request:
+        """Check a prompt and its settings and number the request; safe to call from any thread.
 
         Raises RequestTooLong when prompt and answer cannot fit, InvalidSampling for ids outside the vocabulary.
         """
@@ -50,17 +59,18 @@ class Engine:
         self.check_prompt(prompt, room, params.max_tokens)
         self.check_ids((*prompt, *params.stop_token_ids, *params.logit_bias))
         stop_ids = {*params.stop_token_ids, *(() if params.ignore_eos else eos_ids)}
-        request = Request(
-            id=self._next_id,
+        return Request(
+            id=next(self._ids),
             prompt=tuple(prompt),
             params=params,
             seed=secrets.randbits(63) if params.seed is None else params.seed,
             stop_ids=frozenset(stop_ids),
             max_tokens=room if params.max_tokens is None else params.max_tokens,
         )
-        self._next_id += 1
-        self.scheduler.add(Sequence(request=request, tokens=list(prompt)))
-        return request
+
+    def enqueue(self, request: Request) -> None:
+        """Queue a request that `prepare` made."""
+        self.scheduler.add(Sequence(request=request, tokens=list(request.prompt)))
 
     def check_prompt(self, prompt: Collection[int], room: int, max_tokens: int | None) -> None:
         """Refuse prompts that are empty or leave no room for the answer asked for."""
@@ -89,16 +99,22 @@ class Engine:
         """Advance every scheduled sequence by one step; [] when idle."""
         guesses = self.limits.guess_tokens > 0 and self.is_decoding_few
         self.scheduler.guess_tokens = self.draft.length() if guesses else 0
-        plan = self.scheduler.plan()
+        plan = self.latest = self.scheduler.plan()
         if plan is None:
             return []
         start = time.perf_counter()
-        logits_RV = self.run(plan)
-        events = self.scheduler.commit(plan, self.ops.sample(logits_RV, plan.sampling))
+        events = self.advance(plan)
         if guesses:
             guessed = sum(len(item.guesses) for item in plan.slices)
             self.draft.learn(guessed, len(events), time.perf_counter() - start)
         return events
+
+    def advance(self, plan: Plan) -> list[Event]:
+        """Run a plan and take over its results. When it raises, `in_flight` is the plan, of which nothing counts."""
+        self.in_flight = plan
+        drawn = self.ops.sample(self.run(plan), plan.sampling)
+        self.in_flight = None
+        return self.scheduler.commit(plan, drawn)
 
     @property
     def is_decoding_few(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from twofold.errors import BadLogits
 from twofold.ops.types import Drawn, RowSampling
 
 Floats = npt.NDArray[np.float32]
@@ -23,11 +24,17 @@ def sample(logits_RV: Floats, rows: Sequence[RowSampling]) -> list[Drawn]:
 
 
 def draw(logits_V: Floats, row: RowSampling) -> Drawn:
-    """Draw the next token of one row; see RowSampling for the order of the steps."""
+    """Draw the next token of one row; see RowSampling for the order of the steps.
+
+    Raises BadLogits when the best logit is no finite number: NaN, infinite, or every token is banned.
+    """
     adjusted_V = adjust(logits_V, row)
-    if row.temperature == 0:
-        token = int(adjusted_V.argmax())
-    else:
+    token = int(adjusted_V.argmax())  # of NaN, if there is one
+    if not math.isfinite(adjusted_V[token]):
+        raise BadLogits(
+            f"the best logit is {adjusted_V[token]}; a finite number was expected. The weights are damaged."
+        )
+    if row.temperature != 0:
         token = draw_index(adjusted_V / np.float32(row.temperature), row)
     if row.logprobs < 0:
         return Drawn(token=token)
