@@ -19,8 +19,9 @@ class SamplingParams:
     """How to generate. None means: as the model's generation_config.json says, else neutral.
 
     temperature: 0 is greedy. top_k: 0 keeps all. seed: None draws a fresh one. max_tokens: None goes on until a stop
-    or the end of the context. stop: strings that end the answer (cut off before them). stop_token_ids: further ids
-    that end it. logprobs: number of alternatives to report per token, None for none. logit_bias: id -> added logit.
+    or the end of the context. min_tokens: before so many, tokens that end the answer are not drawn. stop: strings that
+    end the answer (cut off before them). stop_token_ids: further ids that end it. logprobs: number of alternatives to
+    report per token, None for none. logit_bias: id -> added logit.
     Raises InvalidSampling for values out of range.
     """
 
@@ -33,6 +34,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     seed: int | None = None
     max_tokens: int | None = None
+    min_tokens: int = 0
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
@@ -49,6 +51,7 @@ class SamplingParams:
         whole("top_k", self.top_k, 0, 2**31)
         whole("seed", self.seed, 0, 2**64 - 1)
         whole("max_tokens", self.max_tokens, 1, 2**31)
+        whole("min_tokens", self.min_tokens, 0, 2**31)
         whole("logprobs", self.logprobs, 0, 100)
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise InvalidSampling(f"stop is {self.stop!r}; a tuple of non-empty strings was expected")
@@ -132,6 +135,7 @@ class Sequence:
         params, request = self.request.params, self.request
         repeats = params.repetition_penalty not in (None, 1.0)
         looks_back = repeats or params.presence_penalty != 0 or params.frequency_penalty != 0
+        step = len(self.tokens) + len(guesses) - len(request.prompt)
         return RowSampling(
             temperature=1.0 if params.temperature is None else params.temperature,
             top_k=params.top_k or 0,
@@ -142,7 +146,8 @@ class Sequence:
             frequency_penalty=params.frequency_penalty,
             logit_bias=tuple(params.logit_bias.items()),
             seed=request.seed,
-            step=len(self.tokens) + len(guesses) - len(request.prompt),
+            step=step,
+            banned=tuple(sorted(request.stop_ids)) if step < params.min_tokens else (),
             prompt=request.prompt if repeats else (),
             generated=[*self.generated, *guesses] if looks_back else (),
             logprobs=-1 if params.logprobs is None else params.logprobs,
