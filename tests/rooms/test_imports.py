@@ -35,7 +35,7 @@ THIRD_PARTY = {
     "text": {"tokenizers", "jinja2"},
     "api": {"numpy"},
     "bench": {"numpy"},
-    "server": {"starlette", "uvicorn", "msgspec", "prometheus_client"},
+    "server": {"starlette", "uvicorn", "msgspec", "prometheus_client", "llguidance", "anyio"},
     "cli": {"click", "rich"},
 }
 NUMPY_FREE = ("engine/request.py", "engine/scheduler.py", "engine/blocks.py")

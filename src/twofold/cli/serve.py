@@ -83,6 +83,7 @@ def build_serving(llm: LLM, names: tuple[str, ...], settings: ServerSettings) ->
     from twofold.engine.runner import Runner, RunnerLimits
     from twofold.server.metrics import Metrics
     from twofold.server.serving import Model, Serving, fingerprint
+    from twofold.server.structure import Grammars
 
     loaded = llm.loaded
     metrics = Metrics(names[0])
@@ -100,7 +101,8 @@ def build_serving(llm: LLM, names: tuple[str, ...], settings: ServerSettings) ->
         created=int(time.time()),
         fingerprint=fingerprint([installed_version(), loaded.settings.dtype, loaded.model.folder.name]),
     )
-    return Serving(model=model, runner=runner, settings=settings, metrics=metrics)
+    grammars = Grammars(llm.tokenizer, loaded.model.eos_ids)
+    return Serving(model=model, runner=runner, settings=settings, metrics=metrics, grammars=grammars)
 
 
 def installed_version() -> str:

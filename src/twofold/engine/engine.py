@@ -12,7 +12,7 @@ from twofold.engine.batch import build_batch
 from twofold.engine.blocks import Blocks, CacheLayout
 from twofold.engine.draft import DraftPolicy
 from twofold.engine.limits import EngineLimits
-from twofold.engine.request import Event, Request, SamplingParams, Sequence
+from twofold.engine.request import Constraint, Event, Request, SamplingParams, Sequence
 from twofold.engine.scheduler import Plan, Scheduler, Slice
 from twofold.errors import InvalidSampling, RequestTooLong
 from twofold.ops.types import Array, Batch, CacheShape
@@ -50,7 +50,13 @@ class Engine:
         self.enqueue(request)
         return request
 
-    def prepare(self, prompt: Collection[int], params: SamplingParams, eos_ids: Collection[int] = ()) -> Request:
+    def prepare(
+        self,
+        prompt: Collection[int],
+        params: SamplingParams,
+        eos_ids: Collection[int] = (),
+        constraint: Constraint | None = None,
+    ) -> Request:
         """Check a prompt and its settings and number the request; safe to call from any thread.
 
         Raises RequestTooLong when prompt and answer cannot fit, InvalidSampling for ids outside the vocabulary.
@@ -66,6 +72,7 @@ class Engine:
             seed=secrets.randbits(63) if params.seed is None else params.seed,
             stop_ids=frozenset(stop_ids),
             max_tokens=room if params.max_tokens is None else params.max_tokens,
+            constraint=constraint,
         )
 
     def enqueue(self, request: Request) -> None:

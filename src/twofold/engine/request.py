@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from twofold.engine.draft import Lookup
 from twofold.errors import InvalidSampling
@@ -84,6 +84,16 @@ def whole(name: str, value: int | None, low: int, high: int) -> None:
         raise InvalidSampling(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
 
 
+class Constraint(Protocol):
+    """Which tokens an answer may have. One object serves one request and remembers how far it has come."""
+
+    def allowed(self) -> bytes:
+        """Tokens that may come next, see RowSampling.allowed. Raises RequestError when there is no going on."""
+
+    def accept(self, token: int) -> None:
+        """The next token is this one. Never raises: what is wrong with it is told by `allowed`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """One prompt to answer. `seed` is fixed here, so that the answer does not depend on who else is served."""
@@ -94,6 +104,7 @@ class Request:
     seed: int
     stop_ids: frozenset[int]
     max_tokens: int
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +156,7 @@ class Sequence:
             presence_penalty=params.presence_penalty,
             frequency_penalty=params.frequency_penalty,
             logit_bias=tuple(params.logit_bias.items()),
+            allowed=request.constraint.allowed() if request.constraint else None,
             seed=request.seed,
             step=step,
             banned=tuple(sorted(request.stop_ids)) if step < params.min_tokens else (),

@@ -115,6 +115,8 @@ class Scheduler:
 
     def guess(self, sequence: Sequence, budget: int) -> tuple[int, ...]:
         """What may follow, as far as budget, answer and free blocks allow; never at another sequence's cost."""
+        if sequence.request.constraint:
+            return ()  # it knows what may follow known tokens only
         generated = len(sequence.tokens) - len(sequence.request.prompt)
         most = min(self.guess_tokens, budget, sequence.request.max_tokens - generated - 1)
         guesses = sequence.lookup.guess(sequence.tokens, most) if most > 0 else ()
@@ -144,6 +146,8 @@ class Scheduler:
         sequence = item.sequence
         for place, token in enumerate(drawn):
             sequence.tokens.append(token.token)
+            if sequence.request.constraint:
+                sequence.request.constraint.accept(token.token)
             finish = finish_reason(sequence)
             events.append(Event(request_id=sequence.request.id, drawn=token, finish=finish))
             if finish:

@@ -46,14 +46,14 @@ def draw(logits_V: Floats, row: RowSampling) -> Drawn:
 
 
 def adjust(logits_V: Floats, row: RowSampling) -> Floats:
-    """Logits after logit_bias, banned ids and penalties; the input is left alone.
+    """Logits after logit_bias, banned and allowed ids, and penalties; the input is left alone.
 
     repetition_penalty divides positive and multiplies negative logits of every id seen in prompt or answer;
     presence and frequency penalties look at the answer only, as in the OpenAI API.
     """
     repeats = row.repetition_penalty != 1.0
     counts = row.presence_penalty != 0.0 or row.frequency_penalty != 0.0
-    if not (repeats or counts or row.logit_bias or row.banned):
+    if not (repeats or counts or row.logit_bias or row.banned or row.allowed is not None):
         return logits_V
     result_V = logits_V.copy()
     for token, bias in row.logit_bias:
@@ -66,6 +66,9 @@ def adjust(logits_V: Floats, row: RowSampling) -> Floats:
         ids, times = np.unique(np.asarray(row.generated, np.int64), return_counts=True)
         result_V[ids] -= np.float32(row.presence_penalty) + np.float32(row.frequency_penalty) * times
     result_V[list(row.banned)] = -np.inf
+    if row.allowed is not None:
+        bits = np.unpackbits(np.frombuffer(row.allowed, np.uint8), count=len(result_V), bitorder="little")
+        result_V[bits == 0] = -np.inf
     return result_V
 
 

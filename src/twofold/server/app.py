@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -30,13 +31,13 @@ from twofold.server.schema import (
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
-    Sampled,
     TokenizeRequest,
     decode,
 )
 from twofold.server.serving import Ask, Job, Serving
+from twofold.server.structure import grammar_of
 
-S = TypeVar("S", bound=Sampled)
+S = TypeVar("S", ChatRequest, CompletionRequest)
 T = TypeVar("T")
 Json = dict[str, Any]
 
@@ -78,6 +79,9 @@ class Routes:
         asked = await self.read(request, kind)
         model = self.serving.check_model(asked.model)
         ask = await run_in_threadpool(read, asked, self.serving)
+        grammar = await run_in_threadpool(grammar_of, asked)
+        if grammar is not None:
+            ask = replace(ask, constraint=await self.serving.grammars.compile(grammar))
         job = Job(self.serving, ask)
         suffix = ".chunk" if asked.stream and names[0] == "chatcmpl" else ""
         envelope = Envelope(

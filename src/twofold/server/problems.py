@@ -65,7 +65,7 @@ def problem_of(error: BaseException) -> Problem:
     if isinstance(error, SlowReader):
         return Problem(408, str(error), code="slow_reader")
     if isinstance(error, RequestTooLong):
-        return Problem(400, str(error), param="messages", code="context_length_exceeded")
+        return Problem(400, str(error), code="context_length_exceeded")
     if isinstance(error, InvalidSampling):
         named = re.match(r"(\w+) (?:of \d+ )?is ", str(error))
         return Problem(400, str(error), param=named[1] if named else None, code="invalid_value")

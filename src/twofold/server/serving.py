@@ -14,6 +14,7 @@ from twofold.ops.types import Drawn
 from twofold.server.metrics import Metrics
 from twofold.server.problems import Problem
 from twofold.server.settings import ServerSettings
+from twofold.server.structure import Grammars, Matcher
 from twofold.text.chat import ChatTemplate, encode_chat
 from twofold.text.stream import TextStream
 from twofold.text.tokenizer import Tokenizer
@@ -42,6 +43,7 @@ class Serving:
     runner: Runner
     settings: ServerSettings
     metrics: Metrics
+    grammars: Grammars
 
     def check_model(self, name: str | None) -> str:
         """The name to answer under. Raises Problem 404 for a model that is not served here."""
@@ -68,6 +70,7 @@ class Ask:
     most_calls: int | None = None
     skip_special: bool = True
     include_stop: bool = False
+    constraint: Matcher | None = None
     arrived_s: float = field(default_factory=time.perf_counter)
 
 
@@ -146,8 +149,9 @@ class Job:
         requests = []
         for prompt in ask.prompts:
             for number in range(ask.choices):
+                constraint = ask.constraint.copy() if ask.constraint else None
                 seed = None if chosen.seed is None else (chosen.seed + number) % 2**63
-                requests.append(engine.prepare(prompt, replace(chosen, seed=seed), model.eos_ids))
+                requests.append(engine.prepare(prompt, replace(chosen, seed=seed), model.eos_ids, constraint))
         self.choices = [Choice(index, request, ask, model.tokenizer) for index, request in enumerate(requests)]
         self._by_id = {choice.request.id: choice for choice in self.choices}
         self.stream: Stream = serving.runner.submit(requests)

@@ -92,7 +92,7 @@ PYTHONIC = form([r"\[\s*", r"(?P<name>[A-Za-z_][\w.\-]{0,63})", r"\s*\("], "]")
 
 
 class JsonObject:
-    """Finds the end of one JSON object, character by character."""
+    """Finds the end of one JSON object, character by character; its braces alone decide."""
 
     def __init__(self) -> None:
         self.depth = 0
@@ -107,9 +107,9 @@ class JsonObject:
                 self.escaped = character == "\\" and not self.escaped
             elif character == '"':
                 self.in_string = True
-            elif character in "{[":
+            elif character == "{":
                 self.depth += 1
-            elif character in "}]":
+            elif character == "}":
                 self.depth -= 1
                 if self.depth == 0:
                     return place + 1
