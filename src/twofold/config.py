@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 from twofold.errors import SettingsError
+from twofold.ops.types import KvDtype
 
 BACKENDS = ("cpu", "reference")
 DTYPES = ("f32", "bf16", "w8a8", "w4a8")
 """From the most to the fewest bits."""
+KV_DTYPES: tuple[KvDtype, ...] = get_args(KvDtype)
 DEFAULT_CONTEXT = 8192
 ROOMY_CACHE_BYTES = 512 * 2**20
 ROOMY_SEQUENCES = 16
@@ -22,14 +24,17 @@ class Settings:
     """What a user may choose; None means automatic.
 
     dtype: f32, bf16, w8a8 or w4a8; automatic is bf16, or what a packed folder holds. backend: cpu (native kernels)
-    or reference (NumPy, slow). context: longest sequence in tokens. cache_tokens: tokens the cache holds over all
-    sequences. step_tokens: most tokens run in one step. max_sequences: most sequences served at once. threads:
-    threads of the native kernels. guess_tokens: most tokens guessed at once from what the text has said before (0:
-    never); answers are the same with and without, only their speed differs.
+    or reference (NumPy, slow). kv_cache_dtype: how keys and values are kept, f32, bf16 or int8 (half the memory and
+    the reading of bf16, a little less exact); automatic is bf16, or f32 with dtype f32. context: longest sequence in
+    tokens. cache_tokens: tokens the cache holds over all sequences. step_tokens: most tokens run in one step.
+    max_sequences: most sequences served at once. threads: threads of the native kernels. guess_tokens: most tokens
+    guessed at once from what the text has said before (0: never); answers are the same with and without, only their
+    speed differs.
     """
 
     dtype: str | None = None
     backend: str = "cpu"
+    kv_cache_dtype: KvDtype | None = None
     context: int | None = None
     cache_tokens: int | None = None
     step_tokens: int = 512
@@ -38,7 +43,7 @@ class Settings:
     guess_tokens: int = 7
 
     def __post_init__(self) -> None:
-        for name, known in (("dtype", DTYPES), ("backend", BACKENDS)):
+        for name, known in (("dtype", DTYPES), ("backend", BACKENDS), ("kv_cache_dtype", KV_DTYPES)):
             if getattr(self, name) not in (None, *known):
                 raise SettingsError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         for name in ("context", "cache_tokens", "step_tokens", "max_sequences", "threads"):
@@ -66,17 +71,13 @@ class Resolved:
 
     dtype: str
     backend: str
+    kv_cache_dtype: KvDtype
     context: int
     cache_tokens: int
     step_tokens: int
     max_sequences: int
     threads: int | None
     guess_tokens: int
-
-    @property
-    def cache_item_bytes(self) -> int:
-        """Bytes of one cached element: float32 where exactness is asked for, else bfloat16."""
-        return 4 if self.dtype == "f32" or self.backend == "reference" else 2
 
 
 def choose_dtype(settings: Settings, packed_dtype: str | None) -> str:
@@ -89,6 +90,11 @@ def choose_dtype(settings: Settings, packed_dtype: str | None) -> str:
             "leave dtype out or load the original checkpoint"
         )
     return packed_dtype
+
+
+def choose_kv_dtype(settings: Settings, dtype: str) -> KvDtype:
+    """How keys and values are kept: as asked for, else float32 where exactness is asked for, else bfloat16."""
+    return settings.kv_cache_dtype or ("f32" if dtype == "f32" or settings.backend == "reference" else "bf16")
 
 
 def resolve(settings: Settings, dtype: str, model_context: int, cache_bytes_per_token: int) -> Resolved:
@@ -110,6 +116,7 @@ def resolve(settings: Settings, dtype: str, model_context: int, cache_bytes_per_
     return Resolved(
         dtype=dtype,
         backend=settings.backend,
+        kv_cache_dtype=choose_kv_dtype(settings, dtype),
         context=context,
         cache_tokens=cache_tokens,
         step_tokens=settings.step_tokens,

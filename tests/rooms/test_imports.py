@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "twofold"
 
 TWOFOLD = {
     "errors": set(),
-    "config": {"errors"},
+    "config": {"errors", "ops.types"},
     "ops": {"errors"},
     "models": {"ops.types", "ops.interface", "errors"},
     "backends.cpu": {"ops", "errors"},
