@@ -88,6 +88,7 @@ class LLM:
             max_sequences=chosen.max_sequences,
             vocabulary=architecture.vocabulary,
             guess_tokens=chosen.guess_tokens,
+            prefix_cache=chosen.prefix_cache,
         )
         self.tokenizer = self.loaded.tokenizer
         self.engine = Engine(self.loaded.ops, self.loaded.forward, architecture.cache_shape, self.loaded.layout, limits)

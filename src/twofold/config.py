@@ -29,7 +29,8 @@ class Settings:
     tokens. cache_tokens: tokens the cache holds over all sequences. step_tokens: most tokens run in one step.
     max_sequences: most sequences served at once. threads: threads of the native kernels. guess_tokens: most tokens
     guessed at once from what the text has said before (0: never); answers are the same with and without, only their
-    speed differs.
+    speed differs. prefix_cache: what was computed for one prompt serves the next one that begins alike; answers are
+    the same.
     """
 
     dtype: str | None = None
@@ -41,6 +42,7 @@ class Settings:
     max_sequences: int = 64
     threads: int | None = None
     guess_tokens: int = 7
+    prefix_cache: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("dtype", DTYPES), ("backend", BACKENDS), ("kv_cache_dtype", KV_DTYPES)):
@@ -78,6 +80,7 @@ class Resolved:
     max_sequences: int
     threads: int | None
     guess_tokens: int
+    prefix_cache: bool
 
 
 def choose_dtype(settings: Settings, packed_dtype: str | None) -> str:
@@ -123,4 +126,5 @@ def resolve(settings: Settings, dtype: str, model_context: int, cache_bytes_per_
         max_sequences=settings.max_sequences,
         threads=settings.threads,
         guess_tokens=settings.guess_tokens,
+        prefix_cache=settings.prefix_cache,
     )

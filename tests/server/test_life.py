@@ -72,6 +72,24 @@ def test_every_key_opens_and_keys_from_the_environment_too(locked: Live) -> None
         assert [bool(server.client(key).models.list().data) for key in ("key-of-one", "key-of-two")] == [True, True]
 
 
+def test_what_one_key_sent_is_not_known_to_another(locked: Live) -> None:
+    prompt = " ".join(str(number) for number in range(100))
+
+    def cached(key: str, salt: str = "") -> int:
+        with locked.client(key) as client:
+            usage = client.completions.create(
+                model="demo", prompt=prompt, max_tokens=1, extra_body={"cache_salt": salt}
+            ).usage
+        assert usage is not None
+        assert usage.prompt_tokens_details is not None
+        return usage.prompt_tokens_details.cached_tokens or 0
+
+    assert cached("key-from-flag") == 0
+    assert cached("key-from-flag") > 100
+    assert cached("key-from-file") == 0
+    assert cached("key-from-flag", "mine") == 0
+
+
 def test_a_foreign_host_or_a_form_cannot_reach_a_local_server(live: Live) -> None:
     assert httpx.get(live.url + "/v1/models", headers={"Host": "evil.example"}).status_code == 403
     answer = httpx.post(live.url + "/v1/completions", content=json.dumps(SHORT), headers={"Content-Type": "text/plain"})

@@ -271,6 +271,20 @@ def test_another_model_is_a_404(client: openai.OpenAI) -> None:
     assert caught.value.body["code"] == "model_not_found"  # type: ignore[index]
 
 
+def test_what_a_prompt_has_in_common_with_an_earlier_one_is_read_once(live: Live, client: openai.OpenAI) -> None:
+    passage = " ".join(f"Item {number} costs {number * 7} coins." for number in range(60))
+    asked: Any = {"model": "demo", "temperature": 0, "max_tokens": 8}
+    first, second = [
+        client.chat.completions.create(
+            messages=[{"role": "system", "content": passage}, {"role": "user", "content": question}], **asked
+        ).usage
+        for question in ("What does item 4 cost?", "What does item 5 cost?")
+    ]
+    assert first.prompt_tokens_details.cached_tokens == 0
+    assert second.prompt_tokens_details.cached_tokens > second.prompt_tokens - 64
+    assert live.metric("vllm:prefix_cache_hits_total") >= second.prompt_tokens_details.cached_tokens
+
+
 def test_metrics_count_what_was_served(live: Live, client: openai.OpenAI) -> None:
     names = ("vllm:request_success_total", "vllm:time_to_first_token_seconds_count", "vllm:request_params_n_count")
     before = [live.metric(name) for name in names]

@@ -65,7 +65,8 @@ def command(
         click.echo("warning: everyone who reaches this address can use the server; set --api-key", err=True)
     loading = {name: options[name] for name in ("dtype", "backend", "context", "threads")}
     sizes = {"max_sequences": options["max_num_seqs"], "step_tokens": options["max_num_batched_tokens"]}
-    llm = load_with_progress(model, **loading, **{name: value for name, value in sizes.items() if value is not None})
+    given = {name: value for name, value in sizes.items() if value is not None}
+    llm = load_with_progress(model, prefix_cache=True, **loading, **given)
     click.echo(f"loaded in {llm.loaded.load_seconds:.1f} s ({llm.loaded.settings.dtype})", err=True)
     serving = build_serving(llm, served_model_name or (model,), settings)
     app = build_app(serving, installed_version())

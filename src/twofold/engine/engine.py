@@ -36,7 +36,7 @@ class Engine:
         self.ops = ops
         self.forward = forward
         self.limits = limits
-        self.blocks = Blocks(layout)
+        self.blocks = Blocks(layout, limits.prefix_cache)
         self.cache = ops.new_cache(cache_shape, (layout.global_blocks, layout.local_blocks), layout.block_size)
         self.scheduler = Scheduler(self.blocks, limits.step_tokens, limits.max_sequences)
         self.draft = DraftPolicy(most=limits.guess_tokens)
@@ -56,6 +56,7 @@ class Engine:
         params: SamplingParams,
         eos_ids: Collection[int] = (),
         constraint: Constraint | None = None,
+        salt: bytes = b"",
     ) -> Request:
         """Check a prompt and its settings and number the request; safe to call from any thread.
 
@@ -73,6 +74,7 @@ class Engine:
             stop_ids=frozenset(stop_ids),
             max_tokens=room if params.max_tokens is None else params.max_tokens,
             constraint=constraint,
+            salt=salt,
         )
 
     def enqueue(self, request: Request) -> None:

@@ -10,6 +10,7 @@ class EngineLimits:
     """context: longest sequence; step_tokens: most tokens in one step; max_sequences: most at once; vocabulary: ids.
 
     guess_tokens: most tokens guessed at once (0: never); guess_sequences: only while so few are running.
+    prefix_cache: what was computed for one prompt serves the next one that begins alike.
     """
 
     context: int
@@ -18,3 +19,4 @@ class EngineLimits:
     vocabulary: int
     guess_tokens: int = 0
     guess_sequences: int = 2
+    prefix_cache: bool = False

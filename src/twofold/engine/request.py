@@ -96,7 +96,10 @@ class Constraint(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One prompt to answer. `seed` is fixed here, so that the answer does not depend on who else is served."""
+    """One prompt to answer. `seed` is fixed here, so that the answer does not depend on who else is served.
+
+    salt: known prefixes are shared with requests of the same salt only.
+    """
 
     id: int
     prompt: tuple[int, ...]
@@ -105,15 +108,17 @@ class Request:
     stop_ids: frozenset[int]
     max_tokens: int
     constraint: Constraint | None = None
+    salt: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One generated token of one request; `finish` is set on the last one."""
+    """One generated token of one request; `finish` is set on the last one. cached: prompt tokens that were known."""
 
     request_id: int
     drawn: Drawn
     finish: FinishReason | None = None
+    cached: int = 0
 
 
 @dataclass(kw_only=True, eq=False)
@@ -121,6 +126,8 @@ class Sequence:
     """A request being served: all its tokens so far, how many are in the cache, and the blocks it holds.
 
     Position p lies in global block p // block_size, and in local block (p - local_base) // block_size.
+    keys: of its full blocks, as far as they were needed; remembered: blocks made known to others; cached: prompt
+    tokens that were known when it was first admitted.
     """
 
     request: Request
@@ -129,6 +136,9 @@ class Sequence:
     global_blocks: list[int] = field(default_factory=list)
     local_blocks: list[int] = field(default_factory=list)
     local_base: int = 0
+    keys: list[bytes] = field(default_factory=list)
+    remembered: int = 0
+    cached: int | None = None
     lookup: Lookup = field(default_factory=Lookup)
 
     @property

@@ -82,6 +82,7 @@ class Routes:
         grammar = await run_in_threadpool(grammar_of, asked)
         if grammar is not None:
             ask = replace(ask, constraint=await self.serving.grammars.compile(grammar))
+        ask = replace(ask, salt=f"{request.state.key}/{asked.cache_salt or ''}".encode())
         job = Job(self.serving, ask)
         suffix = ".chunk" if asked.stream and names[0] == "chatcmpl" else ""
         envelope = Envelope(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from twofold.engine.request import Request
@@ -163,7 +163,7 @@ class EngineFigures(Collector):
         self.runner = runner
         self.values = values
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """Called for every scrape, in the server's thread; reads plain numbers only."""
         scheduler, blocks = self.runner.engine.scheduler, self.runner.engine.blocks
         running = len(scheduler.running)
@@ -174,6 +174,15 @@ class EngineFigures(Collector):
             "vllm:kv_cache_usage_perc": ("Share of the cache's blocks in use, 0 to 1.", used),
             "vllm:gpu_cache_usage_perc": ("The same under its old name.", used),
         }
+        counts = {
+            "vllm:num_preemptions": ("Requests sent back to wait because blocks ran out.", scheduler.preemptions),
+            "vllm:prefix_cache_queries": ("Tokens looked up in the prefix cache.", blocks.asked_tokens),
+            "vllm:prefix_cache_hits": ("Tokens found in the prefix cache.", blocks.known_tokens),
+        }
+        for name, (text, count) in counts.items():
+            counter = CounterMetricFamily(name, text, labels=list(self.values))
+            counter.add_metric(list(self.values.values()), count)
+            yield counter
         for name, (text, value) in figures.items():
             family = GaugeMetricFamily(name, text, labels=list(self.values))
             family.add_metric(list(self.values.values()), value)

@@ -71,6 +71,7 @@ class Ask:
     skip_special: bool = True
     include_stop: bool = False
     constraint: Matcher | None = None
+    salt: bytes = b""
     arrived_s: float = field(default_factory=time.perf_counter)
 
 
@@ -97,6 +98,7 @@ class Choice:
         self.request = request
         self.finish: str | None = None
         self.tokens = 0
+        self.cached = 0
         self._text = TextStream(
             tokenizer, ask.params.stop, include_stop=ask.include_stop, skip_special=ask.skip_special
         )
@@ -107,6 +109,7 @@ class Choice:
     def take(self, event: Event) -> Delta | None:
         """Add one token; None when there is nothing to show yet."""
         self.tokens += 1
+        self.cached = event.cached
         finish: str | None = event.finish
         text = ""
         if event.finish != "stop":
@@ -151,7 +154,7 @@ class Job:
             for number in range(ask.choices):
                 constraint = ask.constraint.copy() if ask.constraint else None
                 seed = None if chosen.seed is None else (chosen.seed + number) % 2**63
-                requests.append(engine.prepare(prompt, replace(chosen, seed=seed), model.eos_ids, constraint))
+                requests.append(engine.prepare(prompt, replace(chosen, seed=seed), model.eos_ids, constraint, ask.salt))
         self.choices = [Choice(index, request, ask, model.tokenizer) for index, request in enumerate(requests)]
         self._by_id = {choice.request.id: choice for choice in self.choices}
         self.stream: Stream = serving.runner.submit(requests)
@@ -184,11 +187,12 @@ class Job:
         """Tokens read and written so far, in OpenAI's shape."""
         prompt = sum(len(prompt) for prompt in self.ask.prompts)
         answer = sum(choice.tokens for choice in self.choices)
+        cached = sum(choice.cached for choice in self.choices[:: self.ask.choices])  # of a prompt's first choice
         return {
             "prompt_tokens": prompt,
             "completion_tokens": answer,
             "total_tokens": prompt + answer,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": cached},
             "completion_tokens_details": {"reasoning_tokens": 0},
         }
 
