@@ -89,10 +89,13 @@ class Routes:
             prefix=names[0], kind=names[1] + suffix, model=model, fingerprint=self.serving.model.fingerprint
         )
         if not asked.stream:
-            return json_response(await unless_gone(request, body(job, envelope)))
+            try:
+                return json_response(await unless_gone(request, body(job, envelope)))
+            finally:
+                job.stream.cancel()
         wants_usage = bool(asked.stream_options and asked.stream_options.include_usage)
         source = chunks(job, envelope, wants_usage)
-        return Lines(events(source, request.state.request_id), "text/event-stream")
+        return Lines(events(source, request.state.request_id), "text/event-stream", job.stream.cancel)
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""

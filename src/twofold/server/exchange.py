@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
@@ -57,12 +57,16 @@ async def disconnected(receive: Receive) -> None:
 
 
 class Lines(Response):
-    """A response that grows; its source is closed when the client leaves. It must hold one line at least."""
+    """A response that grows; its source must hold one line at least.
 
-    def __init__(self, source: AsyncIterator[bytes], media_type: str) -> None:
+    `close` is called when it ends or the client leaves: a source that was never begun cannot clean up after itself.
+    """
+
+    def __init__(self, source: AsyncIterator[bytes], media_type: str, close: Callable[[], None]) -> None:
         super().__init__(media_type=media_type, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self.source = source
+        self.close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send line by line; what fails before the first one is still an ordinary answer."""
@@ -78,6 +82,7 @@ class Lines(Response):
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await pump
             await self.source.aclose()  # type: ignore[attr-defined]
+            self.close()
 
     async def pump(self, send: Send) -> None:
         """Lines of the source to the client."""
