@@ -92,6 +92,7 @@ class LLM:
             step_tokens=chosen.step_tokens,
             max_sequences=chosen.max_sequences,
             vocabulary=architecture.vocabulary,
+            prefix_cache=chosen.prefix_cache,
         )
         self.tokenizer = self.loaded.tokenizer
         self.engine = Engine(

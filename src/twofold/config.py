@@ -31,7 +31,8 @@ class Settings:
     max_sequences: most sequences served at once. threads: threads of the native kernels. guess_tokens: most tokens
     guessed at once (0: never), from what the text has said before or by the draft model; answers are the same with
     and without, only their speed differs. draft: a small model with the same vocabulary, as folder or hub id; it
-    runs as packed, else with this model's dtype.
+    runs as packed, else with this model's dtype. prefix_cache: what was computed for one prompt serves the next one
+    that begins alike; answers are the same.
     """
 
     dtype: str | None = None
@@ -44,6 +45,7 @@ class Settings:
     threads: int | None = None
     guess_tokens: int = 7
     draft: str | Path | None = None
+    prefix_cache: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("dtype", DTYPES), ("backend", BACKENDS), ("kv_cache_dtype", KV_DTYPES)):
@@ -85,6 +87,7 @@ class Resolved:
     max_sequences: int
     threads: int | None
     guess_tokens: int
+    prefix_cache: bool
 
 
 def choose_dtype(settings: Settings, packed_dtype: str | None) -> str:
@@ -130,4 +133,5 @@ def resolve(settings: Settings, dtype: str, model_context: int, cache_bytes_per_
         max_sequences=settings.max_sequences,
         threads=settings.threads,
         guess_tokens=settings.guess_tokens,
+        prefix_cache=settings.prefix_cache,
     )

@@ -11,7 +11,11 @@ TwofoldError
 ├── OutOfMemory              the model or its cache does not fit, said before loading
 ├── RequestError             one request is wrong; the engine goes on
 │   ├── InvalidSampling      a sampling setting is out of its range
-│   └── RequestTooLong       more tokens than the context or the cache holds
+│   ├── RequestTooLong       more tokens than the context or the cache holds
+│   ├── Overloaded           as many requests wait as may wait; try again later
+│   ├── ShuttingDown         no new requests are taken
+│   ├── SlowReader           an answer was not read as fast as it was made, and its buffer is full
+│   └── BadLogits            the network gave no finite number to draw a token from
 ├── SettingsError            an unknown or contradictory setting
 ├── UnsupportedOp            a backend cannot do what the network asks for
 └── NativeUnavailable        the native library is missing or cannot run on this CPU
@@ -66,6 +70,22 @@ class InvalidSampling(RequestError):
 
 class RequestTooLong(RequestError):
     """More tokens than the context or the cache holds."""
+
+
+class Overloaded(RequestError):
+    """As many requests wait as may wait; try again later."""
+
+
+class ShuttingDown(RequestError):
+    """No new requests are taken."""
+
+
+class SlowReader(RequestError):
+    """An answer was not read as fast as it was made, and its buffer is full."""
+
+
+class BadLogits(RequestError):
+    """The network gave no finite number to draw a token from."""
 
 
 class SettingsError(TwofoldError):

@@ -17,6 +17,10 @@ SURFACE = {
     "chat": ["model", "--system", *LOADING, *SAMPLING],
     "info": ["model"],
     "pack": ["model", "-o", "--dtype"],
+    "serve": [
+        *("model", "--host", "--port", "--api-key", "--api-key-file", "--served-model-name", "--max-num-seqs"),
+        *("--max-num-batched-tokens", "--max-waiting", "--grace", *LOADING),
+    ],
     "bench": ["model", *LOADING, "--repeats", "--json"],
     "doctor": [],
     "demo": ["--dtype", "--evaluate", "--questions", "--json", "--threads"],

@@ -22,6 +22,7 @@ TWOFOLD = {
     "engine": {"ops.types", "errors", "config"},
     "text": {"errors"},
     "demo": set(),
+    "server": {"engine", "ops.types", "text", "errors", "config"},
     "bench": {"api", "ops", "text", "demo"},
     "api": {"models", "backends", "weights", "quant", "engine", "text", "config", "errors", "ops", "demo"},
 }
@@ -34,6 +35,7 @@ THIRD_PARTY = {
     "text": {"tokenizers", "jinja2"},
     "api": {"numpy"},
     "bench": {"numpy"},
+    "server": {"starlette", "uvicorn", "msgspec", "prometheus_client", "llguidance", "anyio"},
     "cli": {"click", "rich"},
 }
 NUMPY_FREE = ("engine/request.py", "engine/scheduler.py", "engine/blocks.py")

@@ -5,9 +5,10 @@ A local layer never looks back across its chunk, so a sequence gives its local b
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from twofold.engine.pool import Pool, first_key, next_key
 from twofold.engine.request import Sequence
 
 
@@ -44,12 +45,91 @@ def plan_layout(chunk: int | None, cache_tokens: int, step_tokens: int, max_sequ
 
 
 class Blocks:
-    """Hands out the blocks of both pools and takes them back."""
+    """Hands out the blocks of both pools and takes them back.
 
-    def __init__(self, layout: CacheLayout) -> None:
+    keeps_prefixes: full blocks are found again by their content, so that a prompt begins where a known one ends.
+    asked_tokens, known_tokens: tokens of all sequences admitted, and how many of them were found.
+    """
+
+    def __init__(self, layout: CacheLayout, keeps_prefixes: bool = False) -> None:
         self.layout = layout
-        self.free_global = deque(range(layout.global_blocks))
-        self.free_local = deque(range(layout.local_blocks))
+        self.keeps_prefixes = keeps_prefixes
+        self.global_pool = Pool(layout.global_blocks)
+        self.local_pool = Pool(layout.local_blocks)
+        self.asked_tokens = self.known_tokens = 0
+
+    @property
+    def free_global(self) -> Collection[int]:
+        """Blocks for global layers that nobody holds."""
+        return self.global_pool.free
+
+    @property
+    def free_local(self) -> Collection[int]:
+        """Blocks for local layers that nobody holds."""
+        return self.local_pool.free
+
+    def admit(self, sequence: Sequence, most: int) -> int:
+        """Start a sequence with what is known of it: how many tokens it may compute now, at most `most`.
+
+        0, and nothing held, when blocks for all of its tokens are short.
+        """
+        self.reuse(sequence)
+        count = min(sequence.pending, most)
+        short = self.blocks_for(len(sequence.tokens)) - len(sequence.global_blocks) > len(self.free_global)
+        if short or not self.reserve(sequence, count):
+            self.release(sequence)
+            return 0
+        if sequence.cached is None:
+            sequence.cached = sequence.computed
+            self.asked_tokens += len(sequence.tokens)
+            self.known_tokens += sequence.computed
+        return count
+
+    def reuse(self, sequence: Sequence) -> None:
+        """Share the blocks of the longest known prefix; one token at least is left to be computed.
+
+        Local layers must know the part of it that lies in its last chunk, and need no more.
+        """
+        keys = self.prefix_keys(sequence, len(sequence.tokens) - 1)
+        known = next((i for i, key in enumerate(keys) if key not in self.global_pool.block_of), len(keys))
+        first = known
+        if self.layout.chunk is not None:
+            size = self.layout.block_size
+            first = known * size // self.layout.chunk * self.layout.chunk // size
+            known = next((i for i in range(first, known) if keys[i] not in self.local_pool.block_of), known)
+            sequence.local_base = first * size
+            sequence.local_blocks = self.local_pool.share(keys[first:known])
+        sequence.global_blocks = self.global_pool.share(keys[:known])
+        sequence.computed = known * self.layout.block_size
+
+    def remember(self, sequence: Sequence) -> None:
+        """Make what is computed of a sequence known to others."""
+        first, size = sequence.remembered, self.layout.block_size
+        for index, key in enumerate(self.prefix_keys(sequence, sequence.computed)[first:], start=first):
+            self.global_pool.remember(sequence.global_blocks[index], key)
+            if index * size >= sequence.local_base and self.layout.chunk is not None:
+                self.local_pool.remember(sequence.local_blocks[index - sequence.local_base // size], key)
+            sequence.remembered = index + 1
+
+    def is_being_read(self, sequence: Sequence, reading: Sequence) -> bool:
+        """Whether `reading` is about to compute a block that `sequence` could then share."""
+        prompt = len(reading.request.prompt)
+        if reading.computed >= prompt - 1:
+            return False
+        theirs = self.prefix_keys(reading, prompt)
+        own = self.prefix_keys(sequence, len(sequence.tokens) - 1)
+        known = next((i for i, key in enumerate(own) if key not in self.global_pool.block_of), len(own))
+        return known < min(len(own), len(theirs)) and own[known] == theirs[known]
+
+    def prefix_keys(self, sequence: Sequence, tokens: int) -> list[bytes]:
+        """Keys of the full blocks among the first `tokens` tokens; none when prefixes are not kept."""
+        if not self.keeps_prefixes:
+            return []
+        keys, size = sequence.keys, self.layout.block_size
+        while (len(keys) + 1) * size <= tokens:
+            before = keys[-1] if keys else first_key(sequence.request.salt)
+            keys.append(next_key(before, sequence.tokens[len(keys) * size : (len(keys) + 1) * size]))
+        return keys[: tokens // size]
 
     def reserve(self, sequence: Sequence, count: int) -> bool:
         """Make room for `count` more tokens of the sequence; all or nothing, False when blocks are short."""
@@ -61,16 +141,16 @@ class Blocks:
             more_local = self.blocks_for(stop - sequence.local_base) - len(sequence.local_blocks)
         if more_global > len(self.free_global) or more_local > len(self.free_local):
             return False
-        sequence.global_blocks += [self.free_global.popleft() for _ in range(more_global)]
-        sequence.local_blocks += [self.free_local.popleft() for _ in range(more_local)]
+        sequence.global_blocks += self.global_pool.take(more_global)
+        sequence.local_blocks += self.local_pool.take(more_local)
         return True
 
     def release(self, sequence: Sequence) -> None:
-        """Take back everything; the sequence must then be computed from its first token."""
-        self.free_global.extend(sequence.global_blocks)
-        self.free_local.extend(sequence.local_blocks)
+        """Take back everything; the sequence must then be computed from its first token, or from what is known."""
+        self.global_pool.give_back(sequence.global_blocks)
+        self.local_pool.give_back(sequence.local_blocks)
         sequence.global_blocks, sequence.local_blocks = [], []
-        sequence.local_base = sequence.computed = 0
+        sequence.local_base = sequence.computed = sequence.remembered = 0
 
     def leave_old_chunks(self, sequence: Sequence) -> None:
         """Free the local blocks that no later token can see: those before the chunk of the next token."""
@@ -78,13 +158,9 @@ class Blocks:
             return
         base = sequence.computed // self.layout.chunk * self.layout.chunk
         old = min((base - sequence.local_base) // self.layout.block_size, len(sequence.local_blocks))
-        self.free_local.extend(sequence.local_blocks[:old])
+        self.local_pool.give_back(sequence.local_blocks[:old])
         del sequence.local_blocks[:old]
         sequence.local_base = base
-
-    def fits_now(self, tokens: int) -> bool:
-        """Whether a sequence of this length could be admitted and computed without taking blocks from others."""
-        return self.blocks_for(tokens) <= len(self.free_global)
 
     def holds(self, tokens: int) -> bool:
         """Whether one sequence of this length fits into the empty cache."""

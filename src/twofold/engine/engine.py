@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from twofold.engine.batch import build_batch
 from twofold.engine.blocks import Blocks, CacheLayout
 from twofold.engine.guess import MOST_SEQUENCES, Guesser
 from twofold.engine.limits import EngineLimits
-from twofold.engine.request import Event, Request, SamplingParams, Sequence
+from twofold.engine.request import Constraint, Event, Request, SamplingParams, Sequence
 from twofold.engine.scheduler import NO_GUESSES, Plan, Scheduler, Slice
 from twofold.errors import InvalidSampling, RequestTooLong
 from twofold.ops.types import Array, Batch, CacheShape
@@ -20,7 +21,7 @@ class Engine:
     """One network on one backend, serving many sequences.
 
     `forward(ops, batch, cache)` gives logits_RV; `guesser` makes steps confirm several tokens (None: never).
-    Not thread-safe: one caller drives it.
+    Not thread-safe: one caller drives it (engine/runner.py). latest: the plan of the last step.
     """
 
     def __init__(
@@ -35,14 +36,29 @@ class Engine:
         self.ops = ops
         self.forward = forward
         self.limits = limits
-        self.blocks = Blocks(layout)
+        self.blocks = Blocks(layout, limits.prefix_cache)
         self.cache = ops.new_cache(cache_shape, (layout.global_blocks, layout.local_blocks), layout.block_size)
         self.scheduler = Scheduler(self.blocks, limits.step_tokens, limits.max_sequences)
         self.guesser = guesser
-        self._next_id = 0
+        self.latest: Plan | None = None
+        self.in_flight: Plan | None = None
+        self._ids = itertools.count()
 
     def add(self, prompt: Collection[int], params: SamplingParams, eos_ids: Collection[int] = ()) -> Request:
-        """Queue a prompt; its tokens arrive as events of later steps.
+        """Queue a prompt; its tokens arrive as events of later steps. Raises what `prepare` raises."""
+        request = self.prepare(prompt, params, eos_ids)
+        self.enqueue(request)
+        return request
+
+    def prepare(
+        self,
+        prompt: Collection[int],
+        params: SamplingParams,
+        eos_ids: Collection[int] = (),
+        constraint: Constraint | None = None,
+        salt: bytes = b"",
+    ) -> Request:
+        """Check a prompt and its settings and number the request; safe to call from any thread.
 
         Raises RequestTooLong when prompt and answer cannot fit, InvalidSampling for ids outside the vocabulary.
         """
@@ -50,17 +66,20 @@ class Engine:
         self.check_prompt(prompt, room, params.max_tokens)
         self.check_ids((*prompt, *params.stop_token_ids, *params.logit_bias))
         stop_ids = {*params.stop_token_ids, *(() if params.ignore_eos else eos_ids)}
-        request = Request(
-            id=self._next_id,
+        return Request(
+            id=next(self._ids),
             prompt=tuple(prompt),
             params=params,
             seed=secrets.randbits(63) if params.seed is None else params.seed,
             stop_ids=frozenset(stop_ids),
             max_tokens=room if params.max_tokens is None else params.max_tokens,
+            constraint=constraint,
+            salt=salt,
         )
-        self._next_id += 1
-        self.scheduler.add(Sequence(request=request, tokens=list(prompt)))
-        return request
+
+    def enqueue(self, request: Request) -> None:
+        """Queue a request that `prepare` made."""
+        self.scheduler.add(Sequence(request=request, tokens=list(request.prompt)))
 
     def check_prompt(self, prompt: Collection[int], room: int, max_tokens: int | None) -> None:
         """Refuse prompts that are empty or leave no room for the answer asked for."""
@@ -88,14 +107,21 @@ class Engine:
     def step(self) -> list[Event]:
         """Advance every scheduled sequence by one step; [] when idle."""
         guesser = self.guesser if self.is_decoding_few else None
-        plan = self.scheduler.plan(guesser.propose(self.scheduler.running) if guesser else NO_GUESSES)
+        guesses = guesser.propose(self.scheduler.running) if guesser else NO_GUESSES
+        plan = self.latest = self.scheduler.plan(guesses)
         if plan is None:
             return []
-        logits_RV = self.run(plan)
-        events = self.scheduler.commit(plan, self.ops.sample(logits_RV, plan.sampling))
+        events = self.advance(plan)
         if guesser:
             guesser.learn(plan, events)
         return events
+
+    def advance(self, plan: Plan) -> list[Event]:
+        """Run a plan and take over its results. When it raises, `in_flight` is the plan, of which nothing counts."""
+        self.in_flight = plan
+        drawn = self.ops.sample(self.run(plan), plan.sampling)
+        self.in_flight = None
+        return self.scheduler.commit(plan, drawn)
 
     @property
     def is_decoding_few(self) -> bool:

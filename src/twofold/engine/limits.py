@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
-    """context: longest sequence; step_tokens: most tokens in one step; max_sequences: most at once; vocabulary: ids."""
+    """context: longest sequence; step_tokens: most tokens in one step; max_sequences: most at once; vocabulary: ids.
+
+    prefix_cache: what was computed for one prompt serves the next one that begins alike.
+    """
 
     context: int
     step_tokens: int
     max_sequences: int
     vocabulary: int
+    prefix_cache: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from twofold.engine.lookup import Lookup
 from twofold.errors import InvalidSampling
@@ -19,8 +19,9 @@ class SamplingParams:
     """How to generate. None means: as the model's generation_config.json says, else neutral.
 
     temperature: 0 is greedy. top_k: 0 keeps all. seed: None draws a fresh one. max_tokens: None goes on until a stop
-    or the end of the context. stop: strings that end the answer (cut off before them). stop_token_ids: further ids
-    that end it. logprobs: number of alternatives to report per token, None for none. logit_bias: id -> added logit.
+    or the end of the context. min_tokens: before so many, tokens that end the answer are not drawn. stop: strings that
+    end the answer (cut off before them). stop_token_ids: further ids that end it. logprobs: number of alternatives to
+    report per token, None for none. logit_bias: id -> added logit.
     Raises InvalidSampling for values out of range.
     """
 
@@ -33,6 +34,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     seed: int | None = None
     max_tokens: int | None = None
+    min_tokens: int = 0
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
@@ -49,6 +51,7 @@ class SamplingParams:
         whole("top_k", self.top_k, 0, 2**31)
         whole("seed", self.seed, 0, 2**64 - 1)
         whole("max_tokens", self.max_tokens, 1, 2**31)
+        whole("min_tokens", self.min_tokens, 0, 2**31)
         whole("logprobs", self.logprobs, 0, 100)
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise InvalidSampling(f"stop is {self.stop!r}; a tuple of non-empty strings was expected")
@@ -81,9 +84,22 @@ def whole(name: str, value: int | None, low: int, high: int) -> None:
         raise InvalidSampling(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
 
 
+class Constraint(Protocol):
+    """Which tokens an answer may have. One object serves one request and remembers how far it has come."""
+
+    def allowed(self) -> bytes:
+        """Tokens that may come next, see RowSampling.allowed. Raises RequestError when there is no going on."""
+
+    def accept(self, token: int) -> None:
+        """The next token is this one. Never raises: what is wrong with it is told by `allowed`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One prompt to answer. `seed` is fixed here, so that the answer does not depend on who else is served."""
+    """One prompt to answer. `seed` is fixed here, so that the answer does not depend on who else is served.
+
+    salt: known prefixes are shared with requests of the same salt only.
+    """
 
     id: int
     prompt: tuple[int, ...]
@@ -91,15 +107,18 @@ class Request:
     seed: int
     stop_ids: frozenset[int]
     max_tokens: int
+    constraint: Constraint | None = None
+    salt: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One generated token of one request; `finish` is set on the last one."""
+    """One generated token of one request; `finish` is set on the last one. cached: prompt tokens that were known."""
 
     request_id: int
     drawn: Drawn
     finish: FinishReason | None = None
+    cached: int = 0
 
 
 @dataclass(kw_only=True, eq=False)
@@ -107,6 +126,8 @@ class Sequence:
     """A request being served: all its tokens so far, how many are in the cache, and the blocks it holds.
 
     Position p lies in global block p // block_size, and in local block (p - local_base) // block_size.
+    keys: of its full blocks, as far as they were needed; remembered: blocks made known to others; cached: prompt
+    tokens that were known when it was first admitted.
     """
 
     request: Request
@@ -115,6 +136,9 @@ class Sequence:
     global_blocks: list[int] = field(default_factory=list)
     local_blocks: list[int] = field(default_factory=list)
     local_base: int = 0
+    keys: list[bytes] = field(default_factory=list)
+    remembered: int = 0
+    cached: int | None = None
     lookup: Lookup = field(default_factory=Lookup)
 
     @property
@@ -132,6 +156,7 @@ class Sequence:
         params, request = self.request.params, self.request
         repeats = params.repetition_penalty not in (None, 1.0)
         looks_back = repeats or params.presence_penalty != 0 or params.frequency_penalty != 0
+        step = len(self.tokens) + len(guesses) - len(request.prompt)
         return RowSampling(
             temperature=1.0 if params.temperature is None else params.temperature,
             top_k=params.top_k or 0,
@@ -141,8 +166,10 @@ class Sequence:
             presence_penalty=params.presence_penalty,
             frequency_penalty=params.frequency_penalty,
             logit_bias=tuple(params.logit_bias.items()),
+            allowed=request.constraint.allowed() if request.constraint else None,
             seed=request.seed,
-            step=len(self.tokens) + len(guesses) - len(request.prompt),
+            step=step,
+            banned=tuple(sorted(request.stop_ids)) if step < params.min_tokens else (),
             prompt=request.prompt if repeats else (),
             generated=[*self.generated, *guesses] if looks_back else (),
             logprobs=-1 if params.logprobs is None else params.logprobs,

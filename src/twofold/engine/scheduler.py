@@ -66,6 +66,7 @@ class Scheduler:
         self.blocks = blocks
         self.step_tokens = step_tokens
         self.max_sequences = max_sequences
+        self.preemptions = 0
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -96,8 +97,8 @@ class Scheduler:
                     budget -= slices[-1].rows
         while budget and self.can_admit():
             sequence = self.waiting[0]
-            count = min(sequence.pending, budget)
-            if not self.blocks.reserve(sequence, count):
+            count = self.blocks.admit(sequence, budget)
+            if not count:
                 break
             self.running.append(self.waiting.popleft())
             slices.append(Slice(sequence=sequence, count=count))
@@ -105,10 +106,10 @@ class Scheduler:
         return Plan(slices=tuple(slices)) if slices else None
 
     def can_admit(self) -> bool:
-        """Whether the first waiting sequence may start: a place is free, and blocks for all its tokens."""
+        """Whether the first waiting sequence may start: a place is free, and nobody is reading what it could share."""
         if not self.waiting or len(self.running) >= self.max_sequences:
             return False
-        return self.blocks.fits_now(len(self.waiting[0].tokens))
+        return not any(self.blocks.is_being_read(self.waiting[0], reading) for reading in self.running)
 
     def make_room(self, sequence: Sequence, count: int, slices: list[Slice]) -> bool:
         """Reserve blocks for a running sequence, preempting newer ones; False when it had to give way itself."""
@@ -122,6 +123,8 @@ class Scheduler:
 
     def fit_guess(self, sequence: Sequence, guess: tuple[int, ...], budget: int) -> tuple[int, ...]:
         """A guess as far as budget, answer and free blocks allow; never at another sequence's cost."""
+        if not guess or sequence.request.constraint:  # a constraint knows what may follow known tokens only
+            return ()
         generated = len(sequence.tokens) - len(sequence.request.prompt)
         fitting = guess[: max(0, min(budget, sequence.request.max_tokens - generated - 1))]
         return fitting if self.blocks.reserve(sequence, sequence.pending + len(fitting)) else ()
@@ -130,6 +133,7 @@ class Scheduler:
         """Send a running sequence back to the head of the waiting ones, without its blocks."""
         self.running.remove(sequence)
         self.blocks.release(sequence)
+        self.preemptions += 1
         self.waiting.appendleft(sequence)
 
     def commit(self, plan: Plan, drawn: Many[Drawn]) -> list[Event]:
@@ -139,6 +143,7 @@ class Scheduler:
         for item in plan.slices:
             samples = item.samples
             item.sequence.computed += item.count
+            self.blocks.remember(item.sequence)
             if samples:
                 events += self.extend(item, drawn[row : row + len(item.guesses) + 1])
                 row += len(item.guesses) + 1
@@ -150,8 +155,12 @@ class Scheduler:
         sequence = item.sequence
         for place, token in enumerate(drawn):
             sequence.tokens.append(token.token)
+            if sequence.request.constraint:
+                sequence.request.constraint.accept(token.token)
             finish = finish_reason(sequence)
-            events.append(Event(request_id=sequence.request.id, drawn=token, finish=finish))
+            events.append(
+                Event(request_id=sequence.request.id, drawn=token, finish=finish, cached=sequence.cached or 0)
+            )
             if finish:
                 self.remove(sequence)
                 break

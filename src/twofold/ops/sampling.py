@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from twofold.errors import BadLogits
 from twofold.ops.types import Drawn, RowSampling
 
 Floats = npt.NDArray[np.float32]
@@ -23,11 +24,17 @@ def sample(logits_RV: Floats, rows: Sequence[RowSampling]) -> list[Drawn]:
 
 
 def draw(logits_V: Floats, row: RowSampling) -> Drawn:
-    """Draw the next token of one row; see RowSampling for the order of the steps."""
+    """Draw the next token of one row; see RowSampling for the order of the steps.
+
+    Raises BadLogits when the best logit is no finite number: NaN, infinite, or every token is banned.
+    """
     adjusted_V = adjust(logits_V, row)
-    if row.temperature == 0:
-        token = int(adjusted_V.argmax())
-    else:
+    token = int(adjusted_V.argmax())  # of NaN, if there is one
+    if not math.isfinite(adjusted_V[token]):
+        raise BadLogits(
+            f"the best logit is {adjusted_V[token]}; a finite number was expected. The weights are damaged."
+        )
+    if row.temperature != 0:
         token = draw_index(adjusted_V / np.float32(row.temperature), row)
     if row.logprobs < 0:
         return Drawn(token=token)
@@ -39,14 +46,14 @@ def draw(logits_V: Floats, row: RowSampling) -> Drawn:
 
 
 def adjust(logits_V: Floats, row: RowSampling) -> Floats:
-    """Logits after logit_bias, banned ids and penalties; the input is left alone.
+    """Logits after logit_bias, banned and allowed ids, and penalties; the input is left alone.
 
     repetition_penalty divides positive and multiplies negative logits of every id seen in prompt or answer;
     presence and frequency penalties look at the answer only, as in the OpenAI API.
     """
     repeats = row.repetition_penalty != 1.0
     counts = row.presence_penalty != 0.0 or row.frequency_penalty != 0.0
-    if not (repeats or counts or row.logit_bias or row.banned):
+    if not (repeats or counts or row.logit_bias or row.banned or row.allowed is not None):
         return logits_V
     result_V = logits_V.copy()
     for token, bias in row.logit_bias:
@@ -59,6 +66,9 @@ def adjust(logits_V: Floats, row: RowSampling) -> Floats:
         ids, times = np.unique(np.asarray(row.generated, np.int64), return_counts=True)
         result_V[ids] -= np.float32(row.presence_penalty) + np.float32(row.frequency_penalty) * times
     result_V[list(row.banned)] = -np.inf
+    if row.allowed is not None:
+        bits = np.unpackbits(np.frombuffer(row.allowed, np.uint8), count=len(result_V), bitorder="little")
+        result_V[bits == 0] = -np.inf
     return result_V
 
 

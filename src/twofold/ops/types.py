@@ -151,10 +151,11 @@ class Target:
 class RowSampling:
     """How to draw the next token of one row. Neutral defaults: the plain softmax.
 
-    Order: logit_bias, penalties, temperature, top_k, top_p, min_p, draw. `temperature` 0 takes the best token
-    (lowest id on ties). `seed` and `step` fix the draw, whatever else is in the batch. `prompt` and `generated`
-    are the ids the penalties look at; they may stay empty when no penalty is set. `logprobs` asks for that many
-    alternatives, -1 for none at all.
+    Order: logit_bias, penalties, banned and allowed ids, temperature, top_k, top_p, min_p, draw. `temperature` 0 takes
+    the best token (lowest id on ties). `seed` and `step` fix the draw, whatever else is in the batch. `prompt` and
+    `generated` are the ids the penalties look at; they may stay empty when no penalty is set. `logprobs` asks for that
+    many alternatives, -1 for none at all. `allowed`: bit t % 8 of byte t // 8 says whether id t may be drawn, ids
+    beyond may not; None allows all.
     """
 
     temperature: float = 1.0
@@ -166,6 +167,7 @@ class RowSampling:
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     banned: tuple[int, ...] = ()
+    allowed: bytes | None = None
     seed: int = 0
     step: int = 0
     prompt: Sequence[int] = ()

@@ -1,0 +1,113 @@
+"""twofold serve: a model behind OpenAI's HTTP API."""
+
+from __future__ import annotations
+
+import logging
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from twofold.cli.options import LOADING, with_options
+from twofold.errors import SettingsError
+
+if TYPE_CHECKING:
+    from twofold.api import LLM
+    from twofold.server.serving import Serving
+    from twofold.server.settings import ServerSettings
+
+NEEDED = ("starlette", "uvicorn", "msgspec", "prometheus_client", "llguidance")
+
+
+@click.command(
+    epilog="Examples:  twofold serve demo  |  twofold serve meta-llama/Llama-3.2-1B-Instruct --dtype w4a8 --port 8080  "
+    "|  TWOFOLD_API_KEY=... twofold serve ./model --host 0.0.0.0"
+)
+@click.argument("model")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for the network.")
+@click.option("--port", default=8000, show_default=True, help="Port to listen on; 0 takes a free one.")
+@click.option(
+    "--api-key", "api_keys", multiple=True, envvar="TWOFOLD_API_KEY",
+    help="Key that clients must send; may be given several times. Closes every route but /health.",
+)  # fmt: skip
+@click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False), help="File with one key per line.")
+@click.option("--served-model-name", multiple=True, help="Name clients use. [default: MODEL]")
+@click.option("--max-num-seqs", type=int, help="Most requests in one batch. [default: 64]")
+@click.option("--max-num-batched-tokens", type=int, help="Most tokens in one step. [default: 512]")
+@click.option("--max-waiting", default=256, show_default=True, help="Most requests that wait; more get 429.")
+@click.option("--grace", default=30.0, show_default=True, help="Seconds running requests may go on after SIGTERM.")
+@with_options(*LOADING)
+def command(
+    model: str, api_keys: tuple[str, ...], api_key_file: str | None, served_model_name: tuple[str, ...], **options: Any
+) -> None:
+    """Serve MODEL (a folder, a Hugging Face id, or "demo") over HTTP, with the API of OpenAI and vLLM's additions."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise SettingsError(f"{', '.join(missing)} not installed; the server needs: pip install 'twofold[serve]'")
+    from twofold.cli.session import load_with_progress
+    from twofold.server.app import build_app
+    from twofold.server.run import bind, serve
+    from twofold.server.settings import ServerSettings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    settings = ServerSettings(
+        host=options["host"],
+        port=options["port"],
+        api_keys=(*api_keys, *read_keys(api_key_file)),
+        max_waiting=options["max_waiting"],
+        grace_s=options["grace"],
+    )
+    listening = bind(settings)
+    if not settings.api_keys and not settings.is_local:
+        click.echo("warning: everyone who reaches this address can use the server; set --api-key", err=True)
+    loading = {name: options[name] for name in ("dtype", "backend", "context", "threads")}
+    sizes = {"max_sequences": options["max_num_seqs"], "step_tokens": options["max_num_batched_tokens"]}
+    given = {name: value for name, value in sizes.items() if value is not None}
+    llm = load_with_progress(model, prefix_cache=True, **loading, **given)
+    click.echo(f"loaded in {llm.loaded.load_seconds:.1f} s ({llm.loaded.settings.dtype})", err=True)
+    serving = build_serving(llm, served_model_name or (model,), settings)
+    app = build_app(serving, installed_version())
+    serve(app, serving.runner, settings, listening, lambda url: click.echo(f"ready: {url}", err=True))
+
+
+def read_keys(path: str | None) -> list[str]:
+    """Keys of a file, one per line; empty lines and lines that begin with # do not count."""
+    lines = Path(path).read_text("utf-8").splitlines() if path else []
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def build_serving(llm: LLM, names: tuple[str, ...], settings: ServerSettings) -> Serving:
+    """A loaded model with its engine in a thread of its own."""
+    from twofold.engine.runner import Runner, RunnerLimits
+    from twofold.server.metrics import Metrics
+    from twofold.server.serving import Model, Serving, fingerprint
+    from twofold.server.structure import Grammars
+
+    loaded = llm.loaded
+    metrics = Metrics(names[0])
+    limits = RunnerLimits(max_waiting=settings.max_waiting, buffered_tokens=settings.buffered_tokens)
+    runner = Runner(llm.engine, limits, metrics.step)
+    metrics.watch(runner)
+    metrics.gauge("twofold:load_seconds", "Seconds loading took.", loaded.load_seconds)
+    model = Model(
+        names=names,
+        tokenizer=llm.tokenizer,
+        template=loaded.template,
+        eos_ids=loaded.model.eos_ids,
+        defaults=loaded.model.defaults,
+        context=loaded.settings.context,
+        created=int(time.time()),
+        fingerprint=fingerprint([installed_version(), loaded.settings.dtype, loaded.model.folder.name]),
+    )
+    grammars = Grammars(llm.tokenizer, loaded.model.eos_ids)
+    return Serving(model=model, runner=runner, settings=settings, metrics=metrics, grammars=grammars)
+
+
+def installed_version() -> str:
+    """Version of twofold."""
+    from twofold.cli.doctor import installed
+
+    return installed("twofold")

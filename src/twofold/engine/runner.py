@@ -1,0 +1,277 @@
+"""One thread that owns the engine: requests in from any thread, answers out to asyncio streams.
+
+Commands go into an inbox that is emptied before every step, so a cancelled request is gone within one step. A step that
+fails is run again sequence by sequence: rows never depend on each other, so only those at fault end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from twofold.engine.engine import Engine
+from twofold.engine.request import Event, Request
+from twofold.engine.scheduler import Plan
+from twofold.errors import Overloaded, ShuttingDown, SlowReader, TwofoldError
+
+log = logging.getLogger("twofold.engine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerLimits:
+    """max_waiting: most requests that wait beyond those the engine serves at once; buffered_tokens: most tokens that a
+    stream holds for a reader who does not take them.
+    """
+
+    max_waiting: int = 256
+    buffered_tokens: int = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """What one step gave to the requests of one stream. at_s: time.perf_counter() at its end."""
+
+    events: tuple[Event, ...]
+    at_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """One step: tokens run through the network, tokens drawn, seconds it took."""
+
+    rows: int
+    drawn: int
+    seconds: float
+
+
+class Stream:
+    """The answers to a group of requests as they grow. Iterate it once, in the event loop that opened it.
+
+    Yields deliveries until every request has finished; raises what ended one of them early. started_s: when each
+    request's first token was run, by request id.
+    """
+
+    def __init__(self, runner: Runner, requests: Sequence[Request]) -> None:
+        self.requests = tuple(requests)
+        self.started_s: dict[int, float] = {}
+        self._runner = runner
+        self._loop = asyncio.get_running_loop()
+        self._ready = asyncio.Event()
+        self._deliveries: deque[Delivery] = deque()
+        self._put = self._taken = 0  # each is written by one thread only
+        self._unfinished = {request.id for request in requests}
+        self._error: Exception | None = None
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Delivery:
+        while not self._deliveries:
+            if self._error is not None:
+                raise self._error
+            if not self._unfinished:
+                raise StopAsyncIteration
+            await self._ready.wait()
+            self._ready.clear()
+        delivery = self._deliveries.popleft()
+        self._taken += len(delivery.events)
+        self._unfinished -= {event.request_id for event in delivery.events if event.finish}
+        return delivery
+
+    def cancel(self, request_id: int | None = None) -> None:
+        """End one request, or all of them; nothing more comes of it. Finished ones are left alone."""
+        chosen = self._unfinished & ({request.id for request in self.requests} if request_id is None else {request_id})
+        self._unfinished -= chosen
+        self._runner.cancel(chosen)
+
+    @property
+    def buffered_tokens(self) -> int:
+        """Tokens that wait for the reader."""
+        return self._put - self._taken
+
+    def put(self, delivery: Delivery) -> None:
+        """Called by the runner's thread."""
+        self._put += len(delivery.events)
+        self._deliveries.append(delivery)
+
+    def fail(self, error: Exception) -> None:
+        """Called by the runner's thread: what was delivered can still be read, then `error` is raised."""
+        self._error = error
+
+    def wake(self) -> None:
+        """Called by the runner's thread: let the reader look. A loop that has gone has no reader."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._ready.set)
+
+
+class Runner:
+    """Drives an engine in a thread of its own, from construction to `close`.
+
+    `observe` is called in that thread after each step.
+    """
+
+    def __init__(
+        self, engine: Engine, limits: RunnerLimits | None = None, observe: Callable[[StepReport], None] | None = None
+    ) -> None:
+        self.engine = engine
+        self.limits = limits or RunnerLimits()
+        self.observe = observe
+        self.is_alive = True
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._streams: dict[int, Stream] = {}
+        self._lock = threading.Lock()
+        self._live: set[int] = set()
+        self._is_closing = False
+        self._stops = False
+        self._thread = threading.Thread(target=self._run, name="twofold-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def live(self) -> int:
+        """Requests taken and not yet finished."""
+        return len(self._live)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether new requests are refused."""
+        return self._is_closing
+
+    def submit(self, requests: Sequence[Request]) -> Stream:
+        """Take requests that `engine.prepare` made, all or none. Call it in the event loop that reads the stream.
+
+        Raises Overloaded when too many requests wait, ShuttingDown when the runner is closing.
+        """
+        stream = Stream(self, requests)
+        most = self.engine.limits.max_sequences + self.limits.max_waiting
+        with self._lock:
+            if self._is_closing or not self.is_alive:
+                raise ShuttingDown("the server is shutting down and takes no new requests. Try again in a moment.")
+            if len(self._live) + len(requests) > most:
+                raise Overloaded(
+                    f"{len(self._live)} requests are being served or wait, at most {most} may. Try again later."
+                )
+            self._live |= {request.id for request in requests}
+        self._inbox.put(lambda: self._take(stream))
+        return stream
+
+    def cancel(self, request_ids: Iterable[int]) -> None:
+        """End requests before the next step, from any thread; unknown ids are already finished."""
+        chosen = tuple(request_ids)
+        if chosen:
+            self._inbox.put(lambda: self._drop(chosen))
+
+    def stop_admission(self) -> None:
+        """Refuse new requests from now on."""
+        with self._lock:
+            self._is_closing = True
+
+    def close(self, grace_s: float = 0.0) -> None:
+        """Refuse new requests, let running ones finish for `grace_s` seconds, end the rest and the thread. Blocks."""
+        self.stop_admission()
+        end = time.monotonic() + grace_s
+        while self.live and self._thread.is_alive() and time.monotonic() < end:
+            time.sleep(0.01)
+        self._inbox.put(self._stop)
+        self._thread.join()
+
+    # From here on everything runs in the runner's thread.
+
+    def _run(self) -> None:
+        try:
+            while not self._stops:
+                self._read_inbox()
+                if not self.engine.is_idle:
+                    self._step()
+        except Exception:
+            log.exception("the engine's thread ended")
+        self.is_alive = False
+        self.stop_admission()
+        self._fail(list(self._streams), ShuttingDown("the server is shutting down; the answer ends here."))
+
+    def _stop(self) -> None:
+        self._stops = True
+
+    def _read_inbox(self) -> None:
+        """Carry out what has come in; wait for something when there is nothing else to do."""
+        if self.engine.is_idle and not self._stops:
+            self._inbox.get()()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._inbox.get_nowait()()
+
+    def _take(self, stream: Stream) -> None:
+        for request in stream.requests:
+            self._streams[request.id] = stream
+            self.engine.enqueue(request)
+
+    def _drop(self, request_ids: Iterable[int]) -> None:
+        for request_id in request_ids:
+            self.engine.cancel(request_id)
+            self._forget(request_id)
+
+    def _forget(self, request_id: int) -> None:
+        self._streams.pop(request_id, None)
+        with self._lock:
+            self._live.discard(request_id)
+
+    def _step(self) -> None:
+        start = time.perf_counter()
+        try:
+            events = self.engine.step()
+        except Exception as error:
+            events = self._rescue(error)
+        end = time.perf_counter()
+        self._deliver(events, start, end)
+        if self.observe:
+            plan = self.engine.latest
+            rows = sum(item.rows for item in plan.slices) if plan else 0
+            self.observe(StepReport(rows=rows, drawn=len(events), seconds=end - start))
+
+    def _rescue(self, error: Exception) -> list[Event]:
+        """Run each sequence of a failed step by itself; those that fail again end with their error."""
+        plan = self.engine.in_flight
+        if plan is None:
+            raise error  # the bookkeeping failed: no request is at fault
+        events: list[Event] = []
+        for item in plan.slices:
+            try:
+                events += self.engine.advance(Plan(slices=(item,)))
+            except Exception as cause:
+                if not isinstance(cause, TwofoldError):
+                    log.exception("request %d failed", item.sequence.request.id)
+                self._fail([item.sequence.request.id], cause)
+        self.engine.in_flight = None
+        return events
+
+    def _deliver(self, events: Iterable[Event], start: float, end: float) -> None:
+        """Hand events to their streams; cut a stream whose reader has let the buffer fill up."""
+        for item in self.engine.latest.slices if self.engine.latest else ():
+            owner = self._streams.get(item.sequence.request.id)
+            if owner is not None:
+                owner.started_s.setdefault(item.sequence.request.id, start)
+        shares: dict[Stream, list[Event]] = {}
+        for event in events:
+            shares.setdefault(self._streams[event.request_id], []).append(event)
+        for stream, share in shares.items():
+            stream.put(Delivery(events=tuple(share), at_s=end))
+            for event in share:
+                if event.finish:
+                    self._forget(event.request_id)
+            if stream.buffered_tokens > self.limits.buffered_tokens:
+                ids = [request.id for request in stream.requests if request.id in self._streams]
+                self._fail(ids, SlowReader(f"{stream.buffered_tokens} tokens were made and not read; the answer ends."))
+            stream.wake()
+
+    def _fail(self, request_ids: Iterable[int], error: Exception) -> None:
+        """End requests with an error, and the others of their streams with them."""
+        for stream in {self._streams[request_id] for request_id in request_ids if request_id in self._streams}:
+            self._drop([request.id for request in stream.requests])
+            stream.fail(error)
+            stream.wake()

@@ -1,0 +1,313 @@
+"""OpenAI's two routes that generate: requests to an Ask, deltas to chunks and bodies."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from twofold.engine.request import SamplingParams
+from twofold.ops.types import Drawn
+from twofold.server.problems import Problem
+from twofold.server.schema import ChatRequest, CompletionRequest, Sampled
+from twofold.server.serving import Ask, Delta, Job, Serving
+from twofold.text.tokenizer import Tokenizer
+from twofold.text.tools import CallArguments, CallBegun, Part
+
+Json = dict[str, Any]
+
+
+def read_params(asked: Sampled, max_tokens: int | None, logprobs: int | None, most_stops: int) -> SamplingParams:
+    """Sampling settings of a request. Raises Problem or InvalidSampling naming the field."""
+    stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
+    if len(stop) > most_stops:
+        raise Problem(400, f"stop has {len(stop)} entries; at most {most_stops} are allowed", param="stop")
+    try:
+        bias = {int(token): value for token, value in (asked.logit_bias or {}).items()}
+    except ValueError as error:
+        raise Problem(400, f"logit_bias: {error}; its keys are token ids", param="logit_bias") from error
+    return SamplingParams(
+        temperature=asked.temperature,
+        top_k=0 if asked.top_k == -1 else asked.top_k,
+        top_p=asked.top_p,
+        min_p=asked.min_p,
+        repetition_penalty=asked.repetition_penalty,
+        presence_penalty=asked.presence_penalty or 0.0,
+        frequency_penalty=asked.frequency_penalty or 0.0,
+        seed=asked.seed,
+        max_tokens=max_tokens,
+        min_tokens=asked.min_tokens or 0,
+        stop=stop,
+        stop_token_ids=tuple(asked.stop_token_ids or ()),
+        ignore_eos=bool(asked.ignore_eos),
+        logprobs=logprobs,
+        logit_bias=bias,
+    )
+
+
+def read_choices(asked: Sampled, most: int) -> int:
+    """n. Raises Problem 400 beyond `most`."""
+    if (asked.n or 1) > most:
+        raise Problem(400, f"n is {asked.n}; at most {most} are allowed here", param="n")
+    if asked.stream_options and not asked.stream:
+        raise Problem(400, "stream_options needs stream: true", param="stream_options")
+    return asked.n or 1
+
+
+def read_chat(asked: ChatRequest, serving: Serving) -> Ask:
+    """What a chat request asks for. Raises Problem, TemplateError or InvalidSampling."""
+    limits = serving.settings
+    if len(asked.messages) > limits.max_messages:
+        found = len(asked.messages)
+        raise Problem(400, f"there are {found} messages; at most {limits.max_messages} are allowed", param="messages")
+    if asked.max_tokens and asked.max_completion_tokens and asked.max_tokens != asked.max_completion_tokens:
+        raise Problem(400, "max_tokens and max_completion_tokens differ; give one", param="max_completion_tokens")
+    if asked.top_logprobs is not None and not asked.logprobs:
+        raise Problem(400, "top_logprobs needs logprobs: true", param="top_logprobs")
+    tools = asked.tools or []
+    if len(tools) > limits.max_tools:
+        raise Problem(400, f"there are {len(tools)} tools; at most {limits.max_tools} are allowed", param="tools")
+    uses_tools = bool(tools) and asked.tool_choice != "none"
+    variables = dict(asked.chat_template_kwargs or {})
+    if asked.documents is not None:
+        variables["documents"] = asked.documents
+    prompt = serving.encode_messages(
+        asked.messages,
+        tools=[plain_tool(tool) for tool in tools] if uses_tools else None,
+        add_generation_prompt=asked.add_generation_prompt is not False,
+        variables=variables,
+    )
+    most = asked.max_completion_tokens or asked.max_tokens
+    logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
+    return Ask(
+        prompts=[prompt],
+        params=read_params(asked, most, logprobs, limits.max_stops),
+        choices=read_choices(asked, limits.max_choices),
+        tools=tuple(tool.function.name for tool in tools) if uses_tools else (),
+        most_calls=1 if asked.parallel_tool_calls is False else None,
+        skip_special=asked.skip_special_tokens is not False,
+        include_stop=bool(asked.include_stop_str_in_output),
+    )
+
+
+def plain_tool(tool: Any) -> Json:
+    """A tool as templates list it."""
+    function = {"name": tool.function.name}
+    for name in ("description", "parameters"):
+        if getattr(tool.function, name) is not None:
+            function[name] = getattr(tool.function, name)
+    return {"type": "function", "function": function}
+
+
+def read_completion(asked: CompletionRequest, serving: Serving) -> Ask:
+    """What a completion request asks for. Raises Problem or InvalidSampling."""
+    limits = serving.settings
+    prompts = read_prompts(asked.prompt)
+    if len(prompts) > limits.max_prompts:
+        found = len(prompts)
+        raise Problem(400, f"there are {found} prompts; at most {limits.max_prompts} are allowed", param="prompt")
+    tokenizer = serving.model.tokenizer
+    return Ask(
+        prompts=[tokenizer.encode(prompt, bos=True) if isinstance(prompt, str) else prompt for prompt in prompts],
+        params=read_params(asked, asked.max_tokens or 16, asked.logprobs, limits.max_stops),
+        choices=read_choices(asked, limits.max_choices),
+        skip_special=asked.skip_special_tokens is not False,
+        include_stop=bool(asked.include_stop_str_in_output),
+    )
+
+
+def read_prompts(prompt: str | list[Any]) -> list[str | list[int]]:
+    """The forms of `prompt`: a text, token ids, or a list of either. Raises Problem 400 for anything else."""
+    if isinstance(prompt, str):
+        return [prompt]
+    if prompt and all(is_id(item) for item in prompt):
+        return [prompt]
+    lists = [isinstance(item, list) and bool(item) and all(is_id(token) for token in item) for item in prompt]
+    if prompt and (all(isinstance(item, str) for item in prompt) or all(lists)):
+        return list(prompt)
+    raise Problem(400, "prompt must be a text, a list of token ids, or a list of either", param="prompt")
+
+
+def is_id(item: Any) -> bool:
+    """Whether this may be a token id."""
+    return isinstance(item, int) and not isinstance(item, bool)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Envelope:
+    """What every chunk and body of one answer has in common."""
+
+    prefix: str
+    kind: str
+    model: str
+    fingerprint: str
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def wrap(self, choices: list[Json], **more: Any) -> Json:
+        """A chunk or a body."""
+        return {
+            "id": f"{self.prefix}-{self.id}",
+            "object": self.kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+            "choices": choices,
+            **more,
+        }
+
+
+class CallShapes:
+    """Tool calls of one choice in OpenAI's shape: each gets an id; its name is told once."""
+
+    def __init__(self) -> None:
+        self.calls: list[Json] = []
+
+    def fragment(self, part: Part) -> Json | None:
+        """The streamed form of a part, None for text; `calls` keeps the whole."""
+        if isinstance(part, CallBegun):
+            call: Json = {
+                "id": f"call_{uuid.uuid4().hex[:24]}",
+                "type": "function",
+                "function": {"name": part.name, "arguments": ""},
+            }
+            self.calls.append(call)
+            return {"index": part.index, **call, "function": dict(call["function"])}
+        if isinstance(part, CallArguments):
+            self.calls[part.index]["function"]["arguments"] += part.text
+            return {"index": part.index, "function": {"arguments": part.text}}
+        return None
+
+
+def chat_logprobs(tokenizer: Tokenizer, drawn: Sequence[Drawn]) -> Json:
+    """Log-probabilities in the chat shape."""
+
+    def entry(token: int, logprob: float) -> Json:
+        data = tokenizer.token_bytes(token)
+        return {"token": data.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(data)}
+
+    content = [
+        {
+            **entry(item.token, item.logprob or 0.0),
+            "top_logprobs": [entry(token, logprob) for token, logprob in item.alternatives],
+        }
+        for item in drawn
+    ]
+    return {"content": content, "refusal": None}
+
+
+def legacy_logprobs(tokenizer: Tokenizer, drawn: Sequence[Drawn], offset: int) -> Json:
+    """Log-probabilities in the shape of /v1/completions. offset: characters before these tokens."""
+    shape: Json = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    for item in drawn:
+        text = tokenizer.token_bytes(item.token).decode("utf-8", "replace")
+        shape["tokens"].append(text)
+        shape["token_logprobs"].append(item.logprob)
+        best = {tokenizer.token_bytes(token).decode("utf-8", "replace"): value for token, value in item.alternatives}
+        shape["top_logprobs"].append(best)
+        shape["text_offset"].append(offset)
+        offset += len(text)
+    return shape
+
+
+async def chat_chunks(job: Job, envelope: Envelope, include_usage: bool) -> AsyncIterator[Json]:
+    """The chunks of a streamed chat answer."""
+    tokenizer = job.serving.model.tokenizer
+    with_logprobs = job.ask.params.logprobs is not None
+    extra: Json = {"usage": None} if include_usage else {}
+    calls = [CallShapes() for _ in job.choices]
+    begun: set[int] = set()
+
+    def chunk(index: int, delta: Json, logprobs: Json | None = None, finish: str | None = None) -> Json:
+        shape = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return envelope.wrap([shape], **extra)
+
+    source = job.deltas()
+    try:
+        async for deltas in source:
+            for delta in deltas:
+                if delta.index not in begun:
+                    begun.add(delta.index)
+                    yield chunk(delta.index, {"role": "assistant", "content": ""})
+                shaped = [calls[delta.index].fragment(part) for part in delta.parts]
+                fragments = [fragment for fragment in shaped if fragment]
+                drawn = chat_logprobs(tokenizer, delta.drawn) if with_logprobs and delta.drawn else None
+                if delta.text or drawn:
+                    yield chunk(delta.index, {"content": delta.text}, drawn)
+                for fragment in fragments:
+                    yield chunk(delta.index, {"tool_calls": [fragment]})
+                if delta.finish:
+                    yield chunk(delta.index, {}, finish=delta.finish)
+    finally:
+        await source.aclose()  # type: ignore[attr-defined]
+    if include_usage:
+        yield envelope.wrap([], usage=job.usage)
+
+
+async def chat_body(job: Job, envelope: Envelope) -> Json:
+    """The whole of a chat answer."""
+    choices = []
+    with_logprobs = job.ask.params.logprobs is not None
+    for index, deltas in enumerate(await gather(job)):
+        calls = CallShapes()
+        for delta in deltas:
+            for part in delta.parts:
+                calls.fragment(part)
+        text = "".join(delta.text for delta in deltas)
+        message: Json = {"role": "assistant", "content": text if text or not calls.calls else None, "refusal": None}
+        if calls.calls:
+            message["tool_calls"] = calls.calls
+        drawn = [item for delta in deltas for item in delta.drawn]
+        choices.append({
+            "index": index,
+            "message": message,
+            "logprobs": chat_logprobs(job.serving.model.tokenizer, drawn) if with_logprobs else None,
+            "finish_reason": deltas[-1].finish,
+        })  # fmt: skip
+    return envelope.wrap(choices, usage=job.usage)
+
+
+async def completion_chunks(job: Job, envelope: Envelope, include_usage: bool) -> AsyncIterator[Json]:
+    """The chunks of a streamed completion."""
+    extra: Json = {"usage": None} if include_usage else {}
+    offsets = [0] * len(job.choices)
+    source = job.deltas()
+    try:
+        async for deltas in source:
+            for delta in deltas:
+                yield envelope.wrap([completion_choice(job, delta.index, [delta], offsets[delta.index])], **extra)
+                offsets[delta.index] += len(delta.text)
+    finally:
+        await source.aclose()  # type: ignore[attr-defined]
+    if include_usage:
+        yield envelope.wrap([], usage=job.usage)
+
+
+async def completion_body(job: Job, envelope: Envelope) -> Json:
+    """The whole of a completion."""
+    gathered = await gather(job)
+    choices = [completion_choice(job, index, deltas, 0) for index, deltas in enumerate(gathered)]
+    return envelope.wrap(choices, usage=job.usage)
+
+
+def completion_choice(job: Job, index: int, deltas: Sequence[Delta], offset: int) -> Json:
+    """One choice of /v1/completions from some of its deltas."""
+    drawn = [item for delta in deltas for item in delta.drawn]
+    wants = job.ask.params.logprobs is not None
+    return {
+        "index": index,
+        "text": "".join(delta.text for delta in deltas),
+        "logprobs": legacy_logprobs(job.serving.model.tokenizer, drawn, offset) if wants else None,
+        "finish_reason": deltas[-1].finish,
+    }
+
+
+async def gather(job: Job) -> list[list[Delta]]:
+    """All deltas of each choice."""
+    found: list[list[Delta]] = [[] for _ in job.choices]
+    async for deltas in job.deltas():
+        for delta in deltas:
+            found[delta.index].append(delta)
+    return found

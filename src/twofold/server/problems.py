@@ -1,0 +1,76 @@
+"""What goes wrong, in the shape OpenAI's clients understand: {"error": {message, type, param, code}}."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from twofold.errors import (
+    InvalidSampling,
+    Overloaded,
+    RequestError,
+    RequestTooLong,
+    ShuttingDown,
+    SlowReader,
+    TemplateError,
+)
+
+KINDS = {
+    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
+    405: "invalid_request_error", 408: "timeout_error", 413: "invalid_request_error", 415: "invalid_request_error",
+    429: "rate_limit_error", 500: "server_error", 503: "unavailable_error",
+}  # fmt: skip
+
+
+class Problem(Exception):
+    """An answer with an HTTP status of 400 or more. param: the field at fault. retry_after_s: when to come back."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error object."""
+        kind = KINDS.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that belong to it."""
+        headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+
+def problem_of(error: BaseException) -> Problem:
+    """The answer to an exception; what we did not raise on purpose is a 500 that tells nothing of the inside."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, Overloaded):
+        return Problem(429, str(error), code="overloaded", retry_after_s=1)
+    if isinstance(error, ShuttingDown):
+        return Problem(503, str(error), code="shutting_down", retry_after_s=5)
+    if isinstance(error, SlowReader):
+        return Problem(408, str(error), code="slow_reader")
+    if isinstance(error, RequestTooLong):
+        return Problem(400, str(error), code="context_length_exceeded")
+    if isinstance(error, InvalidSampling):
+        named = re.match(r"(\w+) (?:of \d+ )?is ", str(error))
+        return Problem(400, str(error), param=named[1] if named else None, code="invalid_value")
+    if isinstance(error, TemplateError):
+        return Problem(400, str(error), param="messages", code="invalid_messages")
+    if isinstance(error, RequestError):
+        return Problem(500, str(error), code="request_failed")
+    return Problem(500, "the server failed; its log says more under this request's id", code="internal_error")

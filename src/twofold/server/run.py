@@ -1,0 +1,93 @@
+"""From a socket to the last goodbye: binding, signals, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Generator
+
+import uvicorn
+from starlette.applications import Starlette
+
+from twofold.engine.runner import Runner
+from twofold.errors import SettingsError
+from twofold.server.settings import ServerSettings
+
+log = logging.getLogger("twofold.server")
+IDLE_S = 75
+FLUSH_S = 5
+
+
+class Listener(uvicorn.Server):
+    """uvicorn without its own signal handlers: it would refuse connections where we answer 503."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave signals alone."""
+        yield
+
+
+def bind(settings: ServerSettings) -> socket.socket:
+    """A listening socket. Raises SettingsError when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(
+            f"{settings.host} port {settings.port} cannot be bound: {error.strerror or error}. Choose another --port."
+        ) from error
+
+
+def url_of(listening: socket.socket) -> str:
+    """Where the server can be reached."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(
+    app: Starlette, runner: Runner, settings: ServerSettings, listening: socket.socket, ready: Callable[[str], None]
+) -> None:
+    """Serve until SIGTERM or SIGINT; then 503 for new requests, and running ones finish within grace_s.
+
+    A second signal ends them at once. Calls `ready` with the URL once connections are taken.
+    """
+    with asyncio.Runner(loop_factory=uvicorn.Config(app).get_loop_factory()) as loop:
+        loop.run(live(app, runner, settings, listening, ready))
+
+
+async def live(
+    app: Starlette, runner: Runner, settings: ServerSettings, listening: socket.socket, ready: Callable[[str], None]
+) -> None:
+    """See `serve`."""
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", server_header=False, proxy_headers=False,
+        timeout_keep_alive=IDLE_S, timeout_graceful_shutdown=FLUSH_S, ws="none",
+    )  # fmt: skip
+    server = Listener(config)
+    leave, at_once = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (at_once if leave.is_set() else leave).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    ready(url_of(listening))
+    leaving = asyncio.create_task(leave.wait())
+    await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    log.info("shutting down: %d requests are running", runner.live)
+    runner.stop_admission()
+    end = time.monotonic() + settings.grace_s
+    while runner.live and time.monotonic() < end and not at_once.is_set():
+        await asyncio.sleep(0.02)
+    await asyncio.to_thread(runner.close)
+    server.should_exit = True
+    leaving.cancel()
+    await serving
