@@ -18,6 +18,7 @@ SURFACE = {
     "info": ["model"],
     "pack": ["model", "-o", "--dtype"],
     "bench": ["model", *LOADING, "--repeats", "--json"],
+    "eval": ["model", "--against", "--against-dtype", "--text", "--layers", *LOADING, "--json"],
     "doctor": [],
     "demo": ["--dtype", "--evaluate", "--questions", "--json", "--threads"],
 }

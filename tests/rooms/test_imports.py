@@ -22,7 +22,7 @@ TWOFOLD = {
     "engine": {"ops.types", "errors", "config"},
     "text": {"errors"},
     "demo": set(),
-    "bench": {"api", "ops", "text", "demo"},
+    "bench": {"api", "ops", "text", "demo", "errors"},
     "api": {"models", "backends", "weights", "quant", "engine", "text", "config", "errors", "ops", "demo"},
 }
 THIRD_PARTY = {
