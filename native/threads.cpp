@@ -38,64 +38,81 @@ bool spin_until(const Done& done) {
     return false;
 }
 
+// A region's pieces are claimed one after another through a single word, so that a thread which comes late, or never,
+// takes none and keeps nobody waiting. Whoever owns a piece may read the region: it cannot end before that piece has.
+//     word = turn (24 bits) | pieces (20) | next piece (20); a claim adds 1
 struct Region {
     RangeTask task;
     const void* context;
     int64_t count;
-    int parts;
 };
 
-void run_part(const Region& region, int part) {
-    const int64_t first = region.count * part / region.parts, last = region.count * (part + 1) / region.parts;
-    if (first < last) region.task(region.context, first, last);
-}
+constexpr uint64_t kPieceBits = 20, kPieceMask = (1u << kPieceBits) - 1;
+constexpr int64_t kPiecesPerThread = 8;  // enough to even out threads of unequal speed; a claim costs some 20 ns
+static_assert(kMaxThreads * kPiecesPerThread + kMaxThreads < static_cast<int64_t>(kPieceMask));
 
 thread_local bool inside_region = false;
 
 class Pool {
   public:
     explicit Pool(int count) : workers_(count - 1), spins_(count <= physical_cores()) {
-        for (int index = 0; index < workers_; ++index) threads_.emplace_back([this, index] { work(index + 1); });
+        for (int index = 0; index < workers_; ++index) threads_.emplace_back([this] { work(); });
     }
     ~Pool() {
-        region_ = Region{nullptr, nullptr, 0, 0};
+        ends_.store(true, std::memory_order_relaxed);
         announce();
         for (std::thread& thread : threads_) thread.join();
     }
 
-    void run(const Region& region) {
+    void run(const Region& region, int64_t pieces) {
         region_ = region;
-        pending_.store(workers_, std::memory_order_relaxed);
+        done_.store(0, std::memory_order_relaxed);
+        const uint64_t turn = turn_.load(std::memory_order_relaxed) + 1;
+        word_.store(turn << (2 * kPieceBits) | static_cast<uint64_t>(pieces) << kPieceBits, std::memory_order_release);
         announce();
-        run_part(region, 0);
-        if (spins_) spin_until([this] { return pending_.load(std::memory_order_acquire) == 0; });
-        for (int left; (left = pending_.load(std::memory_order_acquire)) > 0;) pending_.wait(left);
+        run_pieces();
+        const auto is_done = [this, pieces] { return done_.load(std::memory_order_acquire) == pieces; };
+        if (spins_) spin_until(is_done);
+        for (int64_t done; (done = done_.load(std::memory_order_acquire)) != pieces;) done_.wait(done);
     }
 
   private:
-    // The number of the region is what workers wait for; region_ is written before it grows.
+    // The turn is what workers wait for.
     void announce() {
         turn_.fetch_add(1, std::memory_order_release);
         turn_.notify_all();
     }
 
-    void work(int part) {
+    void run_pieces() {
+        for (;;) {
+            const uint64_t word = word_.fetch_add(1, std::memory_order_acquire);
+            const auto pieces = static_cast<int64_t>(word >> kPieceBits & kPieceMask);
+            const auto piece = static_cast<int64_t>(word & kPieceMask);
+            if (piece >= pieces) return;
+            const Region region = region_;
+            region.task(region.context, region.count * piece / pieces, region.count * (piece + 1) / pieces);
+            if (done_.fetch_add(1, std::memory_order_release) + 1 == pieces) done_.notify_one();
+        }
+    }
+
+    void work() {
         inside_region = true;
-        for (uint32_t seen = 0;; ++seen) {
+        for (uint32_t seen = 0;;) {
             if (spins_) spin_until([this, seen] { return turn_.load(std::memory_order_acquire) != seen; });
             turn_.wait(seen, std::memory_order_acquire);
-            const Region region = region_;
-            if (region.task == nullptr) return;
-            if (part < region.parts) run_part(region, part);
-            if (pending_.fetch_sub(1, std::memory_order_release) == 1) pending_.notify_one();
+            seen = turn_.load(std::memory_order_acquire);
+            if (ends_.load(std::memory_order_relaxed)) return;
+            run_pieces();
         }
     }
 
     const int workers_;
     const bool spins_;  // with more threads than cores a spinning one would keep another from its work
     Region region_{};
+    alignas(64) std::atomic<uint64_t> word_{0};
     alignas(64) std::atomic<uint32_t> turn_{0};
-    alignas(64) std::atomic<int> pending_{0};
+    alignas(64) std::atomic<int64_t> done_{0};
+    std::atomic<bool> ends_{false};
     std::vector<std::thread> threads_;
 };
 
@@ -150,7 +167,7 @@ void run_ranges(int64_t count, int64_t grain, RangeTask task, const void* contex
     const std::lock_guard<std::mutex> guard(*state.lock);
     if (state.pool == nullptr) state.pool = new Pool(threads());
     inside_region = true;
-    state.pool->run(Region{task, context, count, static_cast<int>(std::min<int64_t>(most, threads()))});
+    state.pool->run(Region{task, context, count}, std::min<int64_t>(most, threads() * kPiecesPerThread));
     inside_region = false;
 }
 

@@ -1,5 +1,5 @@
-// A fixed pool of threads. The caller takes part, work is split statically into contiguous ranges, and no result
-// depends on how many there are: kernels give every task its own output and reduce in the order of the tasks.
+// A fixed pool of threads. The caller takes part; work is cut into contiguous ranges that the threads claim one after
+// another. No result depends on who ran what: kernels give every task its own output and reduce in the tasks' order.
 //
 // Workers spin for a moment after a region (the next one of a decode step is microseconds away), then sleep. Regions
 // of two callers follow one another. After fork() the child starts a pool of its own at its first region.
