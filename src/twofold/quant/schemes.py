@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import get_args
 
 from twofold.errors import SettingsError
+from twofold.ops.formats import Formats
 from twofold.ops.packed import Format
 from twofold.ops.types import Role
 
@@ -18,12 +19,12 @@ MATRICES: Mapping[str, Format] = {"f32": "f32", "bf16": "bf16", "w8a8": "int8", 
 """Format of the matrices of each scheme."""
 
 
-def scheme(name: str) -> Mapping[Role, Format]:
+def scheme(name: str) -> Formats:
     """Format of each role; raises SettingsError for an unknown scheme."""
     if name not in MATRICES:
         raise SettingsError(f"dtype is {name!r}; it must be one of {', '.join(MATRICES)}")
     matrices = MATRICES[name]
-    formats: dict[Role, Format] = dict.fromkeys(get_args(Role), matrices)
+    formats: dict[str, Format] = dict.fromkeys(get_args(Role), matrices)
     formats |= {"norm": "f32", "router": "f32"}
     if name == "w4a8":
         formats |= {"head": "refined", "embedding": "refined"}

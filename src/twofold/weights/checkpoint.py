@@ -56,6 +56,10 @@ class Checkpoint:
         entries = (file.entries[name] for name, file in self.homes.items())
         return sum(entry.end - entry.begin for entry in entries)
 
+    def is_quantised(self, name: str) -> bool:
+        """Never: quantised modules are seen by QuantisedCheckpoint only."""
+        return False
+
     def tensor(self, name: str) -> AnyArray:
         """A read-only view of a tensor in its file. KeyError for an unknown name, as in the methods below."""
         return self.homes[name].tensor(name)

@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from twofold.errors import CheckpointError
-from twofold.ops.packed import AnyArray, Dense, Format, Int4, Packed, Packer, Refined, padded
-from twofold.ops.types import Role, Target
+from twofold.ops.formats import Formats, format_of
+from twofold.ops.packed import AnyArray, Dense, Int4, Packed, Packer, Refined, padded
+from twofold.ops.types import Target
 from twofold.weights.load import place_all, planned_bytes
 from twofold.weights.safetensors import SafetensorsFile
 
@@ -55,16 +56,16 @@ class PackedFile:
         return cls(path, metadata["dtype"], metadata.get("layout", ""), file.tensor("arena").size)
 
 
-def layout_digest(targets: Sequence[Target], formats: Mapping[Role, Format]) -> str:
+def layout_digest(targets: Sequence[Target], formats: Formats) -> str:
     """Digest of the weight table: names, formats and shapes in their order."""
-    rows = [[target.name, formats[target.role], list(target.shape)] for target in targets]
+    rows = [[target.name, format_of(formats, target), list(target.shape)] for target in targets]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def write_packed(
     path: Path,
     targets: Sequence[Target],
-    formats: Mapping[Role, Format],
+    formats: Formats,
     weights: Mapping[str, Packed],
     dtype: str,
 ) -> None:
@@ -109,7 +110,7 @@ def write_padded(file: BinaryIO, array: AnyArray) -> None:
 def read_packed(
     file: PackedFile,
     targets: Sequence[Target],
-    formats: Mapping[Role, Format],
+    formats: Formats,
     packer: Packer,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Packed]:
