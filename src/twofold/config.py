@@ -21,7 +21,7 @@ ROOMY_SEQUENCES = 16
 class Settings:
     """What a user may choose; None means automatic.
 
-    dtype: f32, bf16, w8a8 or w4a8; automatic is bf16, or what a packed folder holds. backend: cpu (native kernels)
+    dtype: f32, bf16, w8a8 or w4a8; automatic is bf16, or what the folder holds. backend: cpu (native kernels)
     or reference (NumPy, slow). context: longest sequence in tokens. cache_tokens: tokens the cache holds over all
     sequences. step_tokens: most tokens run in one step. max_sequences: most sequences served at once. threads:
     threads of the native kernels. guess_tokens: most tokens guessed at once from what the text has said before (0:
@@ -79,10 +79,13 @@ class Resolved:
         return 4 if self.dtype == "f32" or self.backend == "reference" else 2
 
 
-def choose_dtype(settings: Settings, packed_dtype: str | None) -> str:
-    """The scheme to run: as asked for, as packed, else bf16. SettingsError when a packed folder holds another one."""
+def choose_dtype(settings: Settings, packed_dtype: str | None, quantised_dtype: str | None = None) -> str:
+    """The scheme to run: as asked for, as packed or quantised, else bf16.
+
+    A quantised checkpoint can be converted to another scheme, a packed folder cannot: that raises SettingsError.
+    """
     if packed_dtype is None:
-        return settings.dtype or "bf16"
+        return settings.dtype or quantised_dtype or "bf16"
     if settings.dtype not in (None, packed_dtype):
         raise SettingsError(
             f"dtype is {settings.dtype!r}, and this folder holds {packed_dtype} weights; "

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from twofold import LLM
-from twofold.bench.quality import divergence, layer_errors, log_softmax, score, stretch_tokens
-from twofold.bench.texts import encode_rows
+from twofold.bench.quality import divergence, layer_errors, log_softmax, score, stretch_tokens, texts_of
 
 PROSE = [{"text": "The quick brown fox jumps over the lazy dog."}]
 
@@ -24,7 +23,7 @@ def test_divergence_is_the_textbook_sum() -> None:
 
 
 def test_a_model_does_not_diverge_from_itself(demo: LLM) -> None:
-    found = score(demo, encode_rows(demo, PROSE), demo)
+    found = score(demo, texts_of(demo, PROSE), demo)
     assert found.figures()["kl_mean"] == 0.0
     assert found.figures()["agreement"] == 1.0
 
@@ -33,10 +32,10 @@ def test_streaming_gives_what_all_logits_at_once_give(demo: LLM) -> None:
     """Figures from stretches of 5 tokens against the definition written over whole arrays."""
     small = LLM("demo", step_tokens=5)
     coarse = LLM("demo", dtype="w4a8", step_tokens=5)
-    ids, mask = next(encode_rows(demo, PROSE))
-    found = score(coarse, encode_rows(coarse, PROSE), small)
+    ids, mask = next(texts_of(demo, PROSE))
+    found = score(coarse, texts_of(coarse, PROSE), small)
     theirs, ours = (log_softmax(llm.logits(ids))[:-1] for llm in (demo, LLM("demo", dtype="w4a8")))
-    assert mask[1:].all()
+    assert all(mask[1:])
     np.testing.assert_allclose(found.losses, -ours[np.arange(len(ids) - 1), ids[1:]], rtol=1e-6)
     np.testing.assert_allclose(found.divergences, (np.exp(theirs) * (theirs - ours)).sum(axis=-1), atol=1e-6)
     np.testing.assert_array_equal(found.same, theirs.argmax(axis=-1) == ours.argmax(axis=-1))
@@ -44,7 +43,7 @@ def test_streaming_gives_what_all_logits_at_once_give(demo: LLM) -> None:
 
 
 def test_expert_loads_add_up_to_the_fair_share(demo: LLM) -> None:
-    found = score(demo, encode_rows(demo, PROSE))
+    found = score(demo, texts_of(demo, PROSE))
     np.testing.assert_allclose(found.load.mean(axis=1), 1.0, rtol=1e-6)
     assert found.load.shape[1] == 8
     assert (found.losses > 0).all()
@@ -53,8 +52,8 @@ def test_expert_loads_add_up_to_the_fair_share(demo: LLM) -> None:
 
 def test_errors_grow_from_layer_to_layer_and_vanish_against_oneself(demo: LLM) -> None:
     coarse = LLM("demo", dtype="w4a8")
-    assert layer_errors(demo, demo, encode_rows(demo, PROSE)) == [(0.0, 0.0)] * 4
-    errors = layer_errors(coarse, demo, encode_rows(demo, PROSE))
+    assert layer_errors(demo, demo, texts_of(demo, PROSE)) == [(0.0, 0.0)] * 4
+    errors = layer_errors(coarse, demo, texts_of(demo, PROSE))
     assert len(errors) == 4
     assert 0 < errors[0][1] < errors[3][1] < 1
 

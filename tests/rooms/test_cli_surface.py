@@ -17,6 +17,7 @@ SURFACE = {
     "chat": ["model", "--system", *LOADING, *SAMPLING],
     "info": ["model"],
     "pack": ["model", "-o", "--dtype"],
+    "quantize": ["model", "-o", "--scheme", "--method", "--calibration"],
     "bench": ["model", *LOADING, "--repeats", "--json"],
     "eval": ["model", "--against", "--against-dtype", "--text", "--layers", *LOADING, "--json"],
     "doctor": [],

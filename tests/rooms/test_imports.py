@@ -42,6 +42,8 @@ ROOT_FILES = {
     "config.py": "config",
     "api.py": "api",
     "loading.py": "api",
+    "quantising.py": "api",
+    "layerwise.py": "api",
     "__init__.py": "package",
 }
 FILES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from twofold.api import LLM
-from twofold.bench.quality import Quality, exact_match, score
-from twofold.bench.texts import Row, encode_rows, heldout_rows, read_lines
-from twofold.demo import data_folder
+from twofold.bench.quality import Quality, exact_match, score, texts_of
+from twofold.demo import data_folder, heldout_file
+from twofold.text.rows import Row, read_lines
 
 REFERENCE_DTYPE = "bf16"
 
@@ -26,6 +26,6 @@ def measure(
 ) -> Quality:
     """Figures of one dtype."""
     llm = LLM("demo", dtype=dtype, threads=threads)
-    scored = score(llm, encode_rows(llm, heldout_rows()), reference)
+    scored = score(llm, texts_of(llm, read_lines(heldout_file())), reference)
     exact = exact_match(llm, asked, lambda done: progress(dtype, done))
     return Quality(dtype=dtype, **scored.figures(), exact=exact.pop("all"), exact_by_category=exact)

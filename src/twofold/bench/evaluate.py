@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from twofold.api import LLM
-from twofold.bench.quality import Quality, layer_errors, score
-from twofold.bench.texts import Row, encode_rows
+from twofold.bench.quality import Quality, layer_errors, score, texts_of
 from twofold.errors import SettingsError
+from twofold.text.rows import Row
 
 
 def evaluate(
@@ -19,7 +19,7 @@ def evaluate(
     """
     if against is not None:
         check_comparable(llm, against)
-    scored = score(llm, encode_rows(llm, rows), against, progress)
+    scored = score(llm, texts_of(llm, rows), against, progress)
     if not len(scored.losses):
         raise SettingsError("the text has no token to judge; two tokens at least, or an assistant's turn, are needed")
     return Quality(dtype=llm.loaded.settings.dtype, **scored.figures())
@@ -28,7 +28,7 @@ def evaluate(
 def errors_by_layer(llm: LLM, rows: Sequence[Row], against: LLM) -> list[tuple[float, float]]:
     """Relative squared error after attention and feed-forward of every layer; see quality.layer_errors."""
     check_comparable(llm, against)
-    return layer_errors(llm, against, encode_rows(llm, rows))
+    return layer_errors(llm, against, texts_of(llm, rows))
 
 
 def check_comparable(llm: LLM, against: LLM) -> None:

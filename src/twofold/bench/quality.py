@@ -16,12 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from twofold.api import LLM, SamplingParams
-from twofold.bench.texts import Mask, Row
 from twofold.ops.observe import ExpertLoad, Residuals
+from twofold.text.rows import Row, Text, encode_rows
 
 Floats = npt.NDArray[np.float32]
-Text = tuple[list[int], Mask]
+Mask = npt.NDArray[np.bool_]
 
+WINDOW = 2048
+"""Most tokens of a plain text that are judged in one stretch."""
 STRETCH_VALUES = 8 * 2**20
 """Logits held at a time: step_tokens * vocabulary of a model that is judged."""
 ROWS_AT_ONCE = 16
@@ -87,6 +89,12 @@ class Scored:
         return found
 
 
+def texts_of(llm: LLM, rows: Iterable[Row]) -> Iterator[Text]:
+    """Rows as token ids, in the model's own template and at most WINDOW tokens of prose at a time."""
+    window = min(WINDOW, llm.loaded.settings.context)
+    return encode_rows(llm.tokenizer, llm.loaded.template, rows, window)
+
+
 def stretch_tokens(vocabulary: int) -> int:
     """step_tokens for models whose logits are judged: all models of a comparison take the same."""
     return max(1, min(512, STRETCH_VALUES // vocabulary))
@@ -123,7 +131,7 @@ def score(
 
 
 def counted_rows(
-    llm: LLM, reference: LLM | None, ids: Sequence[int], mask: Mask
+    llm: LLM, reference: LLM | None, ids: Sequence[int], mask: Sequence[bool]
 ) -> Iterator[tuple[Floats, Floats | None, npt.NDArray[np.int64]]]:
     """Log-probabilities of the model and the reference for the tokens that count, and those tokens, in small pieces."""
     following = np.array([*ids[1:], 0])

@@ -50,11 +50,12 @@ def command(
     from rich.console import Console
 
     from twofold.bench.evaluate import errors_by_layer, evaluate
-    from twofold.bench.texts import read_rows
+    from twofold.demo import heldout_file
+    from twofold.text.rows import read_rows
 
     if (layers or against_dtype) and against is None:
         raise click.UsageError("--layers and --against-dtype need --against")
-    rows = read_rows(text)
+    rows = read_rows(text or heldout_file())
     llm = load_to_judge(model, loading)
     other = load_to_judge(against, {**loading, "dtype": against_dtype}) if against else None
     with Console(stderr=True).status("reading") as status:

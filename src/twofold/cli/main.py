@@ -9,7 +9,7 @@ import click
 
 from twofold.errors import TwofoldError
 
-VERBS = ("run", "chat", "info", "pack", "bench", "eval", "doctor", "demo")
+VERBS = ("run", "chat", "info", "pack", "quantize", "bench", "eval", "doctor", "demo")
 
 
 class Verbs(click.Group):

@@ -53,6 +53,15 @@ class Codes:
         result: Floats = integers_ND * self.s_N[:, None]
         return result if self.residual is None else result + self.residual.values()
 
+    def slice(self, start: int, stop: int) -> Codes:
+        """Rows start..stop."""
+        return Codes(
+            self.q_ND[start:stop],
+            None if self.m_NG is None else self.m_NG[start:stop],
+            self.s_N[start:stop],
+            None if self.residual is None else self.residual.slice(start, stop),
+        )
+
 
 def join(parts: Sequence[Codes]) -> Codes:
     """Codes of one format, one under another."""

@@ -65,12 +65,19 @@ class Recorder:
 
     def linear(self, x_TD: Array, weight_ND: Packed) -> Array:
         """Multiply, and add the inputs to the weight's sums."""
-        name = self._names[id(weight_ND)]
+        self.see(self._names[id(weight_ND)], x_TD)
+        return self._ops.linear(x_TD, weight_ND)
+
+    def logits(self, x_RD: Array, head_VD: Packed) -> None:
+        """Add the inputs to the head's sums; nobody asks for logits here."""
+        self.see(self._names[id(head_VD)], x_RD)
+
+    def see(self, name: str, x_TD: Array) -> None:
+        """Add inputs to the sums of a dense weight."""
         seen_TD = as_codes(x_TD)
         sums = (seen_TD.T @ seen_TD).astype(np.float64)
         self._sums[name] = self._sums[name] + sums if name in self._sums else sums
         self._counts[name] = self._counts.get(name, 0) + len(x_TD)
-        return self._ops.linear(x_TD, weight_ND)
 
     def route(self, x_TD: Array, router_ED: Dense, active: int) -> tuple[Array, Array]:
         """Route, and keep every expert's logit."""

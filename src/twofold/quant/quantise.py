@@ -74,10 +74,10 @@ def quantise(w_ND: Floats, form: Format, inputs: Inputs | None, name: str) -> tu
 
 
 def quantise_refined(w_ND: Floats, inputs: Inputs | None, name: str) -> tuple[Codes, Record]:
-    """Four bits as everywhere, then four more of what is lost."""
+    """Four bits as everywhere, then four more of what is lost, by the same method."""
     coarse, record = quantise(w_ND, "int4", inputs, name)
     lost_ND = w_ND - coarse.values()
-    residual, _ = quantise(lost_ND, "int4", None, name)
+    residual, _ = quantise(lost_ND, "int4", inputs, name)
     left_ND = lost_ND - residual.values()
     codes = Codes(coarse.q_ND, coarse.m_NG, coarse.s_N, residual)
     found = record.as_dict() | {

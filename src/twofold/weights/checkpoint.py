@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -44,6 +44,11 @@ class Checkpoint:
         if index is not None:
             check_index(index, homes, folder)
         return cls(homes)
+
+    @classmethod
+    def open_files(cls, paths: Sequence[Path]) -> Checkpoint:
+        """Exactly these files, without an index."""
+        return cls(join([SafetensorsFile(path) for path in paths]))
 
     @property
     def names(self) -> Collection[str]:
