@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twofold.errors import CheckpointError, UnsupportedModel
+from twofold.weights.compressed_tensors import METHOD, compressed_tensors_codec
+from twofold.weights.gptq_codec import awq_codec, gptq_codec
 from twofold.weights.native_codec import NativeCodec
 from twofold.weights.quantised import Codec
 
@@ -22,12 +24,12 @@ def codec_of(config: Mapping[str, Any]) -> Codec | None:
             f"config.json: quantization_config is {found!r}; an object with quant_method was expected"
         )
     method = found["quant_method"]
-    if method == NATIVE_METHOD:
-        return native_codec(found)
-    raise UnsupportedModel(
-        f"config.json: this checkpoint is quantised with {method!r}, which cannot be read yet; {NATIVE_METHOD!r} can. "
-        "Use the bfloat16 release of this model and choose --dtype w8a8 or w4a8."
-    )
+    if method not in CODECS:
+        raise UnsupportedModel(
+            f"config.json: this checkpoint is quantised with {method!r}, which cannot be read yet; {', '.join(CODECS)} "
+            "can. Use the bfloat16 release of this model and choose --dtype w8a8 or w4a8."
+        )
+    return CODECS[method](found)
 
 
 def native_codec(found: Mapping[str, Any]) -> NativeCodec:
@@ -38,3 +40,11 @@ def native_codec(found: Mapping[str, Any]) -> NativeCodec:
             "quantise the original checkpoint again"
         )
     return NativeCodec(found["scheme"])
+
+
+CODECS: dict[str, Callable[[Mapping[str, Any]], Codec]] = {
+    NATIVE_METHOD: native_codec,
+    METHOD: compressed_tensors_codec,
+    "gptq": gptq_codec,
+    "awq": awq_codec,
+}
