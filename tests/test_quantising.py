@@ -20,6 +20,7 @@ from twofold.quantising import Job, finish, prepare, quantise_model, run_job
 from twofold.weights.load import load
 
 from .conftest import build_ops
+from .toys import LLAMA, Toy, write_toy
 
 TEXTS = [np.random.default_rng(seed).integers(3, 90, 30).tolist() for seed in range(6)]
 ToyFolder = Callable[[str], tuple[Path, Any]]
@@ -36,7 +37,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", ["interleaved-qk-norm", "odd-sizes", "guard", "llama3", "llama3-tied"])
-@pytest.mark.parametrize("scheme", ["w4a8", "w8a8"])
+@pytest.mark.parametrize("scheme", ["w4a8", "w8a8", "fp8"])
 def test_the_folder_holds_the_network_within_the_error_of_its_bits(
     name: str, scheme: str, toy_folder: ToyFolder, tmp_path: Path
 ) -> None:
@@ -60,6 +61,47 @@ def test_the_folder_holds_the_network_within_the_error_of_its_bits(
     assert matrices["layers.0.qkv"]["method"] == "gptq"
     assert matrices["layers.0.qkv"]["tokens"] == sum(map(len, TEXTS))
     assert sum(target.role == "expert" for target in original.targets) * 4 == sum("experts" in row for row in matrices)
+
+
+DENSE = Toy(
+    "llama",
+    {**LLAMA, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2,
+     "head_dim": 16},
+)  # fmt: skip
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("scheme", ["w8a8", "fp8", "w4a16"])
+def test_transformers_reads_the_same_weights_from_compressed_tensors(scheme: str, tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+
+    write_toy(DENSE, tmp_path / "source")
+    job = gptq_job(tmp_path / "source", tmp_path / "out", scheme)
+    run_job(job, None)
+    finish(job, tmp_path / "out")
+    model = open_model(tmp_path / "out")
+    assert model.quantised_dtype == scheme
+    ours = load(model.store, model.targets, model.formats("f32"), build_ops("reference").packer)
+    decompressed = CompressedTensorsConfig(run_compressed=False)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", quantization_config=decompressed)
+    layer = theirs.model.layers[1]
+    for name, modules in {
+        "layers.1.qkv": [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj],
+        "layers.1.down": [layer.mlp.down_proj],
+        "head": [theirs.lm_head],
+    }.items():
+        expected = np.concatenate([module.weight.detach().float().numpy() for module in modules])
+        np.testing.assert_allclose(
+            decode(ours[name]), expected, rtol=2e-7 if scheme != "w4a16" else 0.005, err_msg=name
+        )
+
+
+def test_four_bits_with_group_scales_need_columns_in_groups(toy_folder: ToyFolder, tmp_path: Path) -> None:
+    source, _ = toy_folder("llama3")
+    with pytest.raises(QuantisationError, match="every 128 or 32 columns"):
+        quantise_model(source, tmp_path / "out", "w4a16", method="round")
 
 
 def test_loading_rounds_nothing_again(toy_folder: ToyFolder, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,23 @@ import numpy as np
 from twofold.errors import QuantisationError, SettingsError
 from twofold.layerwise import Activations, LayerRunner
 from twofold.loading import Model, open_model
-from twofold.ops.formats import Formats, format_of
+from twofold.ops.codes import Codes
+from twofold.ops.formats import Formats
 from twofold.ops.interface import Ops
 from twofold.ops.packed import AnyArray, Format, Packed
 from twofold.ops.types import Target
 from twofold.quant.calibrate import Recorder
+from twofold.quant.grids import group_size
+from twofold.quant.quantise import Kind
 from twofold.quant.report import write_report
 from twofold.quant.schemes import quantised_formats
-from twofold.quant.units import InputsOf, Matrix, Unit, cut, pack_unit, quantise_unit
+from twofold.quant.units import InputsOf, Matrix, Unit, cut, kind_of, pack_unit, quantise_unit
 from twofold.text.chat import ChatTemplate
 from twofold.text.rows import encode_rows, read_rows
 from twofold.text.tokenizer import Tokenizer
 from twofold.weights.checkpoint import Checkpoint
 from twofold.weights.codecs import NATIVE_METHOD, NATIVE_VERSION
+from twofold.weights.compressed_rows import compressed_config
 from twofold.weights.load import load
 from twofold.weights.stored_codes import tensors_of
 from twofold.weights.write import write_index, write_json, write_safetensors
@@ -52,7 +56,7 @@ class Job:
     store: Checkpoint
     scheme: str
     method: str
-    formats: Formats
+    kinds: Mapping[str, Kind]
     units: Sequence[Unit]
     output_targets: dict[str, Target]
     texts: Sequence[Sequence[int]]
@@ -120,7 +124,7 @@ def prepare(path_or_id: str | Path, output: Path, scheme: str, method: str, cali
         store=model.store,
         scheme=scheme,
         method=method,
-        formats=quantised_formats(scheme, has_head=not model.has_tied_head),
+        kinds=quantised_formats(scheme, has_head=not model.has_tied_head),
         units=cut(model.targets),
         output_targets={target.name: target for target in unfused},
         texts=calibration_texts(model, calibration) if method == "gptq" else (),
@@ -150,7 +154,7 @@ def claim(job: Job) -> None:
         "version": NATIVE_VERSION,
         "scheme": job.scheme,
         "method": job.method,
-        "formats": {target.name: format_of(job.formats, target) for target in job.model.targets},
+        "formats": {target.name: kind_of(job.kinds, target) for target in job.model.targets},
         "checkpoint": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
         "texts": hashlib.sha256(json.dumps([list(ids) for ids in job.texts]).encode()).hexdigest(),
     }
@@ -189,10 +193,10 @@ def run_unit(
     unit = job.units[index]
     weights = load(job.store, unit.targets, exact_formats(job, unit), ops.packer)
     inputs = observe(unit, weights, runner, before)
-    matrices = list(quantise_unit(unit, job.formats, weights, inputs))
+    matrices = list(quantise_unit(unit, job.kinds, weights, inputs))
     after = None
     if runner is not None and index + 1 < len(job.units):
-        after = runner.run(unit, pack_unit(unit, job.formats, weights, matrices, ops.packer), before)
+        after = runner.run(unit, pack_unit(unit, weights, matrices, ops.packer), before)
         save_state(job.folder / STATE.format(index), after)
     write_json(job.record(index), [item.record.as_dict() for item in matrices])
     write_safetensors(job.shard(index), output_tensors(job, unit, matrices))
@@ -241,9 +245,29 @@ def output_tensors(job: Job, unit: Unit, matrices: Sequence[Matrix]) -> dict[str
         first = 0
         for source in job.output_targets[item.target.name].sources[item.index]:
             module = source.name.removesuffix(".weight")
-            tensors |= tensors_of(module, item.codes.slice(first, first + source.rows))
+            rows = item.codes.slice(first, first + source.rows)
+            tensors |= tensors_of(module, rows) if isinstance(rows, Codes) else rows.tensors(module)
             first += source.rows
     return tensors
+
+
+def quantization_config(job: Job) -> dict[str, Any]:
+    """What config.json says: compressed-tensors where its loaders understand every quantised module, else ours.
+
+    They take linear layers only, so an embedding must have stayed as it is.
+    """
+    matrices = [target for target in job.model.targets if kind_of(job.kinds, target) not in ("f32", "bf16")]
+    if job.scheme == "w4a8" or any(target.role == "embedding" for target in matrices):
+        return {"quant_method": NATIVE_METHOD, "version": NATIVE_VERSION, "scheme": job.scheme}
+    kept = [target for target in job.model.targets if target.role in ("router", "head") and target not in matrices]
+    names = [source.name.removesuffix(".weight") for target in kept for parts in target.sources for source in parts]
+    others = {name.split(".")[0] for name in job.others}
+    sizes = {group_size(target.shape[-1]) for target in matrices} if job.scheme == "w4a16" else {0}
+    if len(sizes) > 1:
+        raise QuantisationError(
+            f"w4a16 needs one group size for all weights, not {sorted(sizes)}; choose another scheme"
+        )
+    return compressed_config(job.scheme, sizes.pop(), [*names, *(f"re:{name}.*" for name in sorted(others))])
 
 
 def finish(job: Job, output: Path) -> None:
@@ -255,7 +279,7 @@ def finish(job: Job, output: Path) -> None:
             if not path.name.endswith(".index.json"):
                 shutil.copyfile(path, job.folder / path.name)
     config: dict[str, Any] = json.loads((job.model.folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": NATIVE_METHOD, "version": NATIVE_VERSION, "scheme": job.scheme}
+    config["quantization_config"] = quantization_config(job)
     write_json(job.folder / "config.json", config)
     written = Checkpoint.open_files(sorted(job.folder.glob("model-*.safetensors")))
     write_index(job.folder, {name: written.file(name).path.name for name in written.names}, written.size_bytes)

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import click
 
-from twofold.quant.schemes import QUANTISED
-
 
 @click.command(
     epilog="Examples:  twofold quantize ./Llama-4-Scout -o scout-w4a8 --calibration text.jsonl  |  "
@@ -18,7 +16,13 @@ from twofold.quant.schemes import QUANTISED
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write; it must not exist."
 )
-@click.option("--scheme", type=click.Choice(QUANTISED), default="w4a8", show_default=True, help="Bits of the weights.")
+@click.option(
+    "--scheme",
+    type=click.Choice(["w4a8", "w8a8", "fp8", "w4a16"]),
+    default="w4a8",
+    show_default=True,
+    help="Bits of the weights.",
+)
 @click.option(
     "--method",
     type=click.Choice(["gptq", "round"]),

@@ -6,12 +6,17 @@ column is multiplied by): errors of important columns count more when scales are
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from twofold.errors import QuantisationError
 from twofold.ops.codes import Bytes, Codes
-from twofold.ops.packed import GROUP_COLUMNS, Floats
+from twofold.ops.packed import BF16, GROUP_COLUMNS, Floats
+from twofold.weights.compressed_rows import FP8, Fp8Rows, GroupRows
+
+Rows: TypeAlias = Codes | Fp8Rows | GroupRows
+"""Quantised rows, whatever format they are in."""
 
 INT4_SCALES = tuple(np.linspace(0.7, 1.1, 6, dtype=np.float32))
 """Scales tried, relative to the one that sends a row's largest weight to 64."""
@@ -34,7 +39,7 @@ class Grid(Protocol):
         """Take the nearest codes of a column, keep them, and return what they stand for."""
         ...
 
-    def codes(self) -> Codes:
+    def codes(self) -> Rows:
         """All codes, once every column is rounded."""
         ...
 
@@ -88,6 +93,81 @@ class Int4Grid:
     def codes(self) -> Codes:
         """See Grid."""
         return Codes(np.ascontiguousarray(self.q_DN.T), np.ascontiguousarray(self.m_GN.T), self.scales_N)
+
+
+class Fp8Grid:
+    """float8 e4m3 values, one scale per row; 448 is the largest value."""
+
+    def __init__(self, w_ND: Floats, importance_D: Floats) -> None:
+        del importance_D  # a scale that clips loses more than a finer grid wins: the values are floating-point
+        self.scales_N = (np.abs(w_ND).max(axis=-1) / np.float32(448)).astype(np.float32)
+        self.inverse_N = inverse(self.scales_N)
+        self.q_DN = np.zeros(w_ND.shape[::-1], FP8)
+
+    def begin(self, group: int, columns_CN: Floats, importance_C: Floats) -> None:
+        """Nothing depends on the group."""
+
+    def round(self, column: int, values_N: Floats) -> Floats:
+        """See Grid."""
+        self.q_DN[column] = np.clip(values_N * self.inverse_N, -448, 448).astype(FP8)
+        result: Floats = self.q_DN[column].astype(np.float32) * self.scales_N
+        return result
+
+    def codes(self) -> Fp8Rows:
+        """See Grid."""
+        return Fp8Rows(np.ascontiguousarray(self.q_DN.T), self.scales_N)
+
+
+class GroupGrid:
+    """Four-bit codes with a bfloat16 scale per group of columns; scales are chosen before anything is rounded."""
+
+    def __init__(self, w_ND: Floats, importance_D: Floats) -> None:
+        rows, columns = w_ND.shape
+        self.size = group_size(columns)
+        scales = [
+            choose_scales(
+                np.ascontiguousarray(w_ND[:, start : start + self.size]),
+                importance_D[start : start + self.size],
+                np.float32(8),
+                INT8_SCALES,
+                four_bit_error,
+            )
+            for start in range(0, columns, self.size)
+        ]
+        self.scales_GN = np.stack(scales).astype(BF16).astype(np.float32)
+        self.q_DN = np.zeros((columns, rows), np.int8)
+
+    def begin(self, group: int, columns_CN: Floats, importance_C: Floats) -> None:
+        """Nothing is left to choose."""
+
+    def round(self, column: int, values_N: Floats) -> Floats:
+        """See Grid."""
+        scales_N = self.scales_GN[column // self.size]
+        q_N = np.clip(np.rint(values_N * inverse(scales_N)), -8, 7)
+        self.q_DN[column] = q_N.astype(np.int8)
+        result: Floats = q_N * scales_N
+        return result
+
+    def codes(self) -> GroupRows:
+        """See Grid."""
+        return GroupRows(np.ascontiguousarray(self.q_DN.T), np.ascontiguousarray(self.scales_GN.T))
+
+
+def group_size(columns: int) -> int:
+    """Columns that share a scale in w4a16: 128, or 32 where that does not divide; else QuantisationError."""
+    for size in (128, 32):
+        if columns % size == 0:
+            return size
+    raise QuantisationError(
+        f"w4a16 gives every 128 or 32 columns a scale; a weight with {columns} columns cannot be cut like that. "
+        "Choose another scheme."
+    )
+
+
+def four_bit_error(units_ND: Floats, importance_D: Floats) -> Floats:
+    """Error of nearest codes in -8..7."""
+    result: Floats = np.square(units_ND - np.clip(np.rint(units_ND), -8, 7)) @ importance_D
+    return result
 
 
 def inverse(scales_N: Floats) -> Floats:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from twofold.ops.codes import Codes
-from twofold.ops.packed import Floats, Format
+from twofold.ops.packed import Floats
 from twofold.quant.calibrate import Inputs
 from twofold.quant.gptq import factorise, round_plainly, round_with_compensation
-from twofold.quant.grids import Grid, Int4Grid, Int8Grid
+from twofold.quant.grids import Fp8Grid, Grid, GroupGrid, Int4Grid, Int8Grid, Rows
+from twofold.weights.compressed_rows import Fp8Rows
 
-BITS: dict[Format, float] = {"f32": 32, "bf16": 16, "int8": 8, "int4": 4.125, "refined": 8.25}
+Kind = Literal["f32", "bf16", "int8", "int4", "refined", "fp8", "group4"]
+"""What a weight becomes: a packed format, or one of compressed-tensors' that is decoded while loading."""
+BITS: dict[Kind, float] = {"f32": 32, "bf16": 16, "int8": 8, "int4": 4.125, "refined": 8.25, "fp8": 8, "group4": 4.125}
+GRIDS: dict[Kind, Callable[[Floats, Floats], Grid]] = {
+    "int8": Int8Grid,
+    "int4": Int4Grid,
+    "fp8": Fp8Grid,
+    "group4": GroupGrid,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +36,7 @@ class Record:
     """
 
     name: str
-    format: Format
+    format: Kind
     bits: float
     method: str
     relative_error: float
@@ -41,17 +51,17 @@ class Record:
         return asdict(self)
 
 
-def quantise(w_ND: Floats, form: Format, inputs: Inputs | None, name: str) -> tuple[Codes, Record]:
+def quantise(w_ND: Floats, form: Kind, inputs: Inputs | None, name: str) -> tuple[Rows, Record]:
     """Codes of one matrix: by GPTQ where there are inputs, else to the nearest ones with searched scales.
 
     Raises QuantisationError when the inputs cannot be used.
     """
     if form == "refined":
         return quantise_refined(w_ND, inputs, name)
-    assert form in ("int8", "int4"), f"{form} holds no codes"
+    assert form in GRIDS, f"{form} holds no codes"
     factor = None if inputs is None else factorise(inputs.h_DD, name)
     importance_D = np.ones(w_ND.shape[1], np.float32) if factor is None else factor.importance_D
-    grid: Grid = Int4Grid(w_ND, importance_D) if form == "int4" else Int8Grid(w_ND, importance_D)
+    grid = GRIDS[form](w_ND, importance_D)
     if factor is None:
         round_plainly(w_ND, importance_D, grid)
     else:
@@ -76,8 +86,10 @@ def quantise(w_ND: Floats, form: Format, inputs: Inputs | None, name: str) -> tu
 def quantise_refined(w_ND: Floats, inputs: Inputs | None, name: str) -> tuple[Codes, Record]:
     """Four bits as everywhere, then four more of what is lost, by the same method."""
     coarse, record = quantise(w_ND, "int4", inputs, name)
+    assert isinstance(coarse, Codes)
     lost_ND = w_ND - coarse.values()
     residual, _ = quantise(lost_ND, "int4", inputs, name)
+    assert isinstance(residual, Codes)
     left_ND = lost_ND - residual.values()
     codes = Codes(coarse.q_ND, coarse.m_NG, coarse.s_N, residual)
     found = record.as_dict() | {
@@ -99,7 +111,10 @@ def share(part: Any, whole: Any) -> float:
     return float(part) / float(whole) if whole else 0.0
 
 
-def clipped_share(codes: Codes) -> float:
+def clipped_share(codes: Rows) -> float:
     """Share of codes at the ends of their range."""
-    low, high = (-127, 127) if codes.m_NG is None else (-8, 7)
+    if isinstance(codes, Fp8Rows):
+        return float((np.abs(codes.q_ND.astype(np.float32)) == 448).mean())
+    is_eight = isinstance(codes, Codes) and codes.m_NG is None
+    low, high = (-127, 127) if is_eight else (-8, 7)
     return float(((codes.q_ND == low) | (codes.q_ND == high)).mean())

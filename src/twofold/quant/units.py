@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from twofold.ops.codes import Codes, store
-from twofold.ops.formats import Formats, format_of
 from twofold.ops.packed import Dense, Floats, Packed, Packer, matrix, place, size_bytes
 from twofold.ops.types import Target
 from twofold.quant.calibrate import Inputs, Recorder
-from twofold.quant.quantise import Record, quantise
+from twofold.quant.grids import Rows
+from twofold.quant.quantise import Kind, Record, quantise
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,17 @@ class Matrix:
 
     target: Target
     index: int
-    codes: Codes
+    codes: Rows
     record: Record
 
 
 def quantise_unit(
-    unit: Unit, formats: Formats, weights: Mapping[str, Packed], inputs: InputsOf | None
+    unit: Unit, kinds: Mapping[str, Kind], weights: Mapping[str, Packed], inputs: InputsOf | None
 ) -> Iterator[Matrix]:
-    """Quantise the matrices of a unit that `formats` gives integer formats, one at a time."""
+    """Quantise the matrices of a unit, one at a time; those that stay as they are do not appear."""
     for target in unit.targets:
-        form = format_of(formats, target)
-        if form not in ("int8", "int4", "refined"):
+        form = kind_of(kinds, target)
+        if form in ("f32", "bf16"):
             continue
         weight = weights[target.name]
         assert isinstance(weight, Dense), "weights to quantise are loaded as they are"
@@ -69,6 +69,11 @@ def matrix_of(weight: Dense, index: int) -> Floats:
     """Matrix `index` of a weight, in float32."""
     values = weight.values[index] if weight.values.ndim > 2 else weight.values
     return np.ascontiguousarray(values, np.float32)
+
+
+def kind_of(kinds: Mapping[str, Kind], target: Target) -> Kind:
+    """What a target becomes, by its name or its role."""
+    return kinds[target.name] if target.name in kinds else kinds[target.role]
 
 
 class InputsOf:
@@ -92,16 +97,20 @@ class InputsOf:
 
 
 def pack_unit(
-    unit: Unit, formats: Formats, weights: Mapping[str, Packed], matrices: Sequence[Matrix], packer: Packer
+    unit: Unit, weights: Mapping[str, Packed], matrices: Sequence[Matrix], packer: Packer
 ) -> dict[str, Packed]:
-    """The unit's weights as the network will run them: codes in panels, the rest as loaded."""
+    """The unit's weights as the network will run them: codes in panels, other rows in bfloat16, the rest as loaded."""
     result: dict[str, Packed] = dict(weights)
     for target in unit.targets:
         mine = [item for item in matrices if item.target is target]
         if mine:
-            form = format_of(formats, target)
+            form = mine[0].codes.format if isinstance(mine[0].codes, Codes) else "bf16"
             weight = place(form, target.shape, packer.arena(size_bytes(form, target.shape)))
             for item in mine:
-                store(item.codes, matrix(weight, item.index) if len(target.shape) > 2 else weight, 0)
+                into = matrix(weight, item.index) if len(target.shape) > 2 else weight
+                if isinstance(item.codes, Codes):
+                    store(item.codes, into, 0)
+                else:
+                    packer.encode(item.codes.values(), into, 0)
             result[target.name] = weight
     return result
