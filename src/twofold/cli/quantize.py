@@ -21,7 +21,7 @@ import click
     type=click.Choice(["w4a8", "w8a8", "fp8", "w4a16"]),
     default="w4a8",
     show_default=True,
-    help="Bits of the weights.",
+    help="Bits of the weights; all but w4a8 are written as compressed-tensors.",
 )
 @click.option(
     "--method",
