@@ -1,4 +1,4 @@
-"""The two benchmark networks with random weights: a small Llama 4 and the shape of Llama 3.2 1B.
+"""The benchmark networks with random weights: a small Llama 4, the shape of Llama 3.2 1B, and toys of both kinds.
 
 python -m benchmarks.networks scout-mini build/scout-mini      8.8 GB of bfloat16 weights, from one seed
 twofold pack build/scout-mini -o build/scout-mini-w4a8
@@ -53,7 +53,18 @@ LLAMA_1B: dict[str, Any] = {
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": True,
 }
-NETWORKS = {"scout-mini": SCOUT_MINI, "llama-1b": LLAMA_1B}
+TOY_SIZES = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
+TOY: dict[str, Any] = {
+    **SCOUT_MINI,
+    **TOY_SIZES,
+    "head_dim": 64,
+    "num_local_experts": 4,
+    "intermediate_size": 256,
+    "intermediate_size_mlp": 256,
+    "vocab_size": 4096,
+}
+TOY_DENSE: dict[str, Any] = {**LLAMA_1B, **TOY_SIZES, "head_dim": 64, "intermediate_size": 512, "vocab_size": 4096}
+NETWORKS = {"scout-mini": SCOUT_MINI, "llama-1b": LLAMA_1B, "toy": TOY, "toy-dense": TOY_DENSE}
 
 
 def write_network(config: dict[str, Any], folder: Path, shards: int = 4) -> int:

@@ -163,7 +163,7 @@ double measure_int8(const Native& native, int threads_wanted) {
 }  // namespace
 
 Native::Native(const std::string& name) {
-    for (const Isa& candidate : isas())
+    for (const Isa& candidate : testable_isas())
         if (name.empty() || candidate.name == name) kernels = candidate.kernels, isa = candidate.name;
     require(!isa.empty(), "this CPU or this build has no ISA named '" + name + "'");
 }
@@ -192,7 +192,7 @@ NB_MODULE(_native, m) {
         .def("quantize", &quantize, "x_TD"_a.noconvert(), "codes_TD"_a.noconvert(), "scales_T"_a.noconvert())
         .def("measure_int8", &measure_int8, "threads"_a,
              "Operations per second of the int8 dot product, from registers.");
-    bind_attend(native);
+    bind_attend(m, native);
     bind_packers(native);
 }
 

@@ -26,24 +26,45 @@ void check_layout(const Layout& layout, const Cache& cache, int64_t tokens) {
     }
 }
 
-// keys and values: [blocks, G, block_size, K], float32 or uint16 (bf16 bits). chunk 0: the whole context.
+using Items = nb::ndarray<nb::ndim<4>, nb::device::cpu, nb::c_contig>;
+
+KvType type_of(const Items& keys) {
+    if (keys.dtype() == nb::dtype<float>()) return KvType::kF32;
+    if (keys.dtype() == nb::dtype<uint16_t>()) return KvType::kBf16;
+    require(keys.dtype() == nb::dtype<int8_t>(), "the cache must be float32, uint16 (bf16 bits) or int8");
+    return KvType::kInt8;
+}
+
+// The cache of one layer held from Python: its arrays, checked once.
+struct HeldCache {
+    Items keys, values;
+    Out<float, 4> key_scales, value_scales;
+    Cache view;
+
+    // keys and values: [blocks, G, panels, panel items], float32, uint16 (bf16 bits) or int8; scales: [blocks, G,
+    // panels, 16], or empty where items are not int8.
+    HeldCache(Items keys_, Items values_, Out<float, 4> key_scales_, Out<float, 4> value_scales_, int64_t block_size,
+              int64_t size)
+        : keys(keys_), values(values_), key_scales(key_scales_), value_scales(value_scales_) {
+        const auto blocks = static_cast<int64_t>(keys.shape(0)), heads = static_cast<int64_t>(keys.shape(1));
+        require(block_size > 0 && size > 0 && heads > 0, "block size, head size and KV heads must be at least 1");
+        view = Cache{type_of(keys), keys.data(), values.data(), key_scales.data(), value_scales.data(), blocks,
+                     heads,         block_size,  size};
+        require(keys.dtype() == values.dtype(), "keys and values must have the same dtype");
+        require_shape(keys, {blocks, heads, view.panels(), view.panel_items()}, "keys");
+        require_shape(values, {blocks, heads, view.panels(), view.panel_items()}, "values");
+        if (view.type != KvType::kInt8) return;
+        require_shape(key_scales, {blocks, heads, view.panels(), 16}, "key_scales");
+        require_shape(value_scales, {blocks, heads, view.panels(), 16}, "value_scales");
+    }
+};
+
+// Stores k and v at slots_T of the cache, then attends. chunk 0: the whole context.
 void attend(const Native& native, const In<float, 3>& q, const In<float, 3>& k, const In<float, 3>& v,
-            const nb::ndarray<nb::ndim<4>, nb::device::cpu, nb::c_contig>& keys,
-            const nb::ndarray<nb::ndim<4>, nb::device::cpu, nb::c_contig>& values, const Any<int32_t>& positions,
-            const Any<int32_t>& starts, const Any<int64_t>& slots, const Any<int32_t>& blocks,
-            const Any<int32_t>& bases, int64_t chunk, const Out<float, 3>& o) {
+            const HeldCache& held, const Any<int32_t>& positions, const Any<int32_t>& starts, const Any<int64_t>& slots,
+            const Any<int32_t>& blocks, const Any<int32_t>& bases, int64_t chunk, const Out<float, 3>& o) {
     const Heads q_THK = heads_of(q, "q_THK"), k_TGK = heads_of(k, "k_TGK"), v_TGK = heads_of(v, "v_TGK");
-    const bool is_bf16 = keys.dtype() == nb::dtype<uint16_t>();
-    require(is_bf16 || keys.dtype() == nb::dtype<float>(), "the cache must be float32 or uint16 (bf16 bits)");
-    require(keys.dtype() == values.dtype(), "keys and values must have the same dtype");
-    const Cache cache{keys.data(),
-                      values.data(),
-                      is_bf16,
-                      static_cast<int64_t>(keys.shape(0)),
-                      static_cast<int64_t>(keys.shape(1)),
-                      static_cast<int64_t>(keys.shape(2)),
-                      static_cast<int64_t>(keys.shape(3))};
-    require_shape(values, {cache.blocks, cache.kv_heads, cache.block_size, cache.size}, "values");
+    const Cache& cache = held.view;
     require_shape(k, {q_THK.tokens, cache.kv_heads, cache.size}, "k_TGK");
     require_shape(v, {q_THK.tokens, cache.kv_heads, cache.size}, "v_TGK");
     require(q_THK.size == cache.size && q_THK.heads % cache.kv_heads == 0 && q_THK.heads > 0,
@@ -60,17 +81,21 @@ void attend(const Native& native, const In<float, 3>& q, const In<float, 3>& k, 
                         bases.data(),     sequences,     width,        chunk};
     check_layout(layout, cache, q_THK.tokens);
     const nb::gil_scoped_release unlocked;
-    native.kernels->attend(q_THK, k_TGK, v_TGK, cache, layout, o.data());
+    native.kernels->store_heads(k_TGK, v_TGK, cache, layout.slots_T);
+    native.kernels->attend(q_THK, cache, layout, o.data());
 }
 
 }  // namespace
 
-void bind_attend(nb::class_<Native>& native) {
+void bind_attend(nb::module_& m, nb::class_<Native>& native) {
     using namespace nb::literals;
-    native.def("attend", &attend, "q_THK"_a.noconvert(), "k_TGK"_a.noconvert(), "v_TGK"_a.noconvert(),
-               "keys"_a.noconvert(), "values"_a.noconvert(), "positions_T"_a.noconvert(), "starts_S"_a.noconvert(),
-               "slots_T"_a.noconvert(), "blocks_SB"_a.noconvert(), "bases_S"_a.noconvert(), "chunk"_a,
-               "o_THK"_a.noconvert());
+    nb::class_<HeldCache>(m, "Cache")
+        .def(nb::init<Items, Items, Out<float, 4>, Out<float, 4>, int64_t, int64_t>(), "keys"_a.noconvert(),
+             "values"_a.noconvert(), "key_scales"_a.noconvert(), "value_scales"_a.noconvert(), "block_size"_a,
+             "head_size"_a);
+    native.def("attend", &attend, "q_THK"_a.noconvert(), "k_TGK"_a.noconvert(), "v_TGK"_a.noconvert(), "cache"_a,
+               "positions_T"_a.noconvert(), "starts_S"_a.noconvert(), "slots_T"_a.noconvert(),
+               "blocks_SB"_a.noconvert(), "bases_S"_a.noconvert(), "chunk"_a, "o_THK"_a.noconvert());
 }
 
 }  // namespace twofold

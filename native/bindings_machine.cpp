@@ -34,14 +34,15 @@ nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> arena(int64_t size_bytes) {
 
 void bind_machine(nb::module_& m) {
     using namespace nb::literals;
+    const auto names = [](const std::vector<Isa>& found) {
+        std::vector<std::string> result;
+        for (const Isa& isa : found) result.push_back(isa.name);
+        return result;
+    };
+    m.def("isas", [names] { return names(isas()); }, "ISAs of this build that this CPU runs, the best last.");
     m.def(
-        "isas",
-        [] {
-            std::vector<std::string> names;
-            for (const Isa& isa : isas()) names.push_back(isa.name);
-            return names;
-        },
-        "ISAs of this build that this CPU runs, the best last.");
+        "testable_isas", [names] { return names(testable_isas()); },
+        "The same, and before them those that imitate instructions of other CPUs: for tests.");
     m.def("threads", &threads, "Threads that kernels use.");
     m.def(
         "set_threads",
@@ -58,6 +59,8 @@ void bind_machine(nb::module_& m) {
             result["name"] = machine_name();
             result["features"] = machine_features();
             result["cores"] = physical_cores();
+            constexpr const char* kTileStates[] = {"none", "not saved", "refused", "granted"};
+            result["tiles"] = kTileStates[static_cast<int>(tile_state())];
             return result;
         },
         "Name, features and usable physical cores of this CPU.");

@@ -76,7 +76,7 @@ struct Native {
     explicit Native(const std::string& name);
 };
 
-void bind_attend(nb::class_<Native>& native);
+void bind_attend(nb::module_& m, nb::class_<Native>& native);
 void bind_packers(nb::class_<Native>& native);
 void bind_weights(nb::module_& m);
 void bind_machine(nb::module_& m);

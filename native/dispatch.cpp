@@ -1,5 +1,7 @@
 #include "dispatch.h"
 
+#include "machine.h"
+
 #if defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
@@ -19,10 +21,23 @@ const std::vector<Isa>& isas() {
             __builtin_cpu_supports("avx512vnni"))
             result.push_back({"avx512vnni", &avx512vnni::kernels});
 #endif
+#ifdef TWOFOLD_HAS_AVX512AMX
+        if (result.back().name == "avx512vnni" && tile_state() == TileState::kGranted)
+            result.push_back({"avx512amx", &avx512amx::kernels});
+#endif
 #ifdef TWOFOLD_HAS_NEON
         constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
         if (getauxval(AT_HWCAP) & kDotProduct) result.push_back({"neon", &neon::kernels});
 #endif
+        return result;
+    }();
+    return found;
+}
+
+const std::vector<Isa>& testable_isas() {
+    static const std::vector<Isa> found = [] {
+        std::vector<Isa> result{{"amx_emulated", &amx_emulated::kernels}};
+        result.insert(result.end(), isas().begin(), isas().end());
         return result;
     }();
     return found;

@@ -12,8 +12,9 @@
 namespace twofold::TWOFOLD_ISA {
 namespace {
 
-// A weight panel costs its bytes, however few rows use it: about as much as this many rows of arithmetic.
-constexpr int64_t kPanelCost = 4;
+// A weight panel costs its bytes, however few rows use it: about as much as this many rows of arithmetic. (With tiles
+// reckoned, not measured: a row takes width / 64 cycles, reading or unpacking the panel about one per column.)
+constexpr int64_t kPanelCost = kHasTiles ? 64 : 4;
 
 // Entries by expert: entry = token * active + slot; those of expert e are order[starts[e]] .. order[starts[e + 1] - 1].
 struct Order {

@@ -8,8 +8,8 @@
 //     for each group g: dot = sum over its columns of (nibble - 8) * code;  sum += m[g] * dot
 //
 // Few tokens: nibbles are used as they lie, a group's sum is corrected by -8 * sum(codes) and multiplied by m once.
-// Many tokens: a panel is unpacked to m * q first, once for all of them.
-#include "products.h"
+// From kUnpackFrom tokens on a panel is unpacked to m * q first, once for all of them.
+#include "panels.h"
 #include "scratch.h"
 #include "vec.h"
 
@@ -17,40 +17,17 @@ namespace twofold::TWOFOLD_ISA {
 namespace {
 
 constexpr int kWideTile = kLanes == 16 ? 8 : 4;  // tokens per tile: accumulators fill the registers but a few
-constexpr int64_t kUnpackTokens = 16;            // below, unpacking a panel costs more than it saves
-constexpr int64_t kQuadBytes = 64;               // 16 rows of 4 codes
-constexpr int64_t kBlockBytes = 128 * 1024;      // unpacked panels kept in the second-level cache
+constexpr int64_t kUnpackTokens = kHasTiles ? 8 : kUnpackFrom;  // with tiles reckoned from cycles, not measured
+constexpr int64_t kQuadBytes = 64;                              // 16 rows of 4 codes
+constexpr int64_t kBlockBytes = 128 * 1024;                     // unpacked panels kept in the second-level cache
 constexpr int kGroupQuads = 8;
 
-typedef int16_t Shorts __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t Pairs __attribute__((vector_size(4 * kLanes)));
 
 inline I load_quad(const int8_t* codes) {
     int32_t quad;
     __builtin_memcpy(&quad, codes, 4);
     return broadcast(quad);
-}
-
-// One panel's rows n and scales, and where its 16 outputs of each token go.
-struct Panel {
-    const uint8_t* codes;
-    const uint8_t* multipliers;
-    const float* scales;
-    float* y;
-    int64_t stride, rows;
-};
-
-// Outputs of T tokens, from the sums of one panel.
-template <int T>
-inline void finish(const I (&sums)[T][kParts], const Codes& x, int64_t token, const Panel& panel) {
-    for (int t = 0; t < T; ++t) {
-        float outputs[16];
-        float* y = panel.y + (token + t) * panel.stride;
-        float* target = panel.rows == 16 ? y : outputs;
-        for (int part = 0; part < kParts; ++part)
-            store(target + part * kLanes, __builtin_convertvector(sums[t][part], F) *
-                                              (x.scales[token + t] * load_f32(panel.scales + part * kLanes)));
-        if (panel.rows < 16) __builtin_memcpy(y, outputs, static_cast<size_t>(panel.rows) * sizeof(float));
-    }
 }
 
 // T tokens times P panels of int8 codes that already carry kWeightOffset (kUnpacked) or not. Two panels share each
@@ -89,31 +66,39 @@ void multiply_int4(const Codes& x, int64_t token, const Panel& panel) {
     for (int t = 0; t < T; ++t) codes[t] = x.codes + (token + t) * x.width;
     const int32_t* starts = x.group_starts + token * groups;
     for (int64_t group = 0; group < groups; ++group) {
-        I multipliers[kParts];
-        unpack_multipliers(panel.multipliers + group * 8, multipliers);
-        for (int part = 0; part < kParts; ++part) {
-            Group dots[T];
-            for (int t = 0; t < T; ++t) dots[t] = (Group)broadcast(starts[t * groups + group]);
-            for (int j = 0; j < kGroupQuads / 2; ++j) {
-                const Bytes both = load<Bytes>(panel.codes + group * 256 + j * kQuadBytes + part * 4 * kLanes);
-                const Bytes low = both & 15, high = (Bytes)((Shorts)both >> 4) & 15;
+        Group dots[T][kParts];
+        for (int t = 0; t < T; ++t)
+            for (int part = 0; part < kParts; ++part) dots[t][part] = (Group)broadcast(starts[t * groups + group]);
+#pragma GCC unroll 1  // unrolled, GCC moves all loads to the front and spills them
+        for (int j = 0; j < kGroupQuads / 2; ++j) {
+            const uint8_t* both = panel.codes + group * 256 + j * kQuadBytes;
+            for (int half = 0; half < 2; ++half) {
+                Bytes nibbles[kParts];
+                for (int part = 0; part < kParts; ++part) {
+                    const Bytes bytes = load<Bytes>(both + part * 4 * kLanes);
+                    nibbles[part] = (half == 0 ? bytes : (Bytes)((Pairs)bytes >> 4)) & 15;
+                }
                 for (int t = 0; t < T; ++t) {
-                    const int8_t* quads = codes[t] + group * kGroupColumns + 4 * j;
-                    dots[t] = group_dot(dots[t], low, load_quad(quads));
-                    dots[t] = group_dot(dots[t], high, load_quad(quads + 16));
+                    const I values = load_quad(codes[t] + group * kGroupColumns + half * 16 + 4 * j);
+                    for (int part = 0; part < kParts; ++part)
+                        dots[t][part] = group_dot(dots[t][part], nibbles[part], values);
                 }
             }
-            for (int t = 0; t < T; ++t) sums[t][part] = group_finish(sums[t][part], dots[t], multipliers[part]);
         }
+        I multipliers[kParts];
+        unpack_multipliers(panel.multipliers + group * 8, multipliers);
+        for (int t = 0; t < T; ++t)
+            for (int part = 0; part < kParts; ++part)
+                sums[t][part] = group_finish(sums[t][part], dots[t][part], multipliers[part]);
     }
     finish(sums, x, token, panel);
 }
 
-// m * q of four columns of kLanes rows, with the offset dot_int8 wants.
-inline Bytes scale_codes(Bytes nibbles, Shorts multipliers) {
-    const Shorts q = (Shorts)(nibbles - 8);
-    const Shorts even = ((q << 8) >> 8) * multipliers, odd = (q >> 8) * multipliers;
-    return (Bytes)((even & 255) | (odd << 8)) ^ kWeightOffset;
+// m * q of four columns of kLanes rows. Both bytes of a 16-bit lane at once: m times (low + 256 high) carries nothing
+// from one to the other once 128 - 8 m is added to each, for then they lie between 64 and 192.
+inline Bytes scale_codes(Bytes nibbles, Pairs m) {
+    const Bytes offset_by_128 = (Bytes)((Pairs)nibbles * m + (128 - 8 * m) * 257);
+    return kHasTiles || kWeightOffset == 0 ? offset_by_128 ^ 128 : offset_by_128;
 }
 
 void unpack_panel(const uint8_t* codes, const uint8_t* stored, int64_t groups, uint8_t* unpacked) {
@@ -121,12 +106,12 @@ void unpack_panel(const uint8_t* codes, const uint8_t* stored, int64_t groups, u
         I multipliers[kParts];
         unpack_multipliers(stored + group * 8, multipliers);
         for (int part = 0; part < kParts; ++part) {
-            const Shorts m = (Shorts)((multipliers[part] & 0xFFFF) | (multipliers[part] << 16));
+            const Pairs m = (Pairs)((multipliers[part] & 0xFFFF) | (multipliers[part] << 16));
             for (int j = 0; j < kGroupQuads / 2; ++j) {
                 const int64_t place = j * kQuadBytes + part * 4 * kLanes;
                 const Bytes both = load<Bytes>(codes + place);
                 store(unpacked + place, scale_codes(both & 15, m));
-                store(unpacked + 256 + place, scale_codes((Bytes)((Shorts)both >> 4) & 15, m));
+                store(unpacked + 256 + place, scale_codes((Bytes)((Pairs)both >> 4) & 15, m));
             }
         }
     }
@@ -163,7 +148,7 @@ void multiply_block(const Codes& x, int64_t tokens, const Panel* panels, int64_t
 void multiply_codes(const Codes& x, int64_t tokens, const Weight& weight_ND, int64_t first, int64_t last, float* y,
                     int64_t stride) {
     constexpr int64_t kMostPanels = 8;
-    const bool is_int4 = weight_ND.format == Format::kInt4, unpacks = is_int4 && tokens >= kUnpackTokens;
+    const bool is_int4 = weight_ND.format == Format::kInt4, many = tokens >= kUnpackTokens, unpacks = is_int4 && many;
     const int64_t groups = x.width / kGroupColumns, unpacked_bytes = 16 * x.width;
     const int64_t panel_bytes = is_int4 ? unpacked_bytes / 2 : unpacked_bytes;
     const int64_t block =
@@ -184,6 +169,12 @@ void multiply_codes(const Codes& x, int64_t tokens, const Weight& weight_ND, int
             if (!unpacks) continue;
             unpack_panel(panels[i].codes, panels[i].multipliers, groups, unpacked + i * unpacked_bytes);
             panels[i].codes = unpacked + i * unpacked_bytes;
+        }
+        if constexpr (kHasTiles) {
+            if (many) {
+                multiply_tiles(x, tokens, panels, count);
+                continue;
+            }
         }
         if (unpacks)
             multiply_block<Kind::kUnpacked>(x, tokens, panels, count);

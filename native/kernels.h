@@ -53,12 +53,20 @@ struct SourceRows {
     int64_t rows, columns, row_stride, column_stride;
 };
 
-// Paged keys and values of one layer: [blocks, G, block_size, K], float32 or bf16 bits.
+enum class KvType : int { kF32, kBf16, kInt8 };
+
+// Paged keys and values of one layer: [blocks, G, panels, panel_items], laid out as kv.h says; int8 with scales
+// [blocks, G, panels, 16].
 struct Cache {
+    KvType type;
     void* keys;
     void* values;
-    bool is_bf16;
+    float* key_scales;  // int8 only
+    float* value_scales;
     int64_t blocks, kv_heads, block_size, size;
+
+    int64_t panels() const { return (block_size + 15) / 16; }
+    int64_t panel_items() const { return (size + 15) / 16 * 16 * 16; }
 };
 
 // Which tokens sit where; ops/types.py, Batch and Pages. `chunk` is 0 for a layer that sees the whole context.
@@ -75,30 +83,30 @@ struct Layout {
 //   quantize     codes_TD int8 and scales_T of ops.packed.quantize_activations
 //   norm         weight_D may be null (unit_norm); a row is one head of one token
 //   encode       packs rows minus those of coarse_ND (an Int4 weight, or null)
+//   store_heads  writes keys and values to slots_T of the cache; attend reads them
 //   refine       adds the residual's product to the `panels` best panels of each row of y_RV (Ops.logits)
 //   scale_heads  y_THK = x_THK * factors_T
-//   measure_int8 runs `rounds` of the int8 dot instruction on registers and returns the operations done
-#define TWOFOLD_KERNELS(KERNEL)                                                                                   \
-    KERNEL(void, linear, (const Rows& x_TD, const Weight& weight_ND, float* y_TN))                                \
-    KERNEL(void, refine, (const Rows& x_RD, const Weight& residual_VD, int64_t panels, float* y_RV))              \
-    KERNEL(void, experts,                                                                                         \
-           (const Rows& x_TD, const int32_t* experts_TA, const float* gates_TA, int64_t active,                   \
-            const Weight& gate_up_END, const Weight& down_EDF, float* y_TD))                                      \
-    KERNEL(void, embed, (const Weight& table_VD, const int32_t* tokens_T, int64_t tokens, float* x_TD))           \
-    KERNEL(void, attend,                                                                                          \
-           (const Heads& q_THK, const Heads& k_TGK, const Heads& v_TGK, const Cache& cache, const Layout& layout, \
-            float* o_THK))                                                                                        \
-    KERNEL(void, norm, (const Heads& x_THK, const float* weight_K, float epsilon, float* y_THK))                  \
-    KERNEL(void, rotate,                                                                                          \
-           (const Heads& x_THK, const float* cosine_TK2, const float* sine_TK2, bool interleaved, float* y_THK))  \
-    KERNEL(void, scale_heads, (const Heads& x_THK, const float* factors_T, float* y_THK))                         \
-    KERNEL(void, add, (const Rows& x_TD, const Rows& y_TD, float* z_TD))                                          \
-    KERNEL(void, swiglu, (const Rows& gate_up_TN, float* a_TF))                                                   \
-    KERNEL(void, route,                                                                                           \
-           (const Rows& x_TD, const Weight& router_ED, int64_t active, int32_t* experts_TA, float* gates_TA))     \
-    KERNEL(void, quantize, (const Rows& x_TD, int8_t* codes_TD, float* scales_T))                                 \
-    KERNEL(void, encode,                                                                                          \
-           (const SourceRows& rows_ND, const Weight* coarse_ND, const WeightOut& into, int64_t first_row))        \
+//   measure_int8 runs `rounds` of the int8 dot or tile instruction on registers and returns the operations done
+#define TWOFOLD_KERNELS(KERNEL)                                                                                     \
+    KERNEL(void, linear, (const Rows& x_TD, const Weight& weight_ND, float* y_TN))                                  \
+    KERNEL(void, refine, (const Rows& x_RD, const Weight& residual_VD, int64_t panels, float* y_RV))                \
+    KERNEL(void, experts,                                                                                           \
+           (const Rows& x_TD, const int32_t* experts_TA, const float* gates_TA, int64_t active,                     \
+            const Weight& gate_up_END, const Weight& down_EDF, float* y_TD))                                        \
+    KERNEL(void, embed, (const Weight& table_VD, const int32_t* tokens_T, int64_t tokens, float* x_TD))             \
+    KERNEL(void, store_heads, (const Heads& k_TGK, const Heads& v_TGK, const Cache& cache, const int64_t* slots_T)) \
+    KERNEL(void, attend, (const Heads& q_THK, const Cache& cache, const Layout& layout, float* o_THK))              \
+    KERNEL(void, norm, (const Heads& x_THK, const float* weight_K, float epsilon, float* y_THK))                    \
+    KERNEL(void, rotate,                                                                                            \
+           (const Heads& x_THK, const float* cosine_TK2, const float* sine_TK2, bool interleaved, float* y_THK))    \
+    KERNEL(void, scale_heads, (const Heads& x_THK, const float* factors_T, float* y_THK))                           \
+    KERNEL(void, add, (const Rows& x_TD, const Rows& y_TD, float* z_TD))                                            \
+    KERNEL(void, swiglu, (const Rows& gate_up_TN, float* a_TF))                                                     \
+    KERNEL(void, route,                                                                                             \
+           (const Rows& x_TD, const Weight& router_ED, int64_t active, int32_t* experts_TA, float* gates_TA))       \
+    KERNEL(void, quantize, (const Rows& x_TD, int8_t* codes_TD, float* scales_T))                                   \
+    KERNEL(void, encode,                                                                                            \
+           (const SourceRows& rows_ND, const Weight* coarse_ND, const WeightOut& into, int64_t first_row))          \
     KERNEL(int64_t, measure_int8, (int64_t rounds))
 
 struct Kernels {
@@ -111,6 +119,9 @@ struct Kernels {
 namespace generic {
 extern const Kernels kernels;
 }
+namespace amx_emulated {
+extern const Kernels kernels;
+}
 #ifdef TWOFOLD_HAS_AVX2
 namespace avx2 {
 extern const Kernels kernels;
@@ -118,6 +129,11 @@ extern const Kernels kernels;
 #endif
 #ifdef TWOFOLD_HAS_AVX512VNNI
 namespace avx512vnni {
+extern const Kernels kernels;
+}
+#endif
+#ifdef TWOFOLD_HAS_AVX512AMX
+namespace avx512amx {
 extern const Kernels kernels;
 }
 #endif

@@ -10,6 +10,10 @@
 
 #if defined(__aarch64__)
 #include <sys/auxv.h>
+#elif defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace twofold {
@@ -46,7 +50,43 @@ int quota_cores() {
     return result;
 }
 
+#if defined(__x86_64__)
+constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;
+
+// CPUID leaf 7, EDX: what the CPU has, whether or not the system lets us use it.
+unsigned feature_bits() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) ? d : 0;
+}
+
+// The register states that the system saves for its threads, bit by bit; 0 if it saves none this way.
+unsigned saved_states() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    constexpr unsigned kOsXsave = 1u << 27;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & kOsXsave)) return 0;
+    asm volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    return a;
+}
+
+TileState ask_for_tiles() {
+    if ((feature_bits() & (kAmxTile | kAmxInt8)) != (kAmxTile | kAmxInt8)) return TileState::kNone;
+    constexpr unsigned kConfiguration = 1u << 17, kData = 1u << 18;
+    if ((saved_states() & (kConfiguration | kData)) != (kConfiguration | kData)) return TileState::kNotSaved;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, asm/prctl.h
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0 ? TileState::kGranted : TileState::kRefused;
+}
+#endif
+
 }  // namespace
+
+TileState tile_state() {
+#if defined(__x86_64__)
+    static const TileState found = ask_for_tiles();
+    return found;
+#else
+    return TileState::kNone;
+#endif
+}
 
 std::string machine_name() {
     std::ifstream info("/proc/cpuinfo");
@@ -74,8 +114,9 @@ std::vector<std::string> machine_features() {
     note("avx512dq", __builtin_cpu_supports("avx512dq"));
     note("avx512vnni", __builtin_cpu_supports("avx512vnni"));
     note("avx512bf16", __builtin_cpu_supports("avx512bf16"));
-    note("amx-int8", __builtin_cpu_supports("amx-int8"));
-    note("amx-bf16", __builtin_cpu_supports("amx-bf16"));
+    note("amx-tile", feature_bits() & kAmxTile);
+    note("amx-int8", feature_bits() & kAmxInt8);
+    note("amx-bf16", feature_bits() & kAmxBf16);
 #elif defined(__aarch64__)
     const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
     note("asimddp", first & (1ul << 20));

@@ -1,5 +1,6 @@
-// Peak of the int8 dot product: independent chains on registers, as many as hide its latency.
+// Peak of the int8 dot or tile product: independent chains on registers, as many as hide its latency.
 #include "kernels.h"
+#include "panels.h"
 #include "vec.h"
 
 namespace twofold::TWOFOLD_ISA {
@@ -13,6 +14,7 @@ namespace twofold::TWOFOLD_ISA {
 #endif
 
 int64_t measure_int8(int64_t rounds) {
+    if constexpr (kHasTiles) return measure_tiles(rounds);
     constexpr int kChains = kLanes == 16 ? 12 : 6;
     I sums[kChains] = {};
     Bytes weights = {};

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(TWOFOLD_USE_AVX512VNNI)
+#if defined(TWOFOLD_USE_AVX512VNNI) || defined(TWOFOLD_USE_AVX512AMX)
 #include "isa/avx512vnni.h"
 #elif defined(TWOFOLD_USE_AVX2)
 #include "isa/avx2.h"
@@ -20,6 +20,11 @@ namespace twofold::TWOFOLD_ISA {
 namespace {
 
 constexpr int kParts = 16 / kLanes;  // vectors per panel of 16 rows
+#if defined(TWOFOLD_USE_AVX512AMX) || defined(TWOFOLD_USE_AMX_EMULATED)
+constexpr bool kHasTiles = true;  // isa/tiles.h
+#else
+constexpr bool kHasTiles = false;
+#endif
 
 template <class A>
 inline A smaller(A a, A b) {

@@ -11,6 +11,7 @@ import pytest
 
 from tests.toys import TOYS, write_toy
 from twofold.ops.interface import Ops
+from twofold.ops.types import KvDtype
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
@@ -18,18 +19,18 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 
 def backends() -> list[str]:
-    """The reference and every instruction set this CPU can run."""
-    from twofold.backends.cpu.machine import isas
+    """The reference and every instruction set this CPU can run or imitate."""
+    from twofold.backends.cpu.machine import testable_isas
 
-    return ["reference", *(f"cpu-{isa}" for isa in isas())]
+    return ["reference", *(f"cpu-{isa}" for isa in testable_isas())]
 
 
-def build_ops(name: str, kv_dtype: str = "f32") -> Ops:
+def build_ops(name: str, kv_dtype: KvDtype = "f32") -> Ops:
     """A backend by name."""
     if name == "reference":
         from twofold.ops.reference import ReferenceOps
 
-        return ReferenceOps()
+        return ReferenceOps(kv_dtype)
     from twofold.backends.cpu.ops import CpuOps
 
     return CpuOps(isa=name.removeprefix("cpu-"), kv_dtype=kv_dtype)

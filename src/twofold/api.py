@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twofold.config import Settings
+from twofold.drafting import build_guesser, check_draft, load_draft
 from twofold.engine.engine import Engine
 from twofold.engine.limits import EngineLimits
 from twofold.engine.request import Event, FinishReason, SamplingParams
@@ -79,7 +80,11 @@ class LLM:
     """
 
     def __init__(self, model: str | Path, *, progress: Progress | None = None, **settings: Any) -> None:
-        self.loaded: Loaded = load_model(model, Settings.of(settings), progress)
+        asked = Settings.of(settings)
+        if asked.draft is not None:
+            check_draft(model, asked)
+        self.loaded: Loaded = load_model(model, asked, progress)
+        self.draft = None if asked.draft is None else load_draft(asked, self.loaded, progress)
         architecture = self.loaded.model.architecture
         chosen = self.loaded.settings
         limits = EngineLimits(
@@ -87,10 +92,16 @@ class LLM:
             step_tokens=chosen.step_tokens,
             max_sequences=chosen.max_sequences,
             vocabulary=architecture.vocabulary,
-            guess_tokens=chosen.guess_tokens,
         )
         self.tokenizer = self.loaded.tokenizer
-        self.engine = Engine(self.loaded.ops, self.loaded.forward, architecture.cache_shape, self.loaded.layout, limits)
+        self.engine = Engine(
+            self.loaded.ops,
+            self.loaded.forward,
+            architecture.cache_shape,
+            self.loaded.layout,
+            limits,
+            build_guesser(self.loaded, self.draft),
+        )
 
     def generate(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[Completion]:
         """Continue each prompt (text, or token ids); all of them share the batches of the engine."""

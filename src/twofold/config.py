@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 from twofold.errors import SettingsError
+from twofold.ops.types import KvDtype
 
 BACKENDS = ("cpu", "reference")
 DTYPES = ("f32", "bf16", "w8a8", "w4a8")
 """From the most to the fewest bits."""
+KV_DTYPES: tuple[KvDtype, ...] = get_args(KvDtype)
 DEFAULT_CONTEXT = 8192
 ROOMY_CACHE_BYTES = 512 * 2**20
 ROOMY_SEQUENCES = 16
@@ -22,23 +25,28 @@ class Settings:
     """What a user may choose; None means automatic.
 
     dtype: f32, bf16, w8a8 or w4a8; automatic is bf16, or what the folder holds. backend: cpu (native kernels)
-    or reference (NumPy, slow). context: longest sequence in tokens. cache_tokens: tokens the cache holds over all
-    sequences. step_tokens: most tokens run in one step. max_sequences: most sequences served at once. threads:
-    threads of the native kernels. guess_tokens: most tokens guessed at once from what the text has said before (0:
-    never); answers are the same with and without, only their speed differs.
+    or reference (NumPy, slow). kv_cache_dtype: how keys and values are kept, f32, bf16 or int8 (half the memory and
+    the reading of bf16, a little less exact); automatic is bf16, or f32 with dtype f32. context: longest sequence in
+    tokens. cache_tokens: tokens the cache holds over all sequences. step_tokens: most tokens run in one step.
+    max_sequences: most sequences served at once. threads: threads of the native kernels. guess_tokens: most tokens
+    guessed at once (0: never), from what the text has said before or by the draft model; answers are the same with
+    and without, only their speed differs. draft: a small model with the same vocabulary, as folder or hub id; it
+    runs as packed, else with this model's dtype.
     """
 
     dtype: str | None = None
     backend: str = "cpu"
+    kv_cache_dtype: KvDtype | None = None
     context: int | None = None
     cache_tokens: int | None = None
     step_tokens: int = 512
     max_sequences: int = 64
     threads: int | None = None
     guess_tokens: int = 7
+    draft: str | Path | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("dtype", DTYPES), ("backend", BACKENDS)):
+        for name, known in (("dtype", DTYPES), ("backend", BACKENDS), ("kv_cache_dtype", KV_DTYPES)):
             if getattr(self, name) not in (None, *known):
                 raise SettingsError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         for name in ("context", "cache_tokens", "step_tokens", "max_sequences", "threads"):
@@ -47,6 +55,10 @@ class Settings:
                 raise SettingsError(f"{name} is {value!r}; it must be a whole number of at least 1")
         if isinstance(self.guess_tokens, bool) or not 0 <= self.guess_tokens <= 7:
             raise SettingsError(f"guess_tokens is {self.guess_tokens!r}; it must be a whole number from 0 to 7")
+        if self.draft is not None and (not isinstance(self.draft, str | Path) or not str(self.draft)):
+            raise SettingsError(f"draft is {self.draft!r}; it must be a folder or a hub id of a model")
+        if self.draft is not None and not self.guess_tokens:
+            raise SettingsError("a draft model is named, and guess_tokens is 0; raise it or leave out the draft")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:
@@ -66,17 +78,13 @@ class Resolved:
 
     dtype: str
     backend: str
+    kv_cache_dtype: KvDtype
     context: int
     cache_tokens: int
     step_tokens: int
     max_sequences: int
     threads: int | None
     guess_tokens: int
-
-    @property
-    def cache_item_bytes(self) -> int:
-        """Bytes of one cached element: float32 where exactness is asked for, else bfloat16."""
-        return 4 if self.dtype == "f32" or self.backend == "reference" else 2
 
 
 def choose_dtype(settings: Settings, packed_dtype: str | None, quantised_dtype: str | None = None) -> str:
@@ -92,6 +100,11 @@ def choose_dtype(settings: Settings, packed_dtype: str | None, quantised_dtype: 
             "leave dtype out or load the original checkpoint"
         )
     return packed_dtype
+
+
+def choose_kv_dtype(settings: Settings, dtype: str) -> KvDtype:
+    """How keys and values are kept: as asked for, else float32 where exactness is asked for, else bfloat16."""
+    return settings.kv_cache_dtype or ("f32" if dtype == "f32" or settings.backend == "reference" else "bf16")
 
 
 def resolve(settings: Settings, dtype: str, model_context: int, cache_bytes_per_token: int) -> Resolved:
@@ -113,6 +126,7 @@ def resolve(settings: Settings, dtype: str, model_context: int, cache_bytes_per_
     return Resolved(
         dtype=dtype,
         backend=settings.backend,
+        kv_cache_dtype=choose_kv_dtype(settings, dtype),
         context=context,
         cache_tokens=cache_tokens,
         step_tokens=settings.step_tokens,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold import demo
-from twofold.config import DTYPES, Resolved, Settings, choose_dtype, resolve
+from twofold.config import DTYPES, Resolved, Settings, choose_dtype, choose_kv_dtype, resolve
 from twofold.engine.blocks import CacheLayout, plan_layout
 from twofold.engine.request import SamplingParams
 from twofold.errors import CheckpointError, InvalidSampling, SettingsError
@@ -61,6 +61,11 @@ class Model:
     def quantised_dtype(self) -> str | None:
         """Name of a quantised checkpoint's format, None for other checkpoints and packed folders."""
         return self.store.codec.name if isinstance(self.store, QuantisedCheckpoint) else None
+
+    @property
+    def own_dtype(self) -> str | None:
+        """What the folder's own bits are called, None for a plain checkpoint."""
+        return self.packed_dtype or self.quantised_dtype
 
     def formats(self, dtype: str) -> Formats:
         """Format of every weight: as stored where `dtype` names what the folder holds, else by role."""
@@ -128,7 +133,7 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
     model = open_model(path_or_id)
     architecture = model.architecture
     dtype = choose_dtype(settings, model.packed_dtype, model.quantised_dtype)
-    per_token = cache_bytes(architecture.cache_shape, 1, 4 if dtype == "f32" else 2)
+    per_token = cache_bytes(architecture.cache_shape, 1, choose_kv_dtype(settings, dtype))
     resolved = resolve(settings, dtype, architecture.context, per_token)
     check_fits(model, resolved)
     tokenizer = Tokenizer.load(model.folder)
@@ -194,10 +199,10 @@ def build_ops(settings: Resolved) -> Ops:
     if settings.backend == "reference":
         from twofold.ops.reference import ReferenceOps
 
-        return ReferenceOps()
+        return ReferenceOps(settings.kv_cache_dtype)
     from twofold.backends.cpu.ops import CpuOps
 
-    return CpuOps(threads=settings.threads, kv_dtype="f32" if settings.cache_item_bytes == 4 else "bf16")
+    return CpuOps(threads=settings.threads, kv_dtype=settings.kv_cache_dtype)
 
 
 def check_fits(model: Model, settings: Resolved) -> None:
@@ -207,7 +212,7 @@ def check_fits(model: Model, settings: Resolved) -> None:
     def needed(dtype: str, tokens: int) -> int:
         layout = plan_cache(shape.chunk, replace(settings, cache_tokens=tokens))
         slots = (layout.global_blocks * layout.block_size, layout.local_blocks * layout.block_size)
-        cache = pool_bytes(shape, slots, settings.cache_item_bytes)
+        cache = pool_bytes(shape, slots, settings.kv_cache_dtype)
         return model.footprint(dtype).total_bytes + cache + WORKING_BYTES
 
     smaller = DTYPES[DTYPES.index(settings.dtype) + 1 :] if settings.dtype in DTYPES else DTYPES[2:]

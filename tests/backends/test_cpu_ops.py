@@ -194,7 +194,7 @@ def test_attention_never_leaves_the_cache() -> None:
     def call(position: int = 0, slot: int = 0, block: int = 0, base: int = 0, chunk: int = 0, last: int = 1) -> None:
         one = np.array([position], np.int32)
         native.attend(
-            x, x, x, cache.keys, cache.values, one, np.array([0, last], np.int32), np.array([slot], np.int64),
+            x, x, x, cache, one, np.array([0, last], np.int32), np.array([slot], np.int64),
             np.array([[block]], np.int32), np.array([base], np.int32), chunk, np.empty_like(x),
         )  # fmt: skip
 

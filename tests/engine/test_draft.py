@@ -1,115 +1,127 @@
-"""Guessing changes how fast an answer comes and nothing else."""
+"""The draft model follows sequences in a cache of its own."""
 
 from __future__ import annotations
 
-import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from twofold import LLM, SamplingParams
+from tests.toys import build_engine, open_toy
+from twofold import SamplingParams
+from twofold.backends.cpu.ops import CpuOps
 from twofold.engine import invariants
-from twofold.engine.blocks import Blocks, plan_layout
-from twofold.engine.draft import DraftPolicy, Lookup
+from twofold.engine.blocks import CacheLayout
+from twofold.engine.draft import DraftModel, Wish
 from twofold.engine.request import Request, Sequence
-from twofold.engine.scheduler import Plan, Scheduler
-from twofold.ops.types import Drawn
 
-PASSAGE = "Quillmere has 7215 inhabitants. The mayor of Quillmere is Torvane."
-MESSAGES = [{"role": "user", "content": f"{PASSAGE}\n\nHow many people live in Quillmere?"}]
+Toys = Callable[[str], tuple[Path, Any]]
+NAME = "interleaved-qk-norm"  # local layers with chunks of eight beside a global one
 
 
-def test_a_guess_is_what_followed_the_latest_tokens() -> None:
-    lookup = Lookup()
-    assert lookup.guess([1, 2, 3, 4, 1, 2], 3) == (3, 4, 1)
-    assert lookup.guess([1, 2, 3, 4, 1, 2, 9], 3) == ()
-    assert lookup.guess([1, 2, 3, 4, 1, 2, 9, 1, 2], 2) == (9, 1)  # the latest occurrence counts
-    assert lookup.guess([1, 2, 3, 4, 1, 2, 9, 1, 2, 3], 9) == (4, 1, 2, 9, 1, 2, 3)  # the longest ending counts
+def sequence(number: int, tokens: list[int], stop_ids: frozenset[int] = frozenset()) -> Sequence:
+    request = Request(
+        id=number, prompt=tuple(tokens), params=SamplingParams(), seed=0, stop_ids=stop_ids, max_tokens=50
+    )
+    return Sequence(request=request, tokens=list(tokens))
 
 
-def test_a_short_text_guesses_nothing() -> None:
-    assert Lookup().guess([], 3) == ()
-    assert Lookup().guess([5], 3) == ()
-    assert Lookup().guess([5, 5, 5], 0) == ()
+def draft_model(toys: Toys, global_blocks: int = 16, context: int = 64, step_tokens: int = 8) -> DraftModel:
+    folder = toys(NAME)[0]
+    engine = build_engine(folder, CpuOps(kv_dtype="f32"))
+    layout = CacheLayout(block_size=8, global_blocks=global_blocks, local_blocks=global_blocks, chunk=8)
+    return DraftModel(engine.ops, engine.forward, open_toy(folder)[0].cache_shape, layout, context, step_tokens)
 
 
-def test_the_policy_settles_on_what_was_fastest() -> None:
-    for fastest in (0, 1, 3, 7):
-        policy = DraftPolicy(most=7)
-        for _ in range(200):
-            length = policy.length()
-            policy.learn(length, 1, 0.1 if length == fastest else 0.2)
-        chosen = [policy.length() for _ in range(100)]
-        assert chosen.count(fastest) > 90
+@pytest.fixture
+def greedy(toy_folder: Toys) -> Callable[[list[int], int], tuple[int, ...]]:
+    """What the same network says next, from an engine of its own."""
+    engine = build_engine(toy_folder(NAME)[0], CpuOps(kv_dtype="f32"))
+
+    def answer(tokens: list[int], count: int) -> tuple[int, ...]:
+        engine.add(tokens, SamplingParams(temperature=0.0, max_tokens=count))
+        return tuple(event.drawn.token for _ in range(count) for event in engine.step())
+
+    return answer
 
 
-def test_the_policy_goes_on_probing() -> None:
-    policy = DraftPolicy(most=3)
-    for _ in range(100):
-        policy.learn(policy.length(), 1, 0.1)
-    for length in (1, 3):
-        policy.rates[length] = 1.0  # was slow once
-    tried = set()
-    for _ in range(100):
-        length = policy.length()
-        tried.add(length)
-        policy.learn(length, 1, 0.1)
-    assert 1 in tried
+def guess(model: DraftModel, one: Sequence, most: int) -> tuple[int, ...]:
+    assert model.read(one)
+    found = model.guess([Wish(sequence=one, most=most)])
+    invariants.check_draft(model)
+    return found[one.request.id]
 
 
-@pytest.mark.parametrize("params", [
-    SamplingParams(temperature=0.0, max_tokens=60, ignore_eos=True),
-    SamplingParams(temperature=0.8, top_p=0.9, seed=4, max_tokens=60, ignore_eos=True),
-    SamplingParams(temperature=0.0, max_tokens=60, repetition_penalty=1.3, frequency_penalty=0.5, ignore_eos=True),
-    SamplingParams(temperature=0.7, seed=4, max_tokens=7),
-])  # fmt: skip
-def test_answers_with_and_without_guessing_are_the_same(params: SamplingParams) -> None:
-    plain, guessing = LLM("demo", guess_tokens=0), LLM("demo", guess_tokens=7)
-    for length in (1, 3, 7):
-        guessing.engine.draft.rates = {0: 1.0, 1: 1.0, 3: 1.0, 7: 1.0, length: 1e9}  # always guess so many
-        expected, found = plain.chat(MESSAGES, params), guessing.chat(MESSAGES, params)
-        assert found.token_ids == expected.token_ids
-        assert (found.text, found.finish) == (expected.text, expected.finish)
-    assert guessing.engine.is_idle
+def test_guesses_are_what_the_network_says_greedily(toy_folder: Toys, greedy: Callable[..., Any]) -> None:
+    model = draft_model(toy_folder)
+    one = sequence(0, [5, 17, 40, 8, 61, 9, 33, 21, 90, 4, 7, 50])
+    for _ in range(6):  # wrong guesses are rolled back, right ones kept, chunk boundaries crossed
+        found = guess(model, one, 5)
+        assert found == greedy(one.tokens, 5)
+        one.tokens += [found[0], found[1], (found[2] + 1) % 90]
+    one.tokens += found  # unseen tokens, more than a step holds
+    one.tokens += [3, 4, 5, 6, 7, 8, 9]
+    assert guess(model, one, 3) == greedy(one.tokens, 3)
+    assert guess(model, one, 3) == greedy(one.tokens, 3)  # asked again without a new token
 
 
-def test_a_stop_string_inside_a_guessed_stretch_ends_the_answer() -> None:
-    plain, guessing = LLM("demo", guess_tokens=0), LLM("demo", guess_tokens=7)
-    guessing.engine.draft.rates = {0: 1.0, 1: 1.0, 3: 1.0, 7: 1e9}
-    params = SamplingParams(temperature=0.0, max_tokens=60, ignore_eos=True, stop=(" is",))
-    assert guessing.chat(MESSAGES, params).text == plain.chat(MESSAGES, params).text
-    assert guessing.engine.is_idle
+def test_several_sequences_are_guessed_for_together(toy_folder: Toys, greedy: Callable[..., Any]) -> None:
+    model = draft_model(toy_folder)
+    many = [sequence(0, [5, 6, 7]), sequence(1, [60, 50, 40, 30, 20, 10, 9, 8, 7, 6])]
+    wishes = [Wish(sequence=many[0], most=4), Wish(sequence=many[1], most=2)]
+    assert all(model.read(one) for one in many)
+    assert model.guess(wishes) == {0: greedy(many[0].tokens, 4), 1: greedy(many[1].tokens, 2)}
+    invariants.check_draft(model)
 
 
-def test_random_traffic_with_guesses_keeps_the_invariants() -> None:
-    """Draws follow a fixed random text, so guesses are sometimes right, and every answer must follow it too."""
-    seed = 23
-    print(f"seed {seed}")
-    source = random.Random(seed)
-    for _ in range(20):
-        text = [source.randrange(4) for _ in range(200)]
-        served = Scheduler(Blocks(plan_layout(source.choice([None, 8]), 64, 16, 3)), 16, 3)
-        answers: dict[int, list[int]] = {}
-        for number in range(12):
-            count = source.randrange(1, 30)
-            request = Request(
-                id=number, prompt=tuple(text[:count]), params=SamplingParams(), seed=0, stop_ids=frozenset(),
-                max_tokens=source.randrange(1, 30),
-            )  # fmt: skip
-            served.add(Sequence(request=request, tokens=text[:count]))
-            answers[number] = []
-        while (plan := plan_with_guesses(served, source)) is not None:
-            drawn = []
-            for item in plan.slices:
-                if item.samples:
-                    known = len(item.sequence.tokens)
-                    drawn += [Drawn(token=text[known + place]) for place in range(len(item.guesses) + 1)]
-            for event in served.commit(plan, drawn):
-                answers[event.request_id].append(event.drawn.token)
-            invariants.check(served)
-        assert len(served.blocks.free_global) == served.blocks.layout.global_blocks
-        assert all(answers.values())
+def test_a_guess_ends_where_the_answer_would(toy_folder: Toys, greedy: Callable[..., Any]) -> None:
+    tokens = [5, 6, 7, 8]
+    said = greedy(tokens, 5)
+    model = draft_model(toy_folder)
+    assert guess(model, sequence(0, tokens, frozenset({said[2]})), 5) == said[: said.index(said[2]) + 1]
 
 
-def plan_with_guesses(served: Scheduler, source: random.Random) -> Plan | None:
-    served.guess_tokens = source.choice([0, 1, 3, 7])
-    return served.plan()
+def test_behind_counts_what_was_not_read(toy_folder: Toys) -> None:
+    model = draft_model(toy_folder)
+    one = sequence(0, list(range(3, 23)))
+    assert model.behind(one) == 20
+    assert model.read(one)
+    assert model.behind(one) == 1
+    one.tokens += [1, 2, 3]
+    assert model.behind(one) == 4
+
+
+def test_the_sequence_that_waited_longest_makes_room(toy_folder: Toys, greedy: Callable[..., Any]) -> None:
+    model = draft_model(toy_folder, global_blocks=6)
+    many = [sequence(number, [number + 3] * 15) for number in range(4)]
+    for one in many:
+        assert guess(model, one, 3) == greedy(one.tokens, 3)
+    assert list(model.followers) == [2, 3]
+    assert guess(model, many[0], 3) == greedy(many[0].tokens, 3)
+
+
+def test_no_guess_where_there_is_no_room(toy_folder: Toys) -> None:
+    model = draft_model(toy_folder, global_blocks=2)
+    one = sequence(0, [7] * 30)
+    assert not model.read(one)
+    assert model.guess([Wish(sequence=one, most=3)]) == {}
+    invariants.check_draft(model)
+
+
+def test_no_guess_beyond_the_context_of_the_draft_model(toy_folder: Toys) -> None:
+    model = draft_model(toy_folder, context=16)
+    assert not model.read(sequence(0, [7] * 16))
+    assert model.guess([Wish(sequence=sequence(1, [7] * 8), most=9)]) == {}
+    assert len(model.guess([Wish(sequence=sequence(1, [7] * 8), most=8)])[1]) == 8
+
+
+def test_finished_requests_are_forgotten(toy_folder: Toys) -> None:
+    model = draft_model(toy_folder)
+    for number in range(3):
+        guess(model, sequence(number, [3, 4, 5]), 2)
+    model.keep_only({1})
+    assert list(model.followers) == [1]
+    model.keep_only(())
+    assert len(model.blocks.free_global) == 16
+    invariants.check_draft(model)

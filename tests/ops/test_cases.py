@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from tests.conftest import backends, build_ops
-from twofold.ops.attention_cases import ATTENTION_CASES, AttentionCase, attend
+from twofold.backends.cpu.ops import CpuOps, load_native
+from twofold.ops.attention_cases import ATTENTION_CASES, AttentionCase, attend, new_cache
 from twofold.ops.cases import BUILDERS, LAYOUTS, ROW_EXCEPTIONS, SOFTMAX, Case, cases, error, run
 from twofold.ops.interface import Ops
 from twofold.ops.reference import ReferenceOps
+from twofold.ops.types import KvDtype
 
+KV_DTYPES = get_args(KvDtype)
 NATIVE = [name for name in backends() if name != "reference"]
 
 
@@ -42,19 +48,22 @@ def test_a_row_of_a_batch_is_bit_equal_to_the_row_alone(name: str, op: str) -> N
                 assert np.array_equal(many[row : row + 1], one), f"{op} {case.name}, row {row}"
 
 
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES)
 @pytest.mark.parametrize("case", ATTENTION_CASES, ids=str)
-def test_attention_agrees_with_the_reference(native: Ops, case: AttentionCase) -> None:
-    expected = attend(case, ReferenceOps(), max(case.lengths))
+@pytest.mark.parametrize("name", NATIVE)
+def test_attention_agrees_with_the_reference(name: str, case: AttentionCase, kv_dtype: KvDtype) -> None:
+    expected = attend(case, build_ops("reference", kv_dtype), max(case.lengths))
+    ops = build_ops(name, kv_dtype)
     for arrange in LAYOUTS.values():
-        found = error((attend(case, native, max(case.lengths), arrange),), (expected,))
-        assert found <= SOFTMAX.relative, SOFTMAX.reason
+        found = error((attend(case, ops, max(case.lengths), arrange),), (expected,))
+        assert found <= SOFTMAX.relative, f"{found}; {SOFTMAX.reason}"
 
 
-@pytest.mark.parametrize("kv_dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES)
 @pytest.mark.parametrize("case", ATTENTION_CASES, ids=str)
 @pytest.mark.parametrize("name", NATIVE)
 def test_attention_does_not_depend_on_how_tokens_are_cut_into_steps(
-    name: str, case: AttentionCase, kv_dtype: str
+    name: str, case: AttentionCase, kv_dtype: KvDtype
 ) -> None:
     ops = build_ops(name, kv_dtype)
     whole = attend(case, ops, max(case.lengths))
@@ -64,10 +73,35 @@ def test_attention_does_not_depend_on_how_tokens_are_cut_into_steps(
         assert np.array_equal(attend(case, ops, step), whole), f"steps of {step}"
 
 
-def test_a_bf16_cache_keeps_what_fits_it_exactly(native: Ops) -> None:
-    case = ATTENTION_CASES[1]
-    half = build_ops(f"cpu-{native.isa}", "bf16")  # type: ignore[attr-defined]
-    assert np.array_equal(attend(case, native, 40), attend(case, half, 40))
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of threads until the end of the test."""
+    native = load_native()
+    before = native.threads()
+    yield native.set_threads
+    native.set_threads(before)
+
+
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES)
+def test_attention_split_along_the_context_is_the_same(threads: Callable[[int], None], kv_dtype: KvDtype) -> None:
+    case = AttentionCase(lengths=(2500, 3, 1100), heads=4, kv_heads=2, size=16, block_size=32)
+    assert any(case.lengths == other.lengths for other in ATTENTION_CASES), "judged against the reference too"
+    ops = CpuOps(kv_dtype=kv_dtype)
+    results = []
+    for count in (1, 2, 64):
+        threads(count)
+        results.append([attend(case, ops, 1200), attend(case, ops, 2499)])
+    for result in results[1:]:
+        assert all(np.array_equal(one, other) for one, other in zip(result, results[0], strict=True))
+
+
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES)
+@pytest.mark.parametrize("name", NATIVE)
+def test_what_a_block_held_before_does_not_matter(name: str, kv_dtype: KvDtype) -> None:
+    case, ops = ATTENTION_CASES[1], build_ops(name, kv_dtype)
+    cache = new_cache(case, ops)
+    assert np.isnan(attend(case, ops, 40, cache=cache, factor=np.nan)).any()
+    assert np.array_equal(attend(case, ops, 5, cache=cache), attend(case, ops, 5))
 
 
 def test_cases_are_the_same_every_time() -> None:

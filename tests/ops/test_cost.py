@@ -29,8 +29,10 @@ def test_four_bits_take_a_quarter_of_sixteen_and_an_eighth_of_a_bit_more() -> No
 
 def test_the_cache_of_local_layers_stops_growing_at_a_chunk() -> None:
     shape = ARCHITECTURE.cache_shape
-    assert cache_bytes(shape, 8192, 2) == 196_608 * 8192
-    assert cache_bytes(shape, 131072, 2) == 4096 * (12 * 131072 + 36 * 8192)
+    assert cache_bytes(shape, 8192, "bf16") == 196_608 * 8192
+    assert cache_bytes(shape, 8192, "f32") == 2 * 196_608 * 8192
+    assert cache_bytes(shape, 8192, "int8") == 196_608 * 8192 * 132 // 256
+    assert cache_bytes(shape, 131072, "bf16") == 4096 * (12 * 131072 + 36 * 8192)
 
 
 def test_a_batch_is_expected_to_read_the_distinct_experts() -> None:

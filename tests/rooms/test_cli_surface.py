@@ -8,7 +8,7 @@ import click
 
 from twofold.cli.main import VERBS
 
-LOADING = ["--dtype", "--backend", "--context", "--threads"]
+LOADING = ["--dtype", "--backend", "--kv-cache-dtype", "--context", "--threads", "--draft"]
 SAMPLING = [
     *("--max-tokens", "--temperature", "--top-p", "--top-k", "--min-p", "--repetition-penalty", "--seed", "--stop"),
 ]

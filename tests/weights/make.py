@@ -58,6 +58,29 @@ def write_shard(path: Path, arrays: Arrays, padding: int = 8) -> None:
     path.write_bytes(header_bytes(entries, padding) + data)
 
 
+def write_part(source: Path, folder: Path, layers: list[int], config: Mapping[str, Any]) -> None:
+    """A smaller model made of some layers of one in a single shard, with its tokenizer and these config values."""
+    names = {f"model.layers.{old}.": f"model.layers.{new}." for new, old in enumerate(layers)}
+    data = (source / "model.safetensors").read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    entries, parts, end = {}, [], 0
+    for name, entry in json.loads(data[8:start]).items():
+        prefix = next((old for old in names if name.startswith(old)), None)
+        if name == "__metadata__" or (prefix is None and name.startswith("model.layers.")):
+            continue
+        begin, stop = entry["data_offsets"]
+        parts.append(data[start + begin : start + stop])
+        kept = name if prefix is None else names[prefix] + name.removeprefix(prefix)
+        entries[kept] = {**entry, "data_offsets": [end, end + stop - begin]}
+        end += stop - begin
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in source.glob("*.j*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    raw = {**json.loads((source / "config.json").read_text()), **config, "num_hidden_layers": len(layers)}
+    (folder / "config.json").write_text(json.dumps(raw))
+    (folder / "model.safetensors").write_bytes(header_bytes(entries) + b"".join(parts))
+
+
 def split(names: list[str], shards: int) -> list[list[str]]:
     """The names, dealt in order to `shards` lists."""
     step = -(-len(names) // shards)

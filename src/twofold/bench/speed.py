@@ -13,7 +13,7 @@ import numpy as np
 from twofold.api import LLM, SamplingParams
 from twofold.ops.cost import expected_read_bytes
 
-DECODE_STEPS = 24
+DECODE_STEPS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,26 +67,30 @@ def measure_all(llm: LLM, chosen: list[Workload], repeats: int, progress: Callab
 
 def run_once(llm: LLM, workload: Workload, seed: int) -> float:
     """Tokens per second of one run, on random tokens."""
+    if workload.kind == "prefill":
+        return read_and_decode(llm, workload.prompt, workload.sequences, 0, seed)[0]
+    return read_and_decode(llm, workload.prompt, workload.sequences, DECODE_STEPS, seed)[1]
+
+
+def read_and_decode(llm: LLM, prompt: int, sequences: int, steps: int, seed: int) -> tuple[float, float]:
+    """Read `sequences` random prompts of `prompt` tokens, then decode `steps` tokens of each.
+
+    Returns the tokens per second of both. The first token of each sequence belongs to the reading.
+    """
     random = np.random.default_rng(seed)
     vocabulary = llm.loaded.model.architecture.vocabulary
-    params = SamplingParams(temperature=0.0, max_tokens=DECODE_STEPS + 1, ignore_eos=True)
+    params = SamplingParams(temperature=0.0, max_tokens=steps + 1, ignore_eos=True)
     engine = llm.engine
-    requests = [
-        engine.add(random.integers(0, vocabulary, workload.prompt).tolist(), params) for _ in range(workload.sequences)
-    ]
+    requests = [engine.add(random.integers(0, vocabulary, prompt).tolist(), params) for _ in range(sequences)]
     start = time.perf_counter()
     waiting = {request.id for request in requests}
     while waiting:
         waiting -= {event.request_id for event in engine.step()}
     read = time.perf_counter()
-    if workload.kind == "prefill":
-        for request in requests:
-            engine.cancel(request.id)
-        return workload.sequences * workload.prompt / (read - start)
     drawn = 0
     while not engine.is_idle:
         drawn += len(engine.step())
-    return drawn / (time.perf_counter() - read)
+    return sequences * prompt / (read - start), drawn / (time.perf_counter() - read)
 
 
 def summary(llm: LLM, workload: Workload, rates: list[float]) -> Speed:

@@ -39,6 +39,7 @@ def command(model: str, repeats: int, as_json: bool, **loading: Any) -> None:
     facts = {
         "model": model,
         "dtype": llm.loaded.settings.dtype,
+        "kv_cache_dtype": llm.loaded.settings.kv_cache_dtype,
         "load_s": round(llm.loaded.load_seconds, 3),
         "peak_memory_bytes": peak_memory_bytes(),
         **limits(llm.loaded.settings.backend),
@@ -69,7 +70,7 @@ def show(facts: dict[str, Any], found: list[Speed]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{facts['model']}, {facts['dtype']}", title_justify="left")
+    table = Table(title=f"{facts['model']}, {facts['dtype']}, {facts['kv_cache_dtype']} cache", title_justify="left")
     for name in ("workload", "tokens/s", "slowest to fastest", "load on the machine", "share of its limit"):
         table.add_column(name, justify="left" if name == "workload" else "right")
     for item in found:

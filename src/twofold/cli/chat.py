@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from twofold.cli.options import LOADING, SAMPLING, with_options
+from twofold.cli.options import LOADING, LOADING_NAMES, SAMPLING, with_options
 from twofold.errors import RequestError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def command(model: str, system: str | None, stop: tuple[str, ...], **options: An
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  line editing and history of input()
 
-    loading = {name: options.pop(name) for name in ("dtype", "backend", "context", "threads")}
+    loading = {name: options.pop(name) for name in LOADING_NAMES}
     params = sampling_params(stop=stop, **options)
     llm = load_with_progress(model, **loading)
     click.echo(HELP, err=True)

@@ -11,6 +11,10 @@ import click
 
 from twofold.errors import NativeUnavailable
 
+TILES = {
+    "not saved": "the CPU has them, but the system does not save them for its processes (Linux 5.16 or newer does)",
+    "refused": "the CPU has them, but the system refused this process their use (arch_prctl)",
+}
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -34,6 +38,8 @@ def show_cpu() -> None:
     click.echo(f"CPU: {facts.name}")
     click.echo(f"features: {' '.join(facts.features) or 'none beyond the baseline'}")
     click.echo(f"instruction sets: {', '.join(facts.isas)} (chosen: {facts.chosen_isa}), {facts.threads} threads")
+    if facts.tiles in TILES:
+        click.echo(f"AMX tiles: {TILES[facts.tiles]}")
     click.echo(f"memory read limit: {machine.measure_read(2**30) / 1e9:.1f} GB/s")
     click.echo(f"int8 limit: {machine.measure_int8() / 1e12:.2f} TOP/s (one multiply-add is two)")
 

@@ -8,6 +8,7 @@ import click
 
 if TYPE_CHECKING:
     from twofold.loading import Model
+    from twofold.ops.types import KvDtype
 
 CONTEXTS = (2048, 8192, 32768, 131072, 1048576)
 
@@ -67,10 +68,13 @@ def show_cache(model: Model) -> None:
     """Bytes of the key and value cache of one sequence."""
     from twofold.ops.cost import cache_bytes
 
+    kinds: tuple[KvDtype, ...] = ("bf16", "int8")
+
     architecture = model.architecture
-    click.echo("Key and value cache of one sequence (bfloat16):")
+    click.echo("Key and value cache of one sequence, bf16 and int8:")
     for tokens in sorted({*(size for size in CONTEXTS if size < architecture.context), architecture.context}):
-        click.echo(f"  {tokens:>10,} tokens  {readable(cache_bytes(architecture.cache_shape, tokens, 2)):>10}")
+        sizes = (readable(cache_bytes(architecture.cache_shape, tokens, kind)) for kind in kinds)
+        click.echo(f"  {tokens:>10,} tokens  " + "  ".join(f"{size:>10}" for size in sizes))
 
 
 def readable(count: float) -> str:

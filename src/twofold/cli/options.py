@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from twofold.config import BACKENDS, DTYPES
+from twofold.config import BACKENDS, DTYPES, KV_DTYPES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -20,9 +20,17 @@ LOADING = (
     click.option(
         "--backend", type=click.Choice(BACKENDS), default="cpu", show_default=True, help="reference is NumPy, slow."
     ),
+    click.option(
+        "--kv-cache-dtype",
+        type=click.Choice(KV_DTYPES),
+        help="How keys and values are kept; int8 halves memory and reading at long contexts. [default: bf16]",
+    ),
     click.option("--context", type=int, help="Longest sequence in tokens. [default: the model's, at most 8192]"),
     click.option("--threads", type=int, help="Threads of the native kernels. [default: one per physical core]"),
+    click.option("--draft", metavar="MODEL", help="A small model with the same vocabulary that guesses ahead."),
 )
+
+LOADING_NAMES = ("dtype", "backend", "kv_cache_dtype", "context", "threads", "draft")
 
 SAMPLING = (
     click.option("--max-tokens", type=int, help="Longest answer. [default: until it ends or the context is full]"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from twofold.cli.options import LOADING, SAMPLING, with_options
+from twofold.cli.options import LOADING, LOADING_NAMES, SAMPLING, with_options
 
 
 @click.command(
@@ -33,7 +33,7 @@ def command(
         raise click.UsageError("the prompt is empty; give one as an argument or on stdin")
     if raw and system:
         raise click.UsageError("--system needs the chat template; leave out --raw")
-    loading = {name: options.pop(name) for name in ("dtype", "backend", "context", "threads")}
+    loading = {name: options.pop(name) for name in LOADING_NAMES}
     params = sampling_params(stop=stop, **options)
     llm = load_with_progress(model, **loading)
     completion = Completion(prompt_tokens=0)

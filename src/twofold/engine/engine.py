@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from twofold.engine.batch import build_batch
 from twofold.engine.blocks import Blocks, CacheLayout
-from twofold.engine.draft import DraftPolicy
+from twofold.engine.guess import MOST_SEQUENCES, Guesser
 from twofold.engine.limits import EngineLimits
 from twofold.engine.request import Event, Request, SamplingParams, Sequence
-from twofold.engine.scheduler import Plan, Scheduler, Slice
+from twofold.engine.scheduler import NO_GUESSES, Plan, Scheduler, Slice
 from twofold.errors import InvalidSampling, RequestTooLong
 from twofold.ops.types import Array, Batch, CacheShape
 
@@ -20,7 +19,7 @@ from twofold.ops.types import Array, Batch, CacheShape
 class Engine:
     """One network on one backend, serving many sequences.
 
-    `forward(ops, batch, cache)` gives logits_RV; `context` is the longest sequence allowed, prompt and answer.
+    `forward(ops, batch, cache)` gives logits_RV; `guesser` makes steps confirm several tokens (None: never).
     Not thread-safe: one caller drives it.
     """
 
@@ -31,6 +30,7 @@ class Engine:
         cache_shape: CacheShape,
         layout: CacheLayout,
         limits: EngineLimits,
+        guesser: Guesser | None = None,
     ) -> None:
         self.ops = ops
         self.forward = forward
@@ -38,7 +38,7 @@ class Engine:
         self.blocks = Blocks(layout)
         self.cache = ops.new_cache(cache_shape, (layout.global_blocks, layout.local_blocks), layout.block_size)
         self.scheduler = Scheduler(self.blocks, limits.step_tokens, limits.max_sequences)
-        self.draft = DraftPolicy(most=limits.guess_tokens)
+        self.guesser = guesser
         self._next_id = 0
 
     def add(self, prompt: Collection[int], params: SamplingParams, eos_ids: Collection[int] = ()) -> Request:
@@ -87,24 +87,21 @@ class Engine:
 
     def step(self) -> list[Event]:
         """Advance every scheduled sequence by one step; [] when idle."""
-        guesses = self.limits.guess_tokens > 0 and self.is_decoding_few
-        self.scheduler.guess_tokens = self.draft.length() if guesses else 0
-        plan = self.scheduler.plan()
+        guesser = self.guesser if self.is_decoding_few else None
+        plan = self.scheduler.plan(guesser.propose(self.scheduler.running) if guesser else NO_GUESSES)
         if plan is None:
             return []
-        start = time.perf_counter()
         logits_RV = self.run(plan)
         events = self.scheduler.commit(plan, self.ops.sample(logits_RV, plan.sampling))
-        if guesses:
-            guessed = sum(len(item.guesses) for item in plan.slices)
-            self.draft.learn(guessed, len(events), time.perf_counter() - start)
+        if guesser:
+            guesser.learn(plan, events)
         return events
 
     @property
     def is_decoding_few(self) -> bool:
         """Whether only a few sequences run and each needs its next token: when guessing may pay."""
         running, waiting = self.scheduler.running, self.scheduler.waiting
-        few = 0 < len(running) <= self.limits.guess_sequences
+        few = self.guesser is not None and 0 < len(running) <= MOST_SEQUENCES
         return few and not waiting and all(sequence.pending == 1 for sequence in running)
 
     def run(self, plan: Plan) -> Array:

@@ -7,14 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
-    """context: longest sequence; step_tokens: most tokens in one step; max_sequences: most at once; vocabulary: ids.
-
-    guess_tokens: most tokens guessed at once (0: never); guess_sequences: only while so few are running.
-    """
+    """context: longest sequence; step_tokens: most tokens in one step; max_sequences: most at once; vocabulary: ids."""
 
     context: int
     step_tokens: int
     max_sequences: int
     vocabulary: int
-    guess_tokens: int = 0
-    guess_sequences: int = 2

@@ -7,7 +7,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
-from twofold.engine.draft import Lookup
+from twofold.engine.lookup import Lookup
 from twofold.errors import InvalidSampling
 from twofold.ops.types import Drawn, RowSampling
 

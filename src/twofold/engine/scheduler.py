@@ -8,12 +8,16 @@ computed again later (preemption by recompute), so the oldest always gets throug
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from twofold.engine.blocks import Blocks
 from twofold.engine.request import Event, FinishReason, Sequence
 from twofold.ops.types import Drawn, RowSampling
+
+NO_GUESSES: Mapping[int, tuple[int, ...]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +66,6 @@ class Scheduler:
         self.blocks = blocks
         self.step_tokens = step_tokens
         self.max_sequences = max_sequences
-        self.guess_tokens = 0
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -76,16 +79,20 @@ class Scheduler:
             if sequence.request.id == request_id:
                 self.remove(sequence)
 
-    def plan(self) -> Plan | None:
-        """The next step within the token budget; None when there is nothing to do."""
+    def plan(self, guesses: Mapping[int, tuple[int, ...]] = NO_GUESSES) -> Plan | None:
+        """The next step within the token budget; None when there is nothing to do.
+
+        guesses: what may follow, by request id; as much of it runs as there is room for.
+        """
         slices: list[Slice] = []
         budget = self.step_tokens
         for sequence in sorted(self.running, key=lambda item: item.pending > 1):
             if budget and sequence in self.running:  # a preempted one is no longer running
                 count = min(sequence.pending, budget)
                 if self.make_room(sequence, count, slices):
-                    guesses = self.guess(sequence, budget - count) if count == sequence.pending else ()
-                    slices.append(Slice(sequence=sequence, count=count, guesses=guesses))
+                    guess = guesses.get(sequence.request.id, ()) if count == sequence.pending else ()
+                    fitting = self.fit_guess(sequence, guess, budget - count)
+                    slices.append(Slice(sequence=sequence, count=count, guesses=fitting))
                     budget -= slices[-1].rows
         while budget and self.can_admit():
             sequence = self.waiting[0]
@@ -113,12 +120,11 @@ class Scheduler:
                 return False
         return True
 
-    def guess(self, sequence: Sequence, budget: int) -> tuple[int, ...]:
-        """What may follow, as far as budget, answer and free blocks allow; never at another sequence's cost."""
+    def fit_guess(self, sequence: Sequence, guess: tuple[int, ...], budget: int) -> tuple[int, ...]:
+        """A guess as far as budget, answer and free blocks allow; never at another sequence's cost."""
         generated = len(sequence.tokens) - len(sequence.request.prompt)
-        most = min(self.guess_tokens, budget, sequence.request.max_tokens - generated - 1)
-        guesses = sequence.lookup.guess(sequence.tokens, most) if most > 0 else ()
-        return guesses if self.blocks.reserve(sequence, sequence.pending + len(guesses)) else ()
+        fitting = guess[: max(0, min(budget, sequence.request.max_tokens - generated - 1))]
+        return fitting if self.blocks.reserve(sequence, sequence.pending + len(fitting)) else ()
 
     def preempt(self, sequence: Sequence) -> None:
         """Send a running sequence back to the head of the waiting ones, without its blocks."""

@@ -14,7 +14,7 @@ import numpy as np
 from twofold.ops.cases import Tensor, as_bf16, generator, normal, same
 from twofold.ops.interface import Ops
 from twofold.ops.packed import AnyArray, Floats
-from twofold.ops.types import Array, Batch, CacheShape, Pages
+from twofold.ops.types import Array, Batch, CacheShape, LayerCache, Pages
 
 SPARE_BLOCKS = 3
 
@@ -59,14 +59,22 @@ ATTENTION_CASES = [
     AttentionCase(lengths=(45, 3), heads=40, kv_heads=1, size=12, chunk=20),
     AttentionCase(lengths=(40,), heads=3, kv_heads=3, size=256, block_size=7),
     AttentionCase(lengths=(1100,), heads=2, kv_heads=1, size=8, block_size=64),
+    AttentionCase(lengths=(2500, 3, 1100), heads=4, kv_heads=2, size=16, block_size=32),
 ]
 
 
-def attend(case: AttentionCase, ops: Ops, step: int, tensor: Tensor = same) -> Floats:
-    """All outputs o_TD, every sequence advanced by `step` tokens at a time."""
-    q_THK, k_TGK, v_TGK = case.inputs()
+def new_cache(case: AttentionCase, ops: Ops) -> LayerCache:
+    """An empty cache for the case's one layer."""
     shape = CacheShape(kv_heads=case.kv_heads, head_size=case.size, chunks=(case.chunk,))
-    cache = ops.new_cache(shape, (case.blocks, case.blocks), case.block_size)[0]
+    return ops.new_cache(shape, (case.blocks, case.blocks), case.block_size)[0]
+
+
+def attend(
+    case: AttentionCase, ops: Ops, step: int, tensor: Tensor = same, cache: LayerCache | None = None, factor: float = 1
+) -> Floats:
+    """All outputs o_TD, every sequence advanced by `step` tokens at a time; inputs are multiplied by `factor`."""
+    q_THK, k_TGK, v_TGK = (x * np.float32(factor) for x in case.inputs())
+    cache = new_cache(case, ops) if cache is None else cache
     starts = np.concatenate([[0], np.cumsum(case.lengths)])
     output = np.zeros((len(q_THK), case.heads * case.size), np.float32)
     for begin in range(0, max(case.lengths), step):

@@ -1,7 +1,8 @@
 """Cases that judge a backend: what to call, with which sizes, and how close to the reference it must come.
 
 A case is data; `run` performs it on any backend. Errors are measured against the largest value of the reference's
-result. Sizes lie around the widths of panels (16 rows), groups (32 columns), column steps (64) and vectors.
+result. Sizes lie around the widths of panels (16 rows), groups (32
+columns), column steps (64), tiles (16 and 2 x 16 tokens) and vectors.
 
 Exceptions to "row i of a batch is bit-equal to row i alone" are named in ROW_EXCEPTIONS, with their reason.
 """
@@ -23,7 +24,7 @@ Tensor = Callable[[AnyArray], Array]
 """Turns a NumPy array into a tensor of the backend."""
 
 FORMATS: tuple[Format, ...] = get_args(Format)
-TOKENS = (0, 1, 2, 3, 5, 8, 17, 33)
+TOKENS = (0, 1, 2, 3, 5, 8, 17, 33, 50)
 ROWS = (1, 2, 15, 16, 17, 31, 32, 33, 80)
 COLUMNS = (1, 3, 4, 7, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129, 300)
 WIDTHS = tuple(range(1, 36))

@@ -8,7 +8,7 @@ from math import prod
 
 from twofold.ops.formats import Formats, format_of
 from twofold.ops.packed import PANEL_ROWS, Format, padded, refined_panels, size_bytes
-from twofold.ops.types import CacheShape, Role, Target
+from twofold.ops.types import CacheShape, KvDtype, Role, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +84,27 @@ def expected_read_bytes(counted: Footprint, expert_count: int, tokens: int) -> f
     return once + expert_bytes * (1.0 - (1.0 - counted.active_experts / expert_count) ** tokens)
 
 
-def pool_bytes(shape: CacheShape, slots: tuple[int, int], item_bytes: int) -> int:
-    """Bytes of a cache with slots[0] token slots in every global layer and slots[1] in every local one."""
+def row_costs(counted: Footprint, expert_count: int, most_rows: int) -> tuple[float, ...]:
+    """Bytes of weights that 1 to most_rows rows of one step are expected to read, relative to one row.
+
+    1 throughout for a dense network, whose rows share every weight; for a mixture of experts each further row reads
+    the experts that no row before it chose.
+    """
+    one = expected_read_bytes(counted, expert_count, 1)
+    return tuple(expected_read_bytes(counted, expert_count, rows) / one for rows in range(1, most_rows + 1))
+
+
+def pool_bytes(shape: CacheShape, slots: tuple[int, int], kv_dtype: KvDtype) -> int:
+    """Bytes of a cache with slots[0] token slots in every global layer and slots[1] in every local one.
+
+    Every slot of an int8 cache has a float32 scale beside each head.
+    """
     held = sum(slots[0] if chunk is None else slots[1] for chunk in shape.chunks)
-    return 2 * shape.kv_heads * shape.head_size * item_bytes * held
+    head_bytes = shape.head_size + 4 if kv_dtype == "int8" else shape.head_size * (4 if kv_dtype == "f32" else 2)
+    return 2 * shape.kv_heads * head_bytes * held
 
 
-def cache_bytes(shape: CacheShape, tokens: int, item_bytes: int) -> int:
+def cache_bytes(shape: CacheShape, tokens: int, kv_dtype: KvDtype) -> int:
     """Bytes of keys and values of one sequence: global layers hold every token, local ones at most one chunk."""
     local_tokens = min(tokens, shape.chunk or 0)
-    return pool_bytes(shape, (tokens, local_tokens), item_bytes)
+    return pool_bytes(shape, (tokens, local_tokens), kv_dtype)

@@ -98,7 +98,8 @@ class Ops(Protocol):
         """Write k and v into the cache, then attend: o_TD, heads side by side.
 
         A query at position p sees the keys of its own sequence at positions <= p and, with a chunk, only those
-        with position // chunk == p // chunk. Scores are q.k / sqrt(K); softmax in float32.
+        with position // chunk == p // chunk. Scores are q.k / sqrt(K); softmax in float32. With an int8 cache, q
+        divided by sqrt(K) is quantised like the keys: one scale per head and token.
         """
         ...
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from twofold.ops import packed, rope, sampling
 from twofold.ops.packed import PANEL_ROWS, Dense, Floats, Packed, Refined
-from twofold.ops.types import Batch, CacheShape, Drawn, Pages, Rope, RowSampling, Temperature
+from twofold.ops.types import Batch, CacheShape, Drawn, KvDtype, Pages, Rope, RowSampling, Temperature
 
 Ints = npt.NDArray[np.int32]
 
@@ -42,10 +42,14 @@ class ReferencePacker:
 
 
 class ReferenceOps:
-    """All ops in NumPy; see ops.interface.Ops for shapes and meaning."""
+    """All ops in NumPy; see ops.interface.Ops for shapes and meaning.
 
-    def __init__(self) -> None:
+    `kv_dtype` says what cached keys and values are rounded to; they are held as float32.
+    """
+
+    def __init__(self, kv_dtype: KvDtype = "f32") -> None:
         self.packer = ReferencePacker()
+        self._kv_dtype = kv_dtype
 
     def upload(self, batch: Batch) -> Batch:
         """Nothing to move."""
@@ -158,8 +162,11 @@ class ReferenceOps:
         """Store keys and values, then one sequence after the other, one query after the other."""
         block_size = cache.keys.shape[2]
         blocks_T, offsets_T = pages.slots_T // block_size, pages.slots_T % block_size
-        cache.keys[blocks_T, :, offsets_T] = k_TGK
-        cache.values[blocks_T, :, offsets_T] = v_TGK
+        cache.keys[blocks_T, :, offsets_T] = kept(k_TGK, self._kv_dtype)
+        cache.values[blocks_T, :, offsets_T] = kept(v_TGK, self._kv_dtype)
+        q_THK = q_THK * np.float32(1 / np.sqrt(np.float32(q_THK.shape[-1])))
+        if self._kv_dtype == "int8":
+            q_THK = kept(q_THK, "int8")
         output_THK = np.empty(q_THK.shape, np.float32)
         for sequence, (start, stop) in enumerate(zip(batch.starts_S[:-1], batch.starts_S[1:], strict=True)):
             for row in range(start, stop):
@@ -220,11 +227,22 @@ class ReferenceOps:
         return sampling.sample(logits_RV, rows)
 
 
+def kept(x_THK: Floats, kv_dtype: KvDtype) -> Floats:
+    """What a cache of this kind keeps of keys and values; int8 has one scale per head and token."""
+    if kv_dtype == "f32":
+        return x_THK
+    if kv_dtype == "bf16":
+        return x_THK.astype(packed.BF16).astype(np.float32)
+    codes, scales = packed.quantize_int8(x_THK.reshape(-1, x_THK.shape[-1]))
+    result: Floats = (codes.astype(np.float32) * scales[:, None]).reshape(x_THK.shape)
+    return result
+
+
 def attend_one(q_HK: Floats, keys_LGK: Floats, values_LGK: Floats) -> Floats:
-    """Softmax attention of one query over L keys; query head j reads KV head j // (H / G)."""
+    """Softmax attention of one query, already scaled, over L keys; query head j reads KV head j // (H / G)."""
     heads, size = q_HK.shape
     q_GJK = q_HK.reshape(keys_LGK.shape[1], -1, size)
-    scores_GJL = np.einsum("gjk,lgk->gjl", q_GJK, keys_LGK) / np.float32(np.sqrt(size))
+    scores_GJL = np.einsum("gjk,lgk->gjl", q_GJK, keys_LGK)
     weights_GJL = np.exp(scores_GJL - scores_GJL.max(axis=-1, keepdims=True))  # exp overflows above 88
     weights_GJL /= weights_GJL.sum(axis=-1, keepdims=True)
     result: Floats = np.einsum("gjl,lgk->gjk", weights_GJL, values_LGK).reshape(heads, size)

@@ -20,6 +20,9 @@ Weight: TypeAlias = Any
 LayerCache: TypeAlias = Any
 """Keys and values of one layer, in blocks, as the backend at hand keeps them."""
 
+KvDtype = Literal["f32", "bf16", "int8"]
+"""How cached keys and values are kept; int8 has one scale per head and token."""
+
 Role = Literal["norm", "router", "embedding", "head", "attention", "dense", "shared", "expert"]
 """What a weight is for; schemes choose their bits by it."""
 

@@ -164,6 +164,17 @@ def check_vocabulary(tokenizer: Tokenizer, vocabulary_size: int) -> None:
         )
 
 
+def check_same_tokens(main: Tokenizer, draft: Tokenizer, name: str) -> None:
+    """Raise TokenizerError unless every id means the same token in both; `name` is what the draft model is called."""
+    for token in range(max(main.vocabulary_size, draft.vocabulary_size)):
+        ours, theirs = ((tokenizer.token_bytes(token), tokenizer.is_special(token)) for tokenizer in (main, draft))
+        if ours != theirs:
+            raise TokenizerError(
+                f"the draft model {name} has another vocabulary: token {token} is {theirs[0]!r} there and {ours[0]!r} "
+                "in the model. Choose a draft model of the same family."
+            )
+
+
 def without_literals(core: tokenizers.Tokenizer) -> tuple[tokenizers.Tokenizer, tokenizers.Tokenizer]:
     """The same model without added tokens, truncation, padding and post-processor: for the first stretch, and later.
 

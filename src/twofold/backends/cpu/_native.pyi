@@ -36,8 +36,7 @@ class Native:
         q_THK: Floats,
         k_TGK: Floats,
         v_TGK: Floats,
-        keys: Array,
-        values: Array,
+        cache: Cache,
         positions_T: Ints,
         starts_S: Ints,
         slots_T: npt.NDArray[np.int64],
@@ -51,7 +50,19 @@ class Native:
     def encode_residual(self, rows_ND: Array, coarse: Weight, into: Weight, first_row: int) -> None: ...
     def measure_int8(self, threads: int) -> float: ...
 
+class Cache:
+    def __init__(
+        self,
+        keys: Array,
+        values: Array,
+        key_scales: Floats,
+        value_scales: Floats,
+        block_size: int,
+        head_size: int,
+    ) -> None: ...
+
 def isas() -> list[str]: ...
+def testable_isas() -> list[str]: ...
 def threads() -> int: ...
 def set_threads(count: int) -> None: ...
 def cpu() -> dict[str, Any]: ...

@@ -9,12 +9,16 @@ from twofold.backends.cpu.ops import load_native
 
 @dataclass(frozen=True, kw_only=True)
 class Cpu:
-    """Facts about the CPU; `isas` are the builds of our kernels it can run, slowest first."""
+    """Facts about the CPU; `isas` are the builds of our kernels it can run, slowest first.
+
+    `tiles` says what became of AMX: "none" (no such CPU), "not saved" or "refused" by the system, "granted".
+    """
 
     name: str
     features: tuple[str, ...]
     isas: tuple[str, ...]
     threads: int
+    tiles: str
 
     @property
     def chosen_isa(self) -> str:
@@ -27,13 +31,17 @@ def cpu() -> Cpu:
     module = load_native()
     facts = module.cpu()
     return Cpu(
-        name=facts["name"], features=tuple(facts["features"]), isas=tuple(module.isas()), threads=module.threads()
+        name=facts["name"],
+        features=tuple(facts["features"]),
+        isas=tuple(module.isas()),
+        threads=module.threads(),
+        tiles=facts["tiles"],
     )
 
 
-def isas() -> list[str]:
-    """Builds of the kernels that this CPU can run, slowest first."""
-    return list(load_native().isas())
+def testable_isas() -> list[str]:
+    """Builds of the kernels that this CPU can run or imitate, slowest first; the imitated ones are for tests only."""
+    return list(load_native().testable_isas())
 
 
 def measure_read(size_bytes: int) -> float:

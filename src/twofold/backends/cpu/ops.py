@@ -5,16 +5,15 @@ from __future__ import annotations
 import importlib
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from twofold.errors import NativeUnavailable
 from twofold.ops import rope, sampling
-from twofold.ops.packed import BF16, AnyArray, Dense, Floats, Int4, Int8, Packed, Refined, refined_panels
-from twofold.ops.types import Batch, CacheShape, Drawn, Pages, Rope, RowSampling, Temperature
+from twofold.ops.packed import BF16, AnyArray, Dense, Floats, Int4, Int8, Packed, Refined, padded, refined_panels
+from twofold.ops.types import Batch, CacheShape, Drawn, KvDtype, Pages, Rope, RowSampling, Temperature
 
 if TYPE_CHECKING:
     from twofold.backends.cpu import _native
@@ -34,14 +33,6 @@ def load_native() -> Any:
             f"the native kernels do not load ({error}); expected twofold/backends/cpu/_native. Build them with "
             "`pip install .` (a C++20 compiler and CMake are needed), or use the reference backend."
         ) from error
-
-
-@dataclass(frozen=True)
-class CpuCache:
-    """Keys and values of one layer: float32 or uint16 (bf16 bits) [blocks, kv heads, block size, head size]."""
-
-    keys: AnyArray
-    values: AnyArray
 
 
 class CpuPacker:
@@ -80,6 +71,10 @@ def wrap(module: Any, weight: Dense | Int8 | Int4) -> _native.Weight:
     return result
 
 
+PANEL_SLOTS = 16
+KV_ITEMS: dict[KvDtype, type] = {"f32": np.float32, "bf16": np.uint16, "int8": np.int8}
+
+
 class CpuOps:
     """All ops on native kernels; see ops.interface.Ops for shapes and meaning.
 
@@ -88,14 +83,12 @@ class CpuOps:
     Raises NativeUnavailable without the extension module, ValueError for an ISA this CPU lacks.
     """
 
-    def __init__(
-        self, isa: str | None = None, threads: int | None = None, kv_dtype: Literal["bf16", "f32"] = "bf16"
-    ) -> None:
+    def __init__(self, isa: str | None = None, threads: int | None = None, kv_dtype: KvDtype = "bf16") -> None:
         self._module = load_native()
         self._native: _native.Native = self._module.Native(isa or "")
         if threads is not None:
             self._module.set_threads(threads)
-        self._kv_dtype = np.dtype(np.uint16 if kv_dtype == "bf16" else np.float32)
+        self._kv_dtype = kv_dtype
         self._weights: dict[int, tuple[weakref.ref[Packed], _native.Weight]] = {}
         self.packer = CpuPacker(self._module, self._native)
 
@@ -122,12 +115,17 @@ class CpuOps:
         """Nothing to move."""
         return x
 
-    def new_cache(self, shape: CacheShape, blocks: tuple[int, int], block_size: int) -> list[CpuCache]:
-        """Zeroed blocks for each layer."""
+    def new_cache(self, shape: CacheShape, blocks: tuple[int, int], block_size: int) -> list[_native.Cache]:
+        """Zeroed blocks for each layer, in panels of 16 slots (native/kv.h)."""
+        panels = padded(block_size, PANEL_SLOTS) // PANEL_SLOTS
+        panel_items = padded(shape.head_size, PANEL_SLOTS) * PANEL_SLOTS
 
-        def layer(chunk: int | None) -> CpuCache:
-            dims = (blocks[0] if chunk is None else blocks[1], shape.kv_heads, block_size, shape.head_size)
-            return CpuCache(np.zeros(dims, self._kv_dtype), np.zeros(dims, self._kv_dtype))
+        def layer(chunk: int | None) -> _native.Cache:
+            dims = (blocks[0] if chunk is None else blocks[1], shape.kv_heads, panels)
+            items: list[AnyArray] = [np.zeros((*dims, panel_items), KV_ITEMS[self._kv_dtype]) for _ in range(2)]
+            scales = [np.zeros((*dims, PANEL_SLOTS if self._kv_dtype == "int8" else 0), np.float32) for _ in range(2)]
+            result: _native.Cache = self._module.Cache(*items, *scales, block_size, shape.head_size)
+            return result
 
         return [layer(chunk) for chunk in shape.chunks]
 
@@ -196,7 +194,7 @@ class CpuOps:
         q_THK: Floats,
         k_TGK: Floats,
         v_TGK: Floats,
-        cache: CpuCache,
+        cache: _native.Cache,
         batch: Batch,
         pages: Pages,
         chunk: int | None,
@@ -207,8 +205,7 @@ class CpuOps:
             q_THK,
             k_TGK,
             v_TGK,
-            cache.keys,
-            cache.values,
+            cache,
             batch.positions_T,
             batch.starts_S,
             pages.slots_T,

@@ -1,0 +1,235 @@
+"""The engines: how each gets its weights, how it is run, and what it reads per step."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.networks import NETWORKS, write_network
+from benchmarks.peers import install
+from benchmarks.peers.gguf_file import Sizes, read_sizes
+from benchmarks.peers.protocol import EngineFailed
+from twofold.loading import open_model
+
+GGUF_KINDS = {"w4a8": "Q4_0", "w8a8": "Q8_0", "bf16": "BF16"}
+GGUF_LABELS = {"w4a8": "Q4_0, head Q6_K", "w8a8": "Q8_0", "bf16": "BF16"}
+
+INTEGER_BITS = {"w4a8": 4, "w8a8": 8}
+BUILDER_OPTIONS = (
+    *("accuracy_level=4", "block_size=32", "is_symmetric=true", "matmul_mixed_precision=last_matmul:int8"),
+    *("op_types_to_quantize=MatMul/Gather", "shared_embeddings=false", "prune_lm_head=true", "hf_token=false"),
+)
+"""int8 activations, weights in blocks like Q4_0's; only the last position goes through the head."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """What is to be measured and where its files lie."""
+
+    network: str
+    dtype: str
+    root: Path
+    ik: Path | None = None
+
+    @property
+    def checkpoint(self) -> Path:
+        """Folder of the bfloat16 checkpoint."""
+        return self.root / self.network
+
+    def beside(self, name: str) -> Path:
+        """A file or folder made from the checkpoint."""
+        return self.root / f"{self.network}-{name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """An engine that can be asked: its runner, its weights and what is known of them.
+
+    sizes: bytes a step reads, None where the format hides it. note: what a reader of the figures must know.
+    """
+
+    form: str
+    command: tuple[str, ...]
+    weights: Path
+    options: dict[str, Any] = field(default_factory=dict)
+    sizes: Sizes | None = None
+    note: str = ""
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the weights on disk."""
+        paths = [self.weights] if self.weights.is_file() else sorted(self.weights.iterdir())
+        return sum(path.stat().st_size for path in paths if path.suffix not in (".json", ".log"))
+
+
+def runner(name: str, packages: Path | None = None) -> tuple[str, ...]:
+    """Command of the runner module benchmarks.peers.run_NAME, with further packages where it needs them."""
+    return (*python_with(packages), "-m", f"benchmarks.peers.run_{name}")
+
+
+def python_with(packages: Path | None) -> tuple[str, ...]:
+    """This interpreter, with a folder of packages put in front of its own."""
+    return (sys.executable,) if packages is None else ("env", f"PYTHONPATH={packages.resolve()}", sys.executable)
+
+
+def in_own_process(call: str, *arguments: str | Path) -> None:
+    """Call benchmarks.peers function `module:name` with strings: what it maps and holds is given back at its end."""
+    module, name = call.split(":")
+    program = f"import sys; from pathlib import Path; from {module} import {name}; {name}(*map(Path, sys.argv[1:]))"
+    must([sys.executable, "-c", program, *map(str, arguments)])
+
+
+def must(command: list[str]) -> None:
+    """Run a preparation; raises EngineFailed with the last thing it said."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+        raise EngineFailed(f"{' '.join(command[:3])} ...: {said[:300]}")
+
+
+def prepare_checkpoint(place: Place) -> None:
+    """The random network itself, the same bytes for every engine."""
+    write_network(NETWORKS[place.network], place.checkpoint)
+
+
+def prepare_twofold(place: Place) -> Ready:
+    """A packed folder."""
+    folder = place.beside(place.dtype)
+    if not folder.exists():
+        pack = [sys.executable, "-c", "from twofold.cli.main import main; main()", "pack"]
+        must([*pack, str(place.checkpoint), "-o", str(folder), "--dtype", place.dtype])
+    model = open_model(folder)
+    counted = model.footprint(place.dtype)
+    experts, active = model.architecture.expert_count, counted.active_experts
+    stack = counted.bytes.get("expert", 0)
+    once = counted.read_bytes_per_token - (stack * active // experts if experts else 0)
+    return Ready(
+        form=place.dtype,
+        command=runner("twofold"),
+        weights=folder,
+        sizes=Sizes(once_bytes=once, expert_bytes=stack),
+    )
+
+
+def prepare_gguf(place: Place, quantize: Path) -> Path:
+    """The GGUF file of this dtype, quantised by llama.cpp's own program."""
+    plain, path = place.beside("BF16.gguf"), place.beside(f"{GGUF_KINDS[place.dtype]}.gguf")
+    if not plain.exists():
+        in_own_process("benchmarks.peers.gguf_file:write_gguf", place.checkpoint, plain)
+    if not path.exists():
+        temporary = path.with_suffix(".partial")
+        must([str(quantize), str(plain), str(temporary), GGUF_KINDS[place.dtype]])
+        temporary.rename(path)
+    return path
+
+
+def batched_bench(place: Place, program: Path, version: str, flags: tuple[str, ...], note: str) -> Ready:
+    """A program that speaks like llama-batched-bench."""
+    path = prepare_gguf(place, install.llama_cpp(place.root).quantize)
+    return Ready(
+        form=GGUF_LABELS[place.dtype],
+        command=runner("batched_bench"),
+        weights=path,
+        options={"program": str(program), "version": version, "flags": flags},
+        sizes=read_sizes(path),
+        note=note,
+    )
+
+
+def prepare_llama_cpp(place: Place) -> Ready:
+    """llama.cpp as it comes: mapped file, weights repacked at load, flash attention as it chooses."""
+    version = f"of llama-cpp-python {install.LLAMA_CPP}"
+    return batched_bench(place, install.llama_cpp(place.root).batched_bench, version, (), "")
+
+
+def prepare_ik(place: Place) -> Ready:
+    """ik_llama.cpp with run-time repacking."""
+    if place.ik is None:
+        raise EngineFailed("not on the package index; name a build of it with --ik PATH")
+    program = place.ik if place.ik.is_file() else find_program(place.ik)
+    note = "its program feeds one token again and again, so that all sequences choose the same experts"
+    return batched_bench(place, program, "a build named with --ik", ("-rtr",), note)
+
+
+def find_program(folder: Path) -> Path:
+    """llama-batched-bench in a build folder."""
+    for path in (folder / "llama-batched-bench", folder / "bin" / "llama-batched-bench"):
+        if path.is_file():
+            return path
+    raise EngineFailed(f"{folder} holds no llama-batched-bench, neither there nor in bin/")
+
+
+def prepare_transformers(place: Place) -> Ready:
+    """The checkpoint itself."""
+    return Ready(form="bf16", command=runner("transformers"), weights=place.checkpoint, note="bfloat16 weights")
+
+
+def prepare_openvino(place: Place) -> Ready:
+    """The model written by openvino_file, so far for dense networks only."""
+    bits = INTEGER_BITS.get(place.dtype)
+    if bits is None:
+        raise EngineFailed("its floating-point model is not set up here; int4 and int8 are")
+    if is_llama4(place):
+        raise EngineFailed("only the dense network's graph is written here (openvino_file.py), none with experts")
+    packages, folder = install.packages(place.root, "openvino"), place.beside(f"openvino-{place.dtype}")
+    if not folder.exists():
+        with replaced(folder) as partial:
+            partial.mkdir(parents=True)
+            write = (*python_with(packages), "-m", "benchmarks.peers.openvino_file")
+            must([*write, str(place.checkpoint), str(partial / "model.xml"), str(bits)])
+    form = "int4, groups of 32, head int8" if bits == 4 else "int8"
+    return Ready(form=form, command=runner("openvino", packages), weights=folder, note="its default cache is 8-bit")
+
+
+def prepare_onnxruntime(place: Place) -> Ready:
+    """What its own model builder makes of the checkpoint."""
+    bits = INTEGER_BITS.get(place.dtype)
+    if bits is None:
+        raise EngineFailed("its CPU build has no bfloat16 matrices; int4 and int8 are compared")
+    if is_llama4(place):
+        raise EngineFailed(
+            f"the model builder of onnxruntime-genai {install.ONNX_BUILDER} knows no Llama 4 text network"
+        )
+    packages, folder = install.packages(place.root, "onnxruntime"), place.beside(f"onnxruntime-{place.dtype}")
+    if not folder.exists():
+        with replaced(folder) as partial:
+            build = (*python_with(packages), "-m", "onnxruntime_genai.models.builder", "-e", "cpu", "-p", f"int{bits}")
+            where = ("-i", place.checkpoint, "-o", partial, "-c", place.root / "onnxruntime-cache")
+            must([*build, *map(str, where), "--extra_options", *BUILDER_OPTIONS])
+    form = "MatMulNBits int4, groups of 32, head int8" if bits == 4 else "MatMulNBits int8"
+    return Ready(form=form, command=runner("onnxruntime", packages), weights=folder, note="float32 cache")
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """A name to build a folder under; it takes its own name when all went well."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    yield partial
+    partial.rename(folder)
+
+
+def is_llama4(place: Place) -> bool:
+    """Whether the network has experts."""
+    return bool(NETWORKS[place.network]["model_type"] == "llama4_text")
+
+
+PREPARE: dict[str, Callable[[Place], Ready]] = {
+    "twofold": prepare_twofold,
+    "llama.cpp": prepare_llama_cpp,
+    "ik_llama.cpp": prepare_ik,
+    "transformers": prepare_transformers,
+    "openvino": prepare_openvino,
+    "onnxruntime": prepare_onnxruntime,
+}
+
+
+def prepare(name: str, place: Place) -> Ready:
+    """Install, build, convert: everything once. Raises EngineFailed with the reason where it cannot be."""
+    return PREPARE[name](place)
