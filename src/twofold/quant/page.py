@@ -35,13 +35,15 @@ def page(report: Mapping[str, Any]) -> str:
     calibration = report["calibration"]
     facts = (
         f"{len(rows)} matrices, {report['size_bytes'] / 1e6:,.1f} MB in all. "
-        f"Calibrated on {calibration['tokens']:,} tokens of {calibration['texts']:,} texts. {len(report['rare_experts'])} expert matrices were given more tokens by "
-        f"forced routing; {len(report['experts_without_tokens'])} saw none and were rounded plainly."
+        f"Calibrated on {calibration['tokens']:,} tokens of {calibration['texts']:,} texts. "
+        f"{len(report['rare_experts'])} expert matrices were given more tokens by forced routing; "
+        f"{len(report['experts_without_tokens'])} saw none and were rounded plainly."
     )
     parts = [
         f"<h1>{escape(title)}</h1><p>{escape(facts)}</p>",
         "<h2>Error by layer and part</h2>",
-        "<p>Share of each matrix's output energy that rounding cost, on the calibration text; of its own energy where it saw no text. Bars on a logarithmic scale from 1e-6 to 1.</p>",
+        "<p>Share of each matrix's output energy that rounding cost, on the calibration text; of its own "
+        "energy where it saw no text. Bars on a logarithmic scale from 1e-6 to 1.</p>",
         *error_pictures(rows),
         *expert_pictures(rows),
         "<h2>Every matrix</h2>",
