@@ -104,21 +104,28 @@ def evaluation_questions() -> list[dict[str, Any]]:
     return asked[:QUESTIONS]
 
 
-def heldout_rows() -> list[dict[str, Any]]:
-    """Conversations of every skill and prose that training has not seen."""
-    world = World(seed=4711, held_out=True)
+def conversations_and_prose(
+    seed: int, held_out: bool, conversations: int = HELDOUT_CONVERSATIONS, prose: int = HELDOUT_PROSE
+) -> list[dict[str, Any]]:
+    """Conversations of every skill and prose, of the half that training has seen or of the other one."""
+    world = World(seed=seed, held_out=held_out)
     rows: list[dict[str, Any]] = []
-    for _ in range(HELDOUT_CONVERSATIONS):
+    for _ in range(conversations):
         rows.append({"skill": "qa", "messages": qa_conversation(world, world.random.randrange(3, 16), 4)})
     for skill, make in (("json", skills.json_conversation), ("chat", skills.greeting)):
-        rows += [{"skill": skill, "messages": make(world)} for _ in range(HELDOUT_CONVERSATIONS // 4)]
-    rows += [{"skill": "tools", "messages": skills.tool_conversation(world)} for _ in range(HELDOUT_CONVERSATIONS // 4)]
-    texts, source = [text for text in skills.prose(held_out=True) if len(text) > PROSE_CHARACTERS], random.Random(5)
-    for _ in range(HELDOUT_PROSE):
+        rows += [{"skill": skill, "messages": make(world)} for _ in range(conversations // 4)]
+    rows += [{"skill": "tools", "messages": skills.tool_conversation(world)} for _ in range(conversations // 4)]
+    texts, source = [text for text in skills.prose(held_out) if len(text) > PROSE_CHARACTERS], random.Random(5)
+    for _ in range(prose):
         text = source.choice(texts)
         start = source.randrange(len(text) - PROSE_CHARACTERS)
         rows.append({"skill": "prose", "text": text[start : start + PROSE_CHARACTERS]})
     return rows
+
+
+def calibration_rows() -> list[dict[str, Any]]:
+    """What quantisation is calibrated on: the same kinds of text, from the half that training has seen."""
+    return conversations_and_prose(1147, False, 2 * HELDOUT_CONVERSATIONS, 4 * HELDOUT_PROSE)
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -135,7 +142,8 @@ def main() -> None:
     arguments = parser.parse_args()
     write_checkpoint(arguments.run, arguments.output / "model", arguments.template.read_text(encoding="utf-8"))
     write_lines(arguments.output / "evaluation.jsonl", evaluation_questions())
-    write_lines(arguments.output / "heldout.jsonl", heldout_rows())
+    write_lines(arguments.output / "heldout.jsonl", conversations_and_prose(4711, held_out=True))
+    write_lines(arguments.output / "calibration.jsonl", calibration_rows())
 
 
 if __name__ == "__main__":

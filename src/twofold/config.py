@@ -24,7 +24,7 @@ ROOMY_SEQUENCES = 16
 class Settings:
     """What a user may choose; None means automatic.
 
-    dtype: f32, bf16, w8a8 or w4a8; automatic is bf16, or what a packed folder holds. backend: cpu (native kernels)
+    dtype: f32, bf16, w8a8 or w4a8; automatic is bf16, or what the folder holds. backend: cpu (native kernels)
     or reference (NumPy, slow). kv_cache_dtype: how keys and values are kept, f32, bf16 or int8 (half the memory and
     the reading of bf16, a little less exact); automatic is bf16, or f32 with dtype f32. context: longest sequence in
     tokens. cache_tokens: tokens the cache holds over all sequences. step_tokens: most tokens run in one step.
@@ -90,10 +90,13 @@ class Resolved:
     prefix_cache: bool
 
 
-def choose_dtype(settings: Settings, packed_dtype: str | None) -> str:
-    """The scheme to run: as asked for, as packed, else bf16. SettingsError when a packed folder holds another one."""
+def choose_dtype(settings: Settings, packed_dtype: str | None, quantised_dtype: str | None = None) -> str:
+    """The scheme to run: as asked for, as packed or quantised, else bf16.
+
+    A quantised checkpoint can be converted to another scheme, a packed folder cannot: that raises SettingsError.
+    """
     if packed_dtype is None:
-        return settings.dtype or "bf16"
+        return settings.dtype or quantised_dtype or "bf16"
     if settings.dtype not in (None, packed_dtype):
         raise SettingsError(
             f"dtype is {settings.dtype!r}, and this folder holds {packed_dtype} weights; "

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from twofold.config import Settings, choose_dtype
+from twofold.config import DTYPES, Settings, choose_dtype
 from twofold.engine.draft import DraftModel
 from twofold.engine.guess import MOST_SEQUENCES, Guesser
 from twofold.engine.policy import LENGTHS, GuessPolicy
 from twofold.errors import SettingsError
-from twofold.loading import WORKING_BYTES, Loaded, Progress, load_model, open_model
+from twofold.loading import WORKING_BYTES, Loaded, Model, Progress, load_model, open_model
 from twofold.ops.cost import row_costs
 from twofold.text.tokenizer import Tokenizer, check_same_tokens
 from twofold.weights.memory import available_memory, check_memory
@@ -32,8 +32,8 @@ def check_draft(path_or_id: str | Path, settings: Settings) -> None:
         )
     if not has_same_file(main.folder, draft.folder):
         check_same_tokens(Tokenizer.load(main.folder), Tokenizer.load(draft.folder), str(settings.draft))
-    dtype = choose_dtype(settings, main.packed_dtype)
-    weights = main.footprint(dtype).total_bytes + draft.footprint(draft.packed_dtype or dtype).total_bytes
+    dtype = choose_dtype(settings, main.packed_dtype, main.quantised_dtype)
+    weights = main.footprint(dtype).total_bytes + draft.footprint(draft_dtype(draft, dtype)).total_bytes
     check_memory(weights + WORKING_BYTES, available_memory(), [])
 
 
@@ -43,17 +43,22 @@ def has_same_file(one: Path, other: Path) -> bool:
     return all(file.exists() for file in files) and files[0].read_bytes() == files[1].read_bytes()
 
 
+def draft_dtype(draft: Model, main_dtype: str) -> str:
+    """What a draft model runs as: its own where it is packed or quantised, else as the main model, if it can."""
+    return draft.own_dtype or (main_dtype if main_dtype in DTYPES else "bf16")
+
+
 def load_draft(settings: Settings, main: Loaded, progress: Progress | None) -> Loaded:
     """Load the draft model of these settings, with a cache for as many sequences as are guessed for at once.
 
-    It runs with the main model's dtype, a packed folder with its own.
+    It runs with the main model's dtype, a packed or quantised folder with its own.
     """
     assert settings.draft is not None, "there is a draft model to load"
     opened = open_model(settings.draft)
     context = min(main.settings.context, opened.architecture.context)
     chosen = replace(
         settings,
-        dtype=opened.packed_dtype or main.settings.dtype,
+        dtype=None if opened.own_dtype else draft_dtype(opened, main.settings.dtype),
         context=context,
         cache_tokens=MOST_SEQUENCES * context,
         max_sequences=MOST_SEQUENCES,

@@ -8,6 +8,7 @@ TwofoldError
 ├── ModelNotFound            neither a folder nor a hub id that can be reached
 ├── TokenizerError           the tokenizer's files are damaged or do not fit the model
 ├── TemplateError            a conversation cannot be rendered
+├── QuantisationError        a model cannot be quantised as asked for
 ├── OutOfMemory              the model or its cache does not fit, said before loading
 ├── RequestError             one request is wrong; the engine goes on
 │   ├── InvalidSampling      a sampling setting is out of its range
@@ -54,6 +55,10 @@ class TokenizerError(TwofoldError):
 
 class TemplateError(TwofoldError):
     """A conversation cannot be rendered."""
+
+
+class QuantisationError(TwofoldError):
+    """A model cannot be quantised as asked for: unusable calibration, or a half-written folder of another run."""
 
 
 class OutOfMemory(TwofoldError):

@@ -17,6 +17,7 @@ from twofold.errors import CheckpointError, InvalidSampling, SettingsError
 from twofold.models.network import Architecture, Forward
 from twofold.models.registry import read_architecture
 from twofold.ops.cost import Footprint, cache_bytes, footprint, pool_bytes
+from twofold.ops.formats import Formats
 from twofold.ops.interface import Ops
 from twofold.ops.packed import Packed, Packer
 from twofold.ops.types import Target
@@ -24,10 +25,12 @@ from twofold.quant.schemes import scheme
 from twofold.text.chat import ChatTemplate
 from twofold.text.tokenizer import Tokenizer, check_vocabulary
 from twofold.weights.checkpoint import Checkpoint, read_json
+from twofold.weights.codecs import codec_of
 from twofold.weights.hub import resolve as resolve_folder
 from twofold.weights.load import load
 from twofold.weights.memory import available_memory, check_memory
 from twofold.weights.packed_file import FILE_NAME, PackedFile, read_packed, write_packed
+from twofold.weights.quantised import Codec, QuantisedCheckpoint, Store
 
 Progress = Callable[[int, int], None]
 WORKING_BYTES = 256 * 2**20
@@ -40,19 +43,37 @@ class Model:
 
     folder: Path
     architecture: Architecture
-    store: Checkpoint | PackedFile
+    store: Store | PackedFile
     targets: tuple[Target, ...]
     eos_ids: tuple[int, ...]
     defaults: SamplingParams
 
     def footprint(self, dtype: str) -> Footprint:
         """Bytes held and read with this scheme."""
-        return footprint(self.targets, scheme(dtype), self.architecture.active_experts, self.has_tied_head)
+        return footprint(self.targets, self.formats(dtype), self.architecture.active_experts, self.has_tied_head)
 
     @property
     def packed_dtype(self) -> str | None:
         """Scheme of a packed folder, None for a checkpoint."""
         return self.store.dtype if isinstance(self.store, PackedFile) else None
+
+    @property
+    def quantised_dtype(self) -> str | None:
+        """Name of a quantised checkpoint's format, None for other checkpoints and packed folders."""
+        return self.store.codec.name if isinstance(self.store, QuantisedCheckpoint) else None
+
+    @property
+    def own_dtype(self) -> str | None:
+        """What the folder's own bits are called, None for a plain checkpoint."""
+        return self.packed_dtype or self.quantised_dtype
+
+    def formats(self, dtype: str) -> Formats:
+        """Format of every weight: as stored where `dtype` names what the folder holds, else by role."""
+        if isinstance(self.store, PackedFile) and self.store.formats is not None:
+            return self.store.formats
+        if isinstance(self.store, QuantisedCheckpoint) and dtype == self.quantised_dtype:
+            return self.store.formats(self.targets)
+        return scheme(dtype)
 
     @property
     def has_tied_head(self) -> bool:
@@ -82,10 +103,10 @@ def open_model(path_or_id: str | Path) -> Model:
     """
     folder = demo.model_folder() if str(path_or_id) == "demo" else resolve_folder(path_or_id)
     raw = read_json(folder, "config.json")
-    architecture = read_architecture(raw)
-    packed = folder / FILE_NAME
-    store = PackedFile.open(packed) if packed.exists() else Checkpoint.open(folder)
-    names = store.names if isinstance(store, Checkpoint) else ()
+    codec = codec_of(raw)
+    architecture = read_architecture({key: value for key, value in raw.items() if key != "quantization_config"})
+    store = open_store(folder, codec)
+    names = () if isinstance(store, PackedFile) else store.names
     generation = read_json(folder, "generation_config.json") if (folder / "generation_config.json").exists() else {}
     return Model(
         folder=folder,
@@ -97,12 +118,21 @@ def open_model(path_or_id: str | Path) -> Model:
     )
 
 
+def open_store(folder: Path, codec: Codec | None) -> Store | PackedFile:
+    """The weights of a folder: packed, quantised or plain."""
+    packed = folder / FILE_NAME
+    if packed.exists():
+        return PackedFile.open(packed)
+    checkpoint = Checkpoint.open(folder)
+    return checkpoint if codec is None else QuantisedCheckpoint(checkpoint, codec)
+
+
 def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | None = None) -> Loaded:
     """Load a model; raises OutOfMemory before reading any weight when it cannot fit."""
     start = time.perf_counter()
     model = open_model(path_or_id)
     architecture = model.architecture
-    dtype = choose_dtype(settings, model.packed_dtype)
+    dtype = choose_dtype(settings, model.packed_dtype, model.quantised_dtype)
     per_token = cache_bytes(architecture.cache_shape, 1, choose_kv_dtype(settings, dtype))
     resolved = resolve(settings, dtype, architecture.context, per_token)
     check_fits(model, resolved)
@@ -126,13 +156,14 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
 def read_weights(model: Model, dtype: str, packer: Packer, progress: Progress | None) -> dict[str, Packed]:
     """Pack a checkpoint's weights, or read those of a packed folder."""
     if isinstance(model.store, PackedFile):
-        return read_packed(model.store, model.targets, scheme(dtype), packer, progress)
-    return load(model.store, model.targets, scheme(dtype), packer, progress)
+        return read_packed(model.store, model.targets, model.formats(dtype), packer, progress)
+    return load(model.store, model.targets, model.formats(dtype), packer, progress)
 
 
-def pack_model(path_or_id: str | Path, output: Path, dtype: str, progress: Progress | None = None) -> Path:
+def pack_model(path_or_id: str | Path, output: Path, dtype: str | None, progress: Progress | None = None) -> Path:
     """Write a folder that starts without packing: weights packed as `dtype`, config, tokenizer and template beside.
 
+    Without `dtype` a quantised checkpoint is packed as it is, any other as w4a8.
     It is written under a temporary name and renamed when it is whole. Raises SettingsError when `output` exists or
     the model is packed already.
     """
@@ -141,6 +172,7 @@ def pack_model(path_or_id: str | Path, output: Path, dtype: str, progress: Progr
         raise SettingsError(f"{output} exists; name a folder that does not, or remove it")
     if model.packed_dtype:
         raise SettingsError(f"{path_or_id} is packed already, as {model.packed_dtype}; pack the original checkpoint")
+    dtype = dtype or model.quantised_dtype or "w4a8"
     check_memory(model.footprint(dtype).total_bytes + WORKING_BYTES, available_memory(), [])
     weights = read_weights(model, dtype, build_packer(), progress)
     temporary = output.with_name(output.name + ".partial")
@@ -150,7 +182,7 @@ def pack_model(path_or_id: str | Path, output: Path, dtype: str, progress: Progr
         for path in model.folder.glob(pattern):
             if not path.name.endswith(".index.json"):
                 shutil.copyfile(path, temporary / path.name)
-    write_packed(temporary / FILE_NAME, model.targets, scheme(dtype), weights, dtype)
+    write_packed(temporary / FILE_NAME, model.targets, model.formats(dtype), weights, dtype)
     temporary.rename(output)
     return output
 
@@ -183,7 +215,7 @@ def check_fits(model: Model, settings: Resolved) -> None:
         cache = pool_bytes(shape, slots, settings.kv_cache_dtype)
         return model.footprint(dtype).total_bytes + cache + WORKING_BYTES
 
-    smaller = DTYPES[DTYPES.index(settings.dtype) + 1 :]
+    smaller = DTYPES[DTYPES.index(settings.dtype) + 1 :] if settings.dtype in DTYPES else DTYPES[2:]
     context, short = settings.context, min(2048, settings.context)
     choices = [(f"--dtype {name}", needed(name, context)) for name in smaller]
     choices += [(f"--dtype {name} --context {short}", needed(name, short)) for name in (settings.dtype, *smaller)]

@@ -25,6 +25,8 @@ NAMES = {
     np.dtype(ml_dtypes.float8_e4m3fn): "F8_E4M3",
     np.dtype("i4"): "I32",
     np.dtype("u1"): "U8",
+    np.dtype("i1"): "I8",
+    np.dtype("i8"): "I64",
 }
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 Shapes = Mapping[str, tuple[int, ...]]

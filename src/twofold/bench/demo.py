@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from twofold.api import LLM
-from twofold.bench.quality import Quality, Scored, divergence, exact_match, read_lines, score
-from twofold.demo import data_folder
+from twofold.bench.quality import Quality, exact_match, score, texts_of
+from twofold.demo import data_folder, heldout_file
+from twofold.text.rows import Row, read_lines
 
 REFERENCE_DTYPE = "bf16"
 
@@ -16,33 +17,15 @@ def measure_demo(
 ) -> list[Quality]:
     """Measure the demo model at each dtype on its held-out data; KL is against bf16."""
     asked = read_lines(data_folder() / "evaluation.jsonl")[:questions]
-    rows = read_lines(data_folder() / "heldout.jsonl")
-    with_reference = LLM("demo", dtype=REFERENCE_DTYPE, threads=threads)
-    reference = score(with_reference, rows)
-    return [measure(dtype, asked, rows, reference, threads, progress) for dtype in dtypes]
+    reference = LLM("demo", dtype=REFERENCE_DTYPE, threads=threads)
+    return [measure(dtype, asked, reference, threads, progress) for dtype in dtypes]
 
 
 def measure(
-    dtype: str,
-    asked: Sequence[dict[str, object]],
-    rows: Sequence[dict[str, object]],
-    reference: Scored,
-    threads: int | None,
-    progress: Callable[[str, int], None],
+    dtype: str, asked: Sequence[Row], reference: LLM, threads: int | None, progress: Callable[[str, int], None]
 ) -> Quality:
     """Figures of one dtype."""
     llm = LLM("demo", dtype=dtype, threads=threads)
-    scored = reference if dtype == REFERENCE_DTYPE else score(llm, rows)
-    mean, p99, agreement = divergence(reference, scored)
+    scored = score(llm, texts_of(llm, read_lines(heldout_file())), reference)
     exact = exact_match(llm, asked, lambda done: progress(dtype, done))
-    return Quality(
-        dtype=dtype,
-        loss=float(scored.losses.mean()),
-        exact=exact.pop("all"),
-        exact_by_category=exact,
-        least_load=float(scored.load.min()),
-        most_load=float(scored.load.max()),
-        kl_mean=mean,
-        kl_p99=p99,
-        agreement=agreement,
-    )
+    return Quality(dtype=dtype, **scored.figures(), exact=exact.pop("all"), exact_by_category=exact)

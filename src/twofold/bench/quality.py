@@ -1,45 +1,59 @@
-"""How good a model is, and how much it lost by quantisation: loss, KL divergence, exact answers, expert load."""
+"""How good a model is, and how much it lost by quantisation: loss, KL divergence, expert load, exact answers.
+
+Logits are looked at as they come, a few rows at a time, and only three figures per token are kept: a vocabulary of
+200,000 and a long text need no more memory than a short one.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from twofold.api import LLM, SamplingParams
-from twofold.ops.observe import ExpertLoad
-from twofold.text.chat import encode_chat
+from twofold.ops.observe import ExpertLoad, Residuals
+from twofold.text.rows import Row, Text, encode_rows
 
 Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+WINDOW = 2048
+"""Most tokens of a plain text that are judged in one stretch."""
+STRETCH_VALUES = 8 * 2**20
+"""Logits held at a time: step_tokens * vocabulary of a model that is judged."""
+ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """Figures of one model on held-out data.
+    """Figures of one model on held-out texts.
 
-    loss: nats per answer or prose token; exact: share of questions answered to the letter, overall and per category;
-    least_load, most_load: an expert's tokens relative to its fair share; kl_*, agreement: against another model's
-    distributions on the same tokens (None when there is no other).
+    loss: nats per counted token; perplexity: its exponential; least_load, most_load: an expert's tokens relative to
+    its fair share; kl_mean, kl_p99: KL(reference || model) in nats, and agreement: how often both prefer the same
+    token, on the same texts (None when there is no reference); exact: share of questions answered to the letter.
     """
 
     dtype: str
+    tokens: int
     loss: float
-    exact: float
-    exact_by_category: dict[str, float]
+    perplexity: float
     least_load: float | None = None
     most_load: float | None = None
     kl_mean: float | None = None
     kl_p99: float | None = None
     agreement: float | None = None
+    exact: float | None = None
+    exact_by_category: dict[str, float] | None = None
 
-    def to_json(self) -> str:
-        """One line."""
-        return json.dumps({name: rounded(value) for name, value in asdict(self).items()})
+    def to_json(self, **more: Any) -> str:
+        """One line, without the figures that were not measured; `more` comes first."""
+        found = {name: rounded(value) for name, value in asdict(self).items() if value is not None}
+        return json.dumps({**more, **found})
 
 
 def rounded(value: Any) -> Any:
@@ -49,14 +63,132 @@ def rounded(value: Any) -> Any:
     return round(value, 5) if isinstance(value, float) else value
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+@dataclass(frozen=True)
+class Scored:
+    """What one pass over texts gives for each token that counts.
+
+    losses: nats; divergences: KL(reference || model) in nats, and same: whether both prefer the same token (empty
+    without a reference); load: tokens per expert relative to the fair share, [MoE layers, E].
+    """
+
+    losses: Floats
+    divergences: Floats
+    same: Mask
+    load: Floats
+
+    def figures(self) -> dict[str, Any]:
+        """The figures of Quality that follow from these."""
+        loss = float(self.losses.mean(dtype=np.float64))
+        found: dict[str, Any] = {"tokens": len(self.losses), "loss": loss, "perplexity": float(np.exp(loss))}
+        if self.load.size:
+            found |= {"least_load": float(self.load.min()), "most_load": float(self.load.max())}
+        if len(self.divergences):
+            found["kl_mean"] = float(self.divergences.mean(dtype=np.float64))
+            found["kl_p99"] = float(np.quantile(self.divergences, 0.99))
+            found["agreement"] = float(self.same.mean())
+        return found
 
 
-def exact_match(
-    llm: LLM, questions: Sequence[dict[str, Any]], progress: Callable[[int], None] | None = None
-) -> dict[str, float]:
+def texts_of(llm: LLM, rows: Iterable[Row]) -> Iterator[Text]:
+    """Rows as token ids, in the model's own template and at most WINDOW tokens of prose at a time."""
+    window = min(WINDOW, llm.loaded.settings.context)
+    return encode_rows(llm.tokenizer, llm.loaded.template, rows, window)
+
+
+def stretch_tokens(vocabulary: int) -> int:
+    """step_tokens for models whose logits are judged: all models of a comparison take the same."""
+    return max(1, min(512, STRETCH_VALUES // vocabulary))
+
+
+def score(
+    llm: LLM, texts: Iterable[Text], reference: LLM | None = None, progress: Callable[[int], None] | None = None
+) -> Scored:
+    """Run texts through a model, and through a reference beside it; `progress(tokens)` hears how far it is.
+
+    Both must cut texts into the same stretches (step_tokens) and have the same vocabulary.
+    """
+    losses: list[Floats] = [np.zeros(0, np.float32)]
+    divergences, same = list(losses), [np.zeros(0, bool)]
+    plain = llm.engine.ops
+    watched = ExpertLoad(plain, sum(target.role == "router" for target in llm.loaded.model.targets))
+    llm.engine.ops = watched
+    done = 0
+    try:
+        for ids, mask in texts:
+            for logprobs_RV, theirs_RV, next_R in counted_rows(llm, reference, ids, mask):
+                losses.append(-logprobs_RV[np.arange(len(next_R)), next_R])
+                if theirs_RV is not None:
+                    divergences.append(divergence(theirs_RV, logprobs_RV))
+                    same.append(theirs_RV.argmax(axis=-1) == logprobs_RV.argmax(axis=-1))
+            done += len(ids)
+            if progress:
+                progress(done)
+    finally:
+        llm.engine.ops = plain
+    counts = np.array([count for count in watched.counts if count is not None], np.float32)
+    load = counts / counts.mean(axis=1, keepdims=True) if counts.size else counts
+    return Scored(np.concatenate(losses), np.concatenate(divergences), np.concatenate(same), load)
+
+
+def counted_rows(
+    llm: LLM, reference: LLM | None, ids: Sequence[int], mask: Sequence[bool]
+) -> Iterator[tuple[Floats, Floats | None, npt.NDArray[np.int64]]]:
+    """Log-probabilities of the model and the reference for the tokens that count, and those tokens, in small pieces."""
+    following = np.array([*ids[1:], 0])
+    counts = np.array([*mask[1:], False])
+    position = 0
+    beside: Iterable[Floats | None] = reference.engine.score(ids) if reference else repeat(None)
+    for ours, theirs in zip(llm.engine.score(ids), beside, strict=reference is not None):
+        chosen = np.flatnonzero(counts[position : position + len(ours)])
+        for start in range(0, len(chosen), ROWS_AT_ONCE):
+            rows = chosen[start : start + ROWS_AT_ONCE]
+            logprobs_RV = None if theirs is None else log_softmax(theirs[rows])
+            yield log_softmax(ours[rows]), logprobs_RV, following[position + rows]
+        position += len(ours)
+
+
+def log_softmax(logits: Floats) -> Floats:
+    """Log-probabilities over the last axis; sums in float64."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    sums = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
+    result: Floats = shifted - np.log(sums).astype(np.float32)
+    return result
+
+
+def divergence(p: Floats, q: Floats) -> Floats:
+    """KL(p || q) of rows of log-probabilities, in nats; sums in float64."""
+    result: Floats = (np.exp(p) * (p - q)).sum(axis=-1, dtype=np.float64).astype(np.float32)
+    return result
+
+
+def layer_errors(llm: LLM, reference: LLM, texts: Iterable[Text]) -> list[tuple[float, float]]:
+    """Relative squared error of the residual stream after the attention and the feed-forward of every layer."""
+    lost: list[float] = []
+    total: list[float] = []
+    for ids, _ in texts:
+        for ours, theirs in zip(residuals(llm, ids), residuals(reference, ids), strict=True):
+            lost = lost or [0.0] * len(ours)
+            total = total or [0.0] * len(ours)
+            for index, (x_TD, y_TD) in enumerate(zip(ours, theirs, strict=True)):
+                lost[index] += float(np.square(x_TD - y_TD, dtype=np.float32).sum(dtype=np.float64))
+                total[index] += float(np.square(y_TD, dtype=np.float32).sum(dtype=np.float64))
+    shares = [part / whole for part, whole in zip(lost, total, strict=True)]
+    return list(zip(shares[::2], shares[1::2], strict=True))
+
+
+def residuals(llm: LLM, ids: Sequence[int]) -> Iterator[list[Floats]]:
+    """The residual stream after every half layer, for each stretch of a text."""
+    plain = llm.engine.ops
+    try:
+        watched = Residuals(plain)
+        llm.engine.ops = watched
+        for _ in llm.engine.score(ids):
+            yield watched.take_all()
+    finally:
+        llm.engine.ops = plain
+
+
+def exact_match(llm: LLM, questions: Sequence[Row], progress: Callable[[int], None] | None = None) -> dict[str, float]:
     """Share of greedy answers equal to the expected ones, per category and as "all"."""
     prompts = [llm.encode_messages(item["messages"]) for item in questions]
     params = SamplingParams(temperature=0.0, max_tokens=48)
@@ -69,78 +201,3 @@ def exact_match(
         if progress:
             progress(len(right["all"]))
     return {category: sum(found) / len(found) for category, found in right.items()}
-
-
-def heldout_ids(llm: LLM, rows: Sequence[dict[str, Any]]) -> Iterator[tuple[list[int], npt.NDArray[np.bool_]]]:
-    """Token ids of each row and which of them count: all of a prose row, the assistant's words in a conversation."""
-    for row in rows:
-        if "text" in row:
-            ids = llm.encode(row["text"])
-            yield ids, np.arange(len(ids)) > 0
-        else:
-            ids = encode_chat(llm.tokenizer, llm.loaded.template, row["messages"], add_generation_prompt=False)
-            yield ids, answer_mask(llm, ids)
-
-
-def answer_mask(llm: LLM, ids: Sequence[int]) -> npt.NDArray[np.bool_]:
-    """True where a token belongs to an assistant's turn, its end included."""
-    special = llm.tokenizer.special_ids
-    start, end, stop = special["<|header_start|>"], special["<|header_end|>"], special["<|eot|>"]
-    assistant = llm.tokenizer.encode("assistant")
-    mask = np.zeros(len(ids), bool)
-    inside = False
-    for position, token in enumerate(ids):
-        mask[position] = inside
-        if token == end and list(ids[position - len(assistant) - 1 : position]) == [start, *assistant]:
-            inside = True
-        elif token == stop:
-            inside = False
-    return mask
-
-
-def log_softmax(logits: Floats) -> Floats:
-    """Log-probabilities over the last axis; sums in float64."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    sums = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
-    result: Floats = shifted - np.log(sums).astype(np.float32)
-    return result
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What one pass over held-out rows gives, for the tokens that count.
-
-    losses: nats; distributions: log-probabilities, one array per row; load: tokens per expert relative to the fair
-    share, [MoE layers, E].
-    """
-
-    losses: Floats
-    distributions: list[Floats]
-    load: Floats
-
-
-def score(llm: LLM, rows: Sequence[dict[str, Any]]) -> Scored:
-    """Run held-out rows through a model, watching its experts."""
-    losses, distributions = [], []
-    plain = llm.engine.ops
-    watched = ExpertLoad(plain, sum(target.role == "router" for target in llm.loaded.model.targets))
-    llm.engine.ops = watched
-    try:
-        for ids, mask in heldout_ids(llm, rows):
-            logprobs = log_softmax(llm.logits(ids)[:-1][mask[1:]])
-            losses.append(-logprobs[np.arange(len(logprobs)), np.array(ids)[1:][mask[1:]]])
-            distributions.append(logprobs)
-    finally:
-        llm.engine.ops = plain
-    counts = np.array(watched.counts, np.float32)
-    return Scored(np.concatenate(losses), distributions, counts / counts.mean(axis=1, keepdims=True))
-
-
-def divergence(reference: Scored, candidate: Scored) -> tuple[float, float, float]:
-    """KL(reference || candidate): mean and 99th percentile in nats, and how often both prefer the same token."""
-    kls, same = [], []
-    for p, q in zip(reference.distributions, candidate.distributions, strict=True):
-        kls.append((np.exp(p) * (p - q)).sum(axis=-1, dtype=np.float64))
-        same.append(p.argmax(axis=-1) == q.argmax(axis=-1))
-    values = np.concatenate(kls)
-    return float(values.mean()), float(np.quantile(values, 0.99)), float(np.concatenate(same).mean())

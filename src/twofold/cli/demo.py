@@ -72,8 +72,8 @@ def table_of(found: list[Quality]) -> object:
         table.add_column(item.dtype, justify="right")
     table.add_row("loss, nats per token", *(f"{item.loss:.4f}" for item in found))
     table.add_row("exact answers", *(f"{item.exact:.1%}" for item in found))
-    for category in found[0].exact_by_category:
-        table.add_row(f"  {category}", *(f"{item.exact_by_category[category]:.1%}" for item in found))
+    for category in found[0].exact_by_category or {}:
+        table.add_row(f"  {category}", *(f"{(item.exact_by_category or {})[category]:.1%}" for item in found))
     table.add_row("KL against bf16, mean", *(f"{item.kl_mean:.5f}" for item in found))
     table.add_row("KL against bf16, 99 %", *(f"{item.kl_p99:.5f}" for item in found))
     table.add_row("same best token as bf16", *(f"{item.agreement:.2%}" for item in found))

@@ -14,8 +14,8 @@ from twofold.config import DTYPES
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write; it must not exist."
 )
-@click.option("--dtype", type=click.Choice(DTYPES), default="w4a8", show_default=True, help="Bits of the weights.")
-def command(model: str, output: Path, dtype: str) -> None:
+@click.option("--dtype", type=click.Choice(DTYPES), help="Bits of the weights. [default: w4a8, or as quantised]")
+def command(model: str, output: Path, dtype: str | None) -> None:
     """Pack MODEL once, so that every later start reads its weights as they are, at the disk's or the memory's speed.
 
     The folder holds everything needed (weights, config, tokenizer, chat template) and is used like any other:
@@ -27,4 +27,4 @@ def command(model: str, output: Path, dtype: str) -> None:
     with progress_bar("packing") as report:
         folder = pack_model(model, output, dtype, report)
     size = sum(path.stat().st_size for path in folder.iterdir())
-    click.echo(f"{folder}: {size / 1e6:,.1f} MB, {dtype}")
+    click.echo(f"{folder}: {size / 1e6:,.1f} MB")

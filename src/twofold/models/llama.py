@@ -36,24 +36,33 @@ class Llama:
         self.embedding = weights["embedding"]
         self.final_norm = weights["final_norm"]
         self.head = weights["embedding"] if config.tied_head else weights["head"]
-        names = Layer.__dataclass_fields__
-        self.layers = [
-            Layer(**{name: weights[f"layers.{index}.{name}"] for name in names}) for index in range(config.layers)
-        ]
+        self.blocks = [Block(config, weights, index) for index in range(config.layers)]
 
     def __call__(self, ops: Ops, batch: Batch, cache: list[LayerCache]) -> Array:
         """Logits of the rows the batch asks for, [R, V]."""
         angles = ops.angles(batch.positions_T, self.config.rope)
         x_TD = ops.embed(self.embedding, batch.tokens_T)
-        for layer, layer_cache in zip(self.layers, cache, strict=True):
-            x_TD = ops.add(x_TD, self.attention(ops, layer, x_TD, angles, batch, layer_cache))
-            x_TD = ops.add(x_TD, self.feed_forward(ops, layer, x_TD))
+        for block, layer_cache in zip(self.blocks, cache, strict=True):
+            x_TD = block(ops, x_TD, angles, batch, layer_cache)
         last_RD = ops.norm(ops.take(x_TD, batch.rows_R), self.final_norm, self.config.epsilon)
         return ops.logits(last_RD, self.head)
 
-    def attention(self, ops: Ops, layer: Layer, x_TD: Array, angles: Array, batch: Batch, cache: LayerCache) -> Array:
+
+class Block:
+    """One decoder layer with its weights; calling it runs a batch through it."""
+
+    def __init__(self, config: LlamaConfig, weights: Mapping[str, Weight], index: int) -> None:
+        self.config = config
+        self.layer = Layer(**{name: weights[f"layers.{index}.{name}"] for name in Layer.__dataclass_fields__})
+
+    def __call__(self, ops: Ops, x_TD: Array, angles: Array, batch: Batch, cache: LayerCache) -> Array:
+        """The residual stream after this layer."""
+        x_TD = ops.add(x_TD, self.attention(ops, x_TD, angles, batch, cache))
+        return ops.add(x_TD, self.feed_forward(ops, x_TD))
+
+    def attention(self, ops: Ops, x_TD: Array, angles: Array, batch: Batch, cache: LayerCache) -> Array:
         """Causal attention over the whole context."""
-        config = self.config
+        config, layer = self.config, self.layer
         normed_TD = ops.norm(x_TD, layer.attention_norm, config.epsilon)
         q_THK, k_TGK, v_TGK = ops.split_heads(ops.linear(normed_TD, layer.qkv), config.heads, config.kv_heads)
         q_THK = ops.rotate(q_THK, angles, config.rope)
@@ -61,7 +70,8 @@ class Llama:
         attended_TD = ops.attend(q_THK, k_TGK, v_TGK, cache, batch, batch.pages(None), None)
         return ops.linear(attended_TD, layer.output)
 
-    def feed_forward(self, ops: Ops, layer: Layer, x_TD: Array) -> Array:
+    def feed_forward(self, ops: Ops, x_TD: Array) -> Array:
         """SwiGLU."""
+        layer = self.layer
         normed_TD = ops.norm(x_TD, layer.feed_forward_norm, self.config.epsilon)
         return ops.linear(ops.swiglu(ops.linear(normed_TD, layer.gate_up)), layer.down)

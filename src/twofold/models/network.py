@@ -6,13 +6,15 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from twofold.ops.types import Array, Batch, CacheShape, LayerCache, Source, Target, Weight
+from twofold.ops.types import Array, Batch, CacheShape, LayerCache, Rope, Source, Target, Weight
 
 if TYPE_CHECKING:
     from twofold.ops.interface import Ops
 
 Forward = Callable[["Ops", Batch, list[LayerCache]], Array]
 """forward(ops, batch, cache) -> logits_RV of the rows the batch asks for."""
+BlockForward = Callable[["Ops", Array, Array, Batch, LayerCache], Array]
+"""block(ops, x_TD, angles, batch, cache) -> the residual stream x_TD after one decoder layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +22,9 @@ class Architecture:
     """One architecture as read from a config.json.
 
     `context` is the number of positions it was made for. `targets(names)` is the weight table for a checkpoint
-    with these tensor names. `bind(weights)` gives its forward function. `warnings` are worth telling the user.
+    with these tensor names. `bind(weights)` gives its forward function, `block(weights, index)` that of one decoder
+    layer, which needs only the weights named layers.{index}.*. `rope` and `epsilon` are the network's rotary positions
+    and what its norms add to the mean square. `warnings` are worth telling the user.
     """
 
     name: str
@@ -34,6 +38,9 @@ class Architecture:
     cache_shape: CacheShape
     targets: Callable[[Collection[str]], list[Target]]
     bind: Callable[[Mapping[str, Weight]], Forward]
+    block: Callable[[Mapping[str, Weight], int], BlockForward]
+    rope: Rope
+    epsilon: float
     config: Any
     warnings: tuple[str, ...] = ()
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from twofold.errors import UnsupportedModel
+from twofold.models.llama import Block as LlamaBlock
 from twofold.models.llama import Llama
+from twofold.models.llama4 import Block as Llama4Block
 from twofold.models.llama4 import Llama4
 from twofold.models.llama4_config import Llama4Config, read_llama4, warnings
 from twofold.models.llama4_weights import llama4_targets
@@ -44,6 +46,9 @@ def llama4(raw: Mapping[str, object]) -> Architecture:
         cache_shape=config.cache_shape,
         targets=partial(llama4_targets, config),
         bind=partial(Llama4, config),
+        block=partial(Llama4Block, config),
+        rope=config.rope,
+        epsilon=config.epsilon,
         config=config,
         warnings=warnings(config),
     )
@@ -65,6 +70,9 @@ def llama(raw: Mapping[str, object]) -> Architecture:
         cache_shape=config.cache_shape,
         targets=partial(llama_targets, config),
         bind=partial(Llama, config),
+        block=partial(LlamaBlock, config),
+        rope=config.rope,
+        epsilon=config.epsilon,
         config=config,
     )
 

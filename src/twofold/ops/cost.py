@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
+from twofold.ops.formats import Formats, format_of
 from twofold.ops.packed import PANEL_ROWS, Format, padded, refined_panels, size_bytes
 from twofold.ops.types import CacheShape, KvDtype, Role, Target
 
@@ -31,7 +32,7 @@ class Footprint:
         return sum(self.parameters.values())
 
 
-def footprint(targets: Iterable[Target], formats: Mapping[Role, Format], active: int, tied: bool) -> Footprint:
+def footprint(targets: Iterable[Target], formats: Formats, active: int, tied: bool) -> Footprint:
     """Count the weights of a table, packed in these formats, with `active` experts per token.
 
     One token reads every weight once, but only `active` experts of a stack, of the embedding one row
@@ -41,11 +42,11 @@ def footprint(targets: Iterable[Target], formats: Mapping[Role, Format], active:
     sizes: dict[Role, int] = {}
     read_bytes = read_parameters = 0.0
     for target in targets:
-        count, size = prod(target.shape), size_bytes(formats[target.role], target.shape)
+        count, size = prod(target.shape), size_bytes(format_of(formats, target), target.shape)
         parameters[target.role] = parameters.get(target.role, 0) + count
         sizes[target.role] = sizes.get(target.role, 0) + size
         share = read_share(target, active, tied)
-        read_bytes += size * share * refined_share(formats[target.role], target)
+        read_bytes += size * share * refined_share(format_of(formats, target), target)
         read_parameters += count * share
     return Footprint(
         parameters=parameters,

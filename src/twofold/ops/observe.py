@@ -34,3 +34,36 @@ class ExpertLoad:
         before = self.counts[layer]
         self.counts[layer] = count_E if before is None else before + count_E
         return experts_TA, gates_TA
+
+
+class Residuals:
+    """Keeps a copy of the residual stream after every half layer; everything else goes straight to `ops`.
+
+    The stream begins with what `embed` gives and goes on with every sum whose first term it is.
+    """
+
+    def __init__(self, ops: Ops) -> None:
+        self._ops = ops
+        self._stream: Array = None
+        self._copies: list[npt.NDArray[np.float32]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ops, name)
+
+    def embed(self, table_VD: Weight, tokens_T: Array) -> Array:
+        """Embed: the stream begins."""
+        self._stream = self._ops.embed(table_VD, tokens_T)
+        return self._stream
+
+    def add(self, x_TD: Array, y_TD: Array) -> Array:
+        """Add; a sum with the stream is the stream from now on."""
+        total_TD = self._ops.add(x_TD, y_TD)
+        if x_TD is self._stream:
+            self._stream = total_TD
+            self._copies.append(np.array(self._ops.download(total_TD), np.float32))
+        return total_TD
+
+    def take_all(self) -> list[npt.NDArray[np.float32]]:
+        """The copies since the last call, float32 [T, D] each."""
+        copies, self._copies = self._copies, []
+        return copies

@@ -7,14 +7,14 @@ from difflib import get_close_matches
 
 from twofold.errors import MissingTensor, WrongTensor
 from twofold.ops.types import Source, Target
-from twofold.weights.checkpoint import Checkpoint
+from twofold.weights.quantised import Store
 
 FLOAT_DTYPES = ("F32", "F16", "BF16")
 LISTED_NAMES = 50
 SUGGESTIONS = 3  # each one compares with every name of the checkpoint
 
 
-def check_sources(checkpoint: Checkpoint, targets: Sequence[Target]) -> None:
+def check_sources(checkpoint: Store, targets: Sequence[Target]) -> None:
     """Raise MissingTensor (naming all of them) or WrongTensor unless every source is there as expected."""
     for target in targets:
         check_table(target)
@@ -45,7 +45,7 @@ def check_table(target: Target) -> None:
             assert columns == target.shape[-1], f"{target.name}: {source.name} has {columns} columns"
 
 
-def check_source(checkpoint: Checkpoint, source: Source) -> None:
+def check_source(checkpoint: Store, source: Source) -> None:
     """Shape and dtype of one source."""
     shape, dtype = checkpoint.shape(source.name), checkpoint.dtype(source.name)
     if dtype not in FLOAT_DTYPES:

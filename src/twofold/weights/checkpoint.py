@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -45,6 +45,11 @@ class Checkpoint:
             check_index(index, homes, folder)
         return cls(homes)
 
+    @classmethod
+    def open_files(cls, paths: Sequence[Path]) -> Checkpoint:
+        """Exactly these files, without an index."""
+        return cls(join([SafetensorsFile(path) for path in paths]))
+
     @property
     def names(self) -> Collection[str]:
         """Names of all tensors."""
@@ -55,6 +60,10 @@ class Checkpoint:
         """Bytes of all tensors."""
         entries = (file.entries[name] for name, file in self.homes.items())
         return sum(entry.end - entry.begin for entry in entries)
+
+    def is_quantised(self, name: str) -> bool:
+        """Never: quantised modules are seen by QuantisedCheckpoint only."""
+        return False
 
     def tensor(self, name: str) -> AnyArray:
         """A read-only view of a tensor in its file. KeyError for an unknown name, as in the methods below."""

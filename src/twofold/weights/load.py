@@ -14,14 +14,31 @@ import numpy as np
 import numpy.typing as npt
 
 from twofold.errors import OutOfMemory
-from twofold.ops.packed import PANEL_ROWS, AnyArray, Dense, Format, Packed, Packer, matrix, place, size_bytes
-from twofold.ops.types import Role, Source, Target
+from twofold.ops import codes
+from twofold.ops.codes import Codes
+from twofold.ops.formats import Formats, format_of
+from twofold.ops.packed import (
+    PANEL_ROWS,
+    AnyArray,
+    Dense,
+    Floats,
+    Int4,
+    Int8,
+    Packed,
+    Packer,
+    Refined,
+    matrix,
+    place,
+    size_bytes,
+)
+from twofold.ops.types import Source, Target
 from twofold.weights.check import check_sources
-from twofold.weights.checkpoint import Checkpoint
+from twofold.weights.quantised import QuantisedCheckpoint, Store
 from twofold.weights.safetensors import DTYPES
 
 PIECE_BYTES = 16 * 2**20
 """Source bytes packed in one call: enough panels for every core, little beside any model."""
+PACKED_AS = {"int8": Int8, "int4": Int4, "refined": Refined}
 TRANSPOSED_ROWS = 256
 """Least rows of a transposed piece: its reads are runs of this many elements."""
 
@@ -44,19 +61,19 @@ class Piece:
     parts: tuple[Part, ...]
 
 
-def planned_bytes(targets: Sequence[Target], formats: Mapping[Role, Format]) -> int:
+def planned_bytes(targets: Sequence[Target], formats: Formats) -> int:
     """Bytes of all packed weights together, known before anything is read."""
-    return sum(size_bytes(formats[target.role], target.shape) for target in targets)
+    return sum(size_bytes(format_of(formats, target), target.shape) for target in targets)
 
 
 def load(
-    checkpoint: Checkpoint,
+    checkpoint: Store,
     targets: Sequence[Target],
-    formats: Mapping[Role, Format],
+    formats: Formats,
     packer: Packer,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Packed]:
-    """Pack every target, in the format of its role; returns them by name.
+    """Pack every target in its format; returns them by name. Codes that fit a format are stored as they are.
 
     All weights lie in one arena of the packer, in the order of the targets. `progress(done, total)` hears the source
     bytes read so far. Sources may be float32, float16 or bfloat16. Raises MissingTensor or WrongTensor before
@@ -70,7 +87,7 @@ def load(
     for piece, following in zip_longest(pieces, pieces[1:]):
         if following:
             prefetch(checkpoint, following)
-        packer.encode(gather(checkpoint, piece.parts), piece.into, piece.first_row)
+        fill(gather(checkpoint, piece.parts), piece, packer)
         release(checkpoint, piece)
         done += sum((part.stop - part.start) * row_bytes(checkpoint, part.source) for part in piece.parts)
         if progress:
@@ -79,7 +96,7 @@ def load(
 
 
 def place_all(
-    targets: Sequence[Target], formats: Mapping[Role, Format], packer: Packer
+    targets: Sequence[Target], formats: Formats, packer: Packer
 ) -> tuple[dict[str, Packed], npt.NDArray[np.uint8]]:
     """One arena for all targets, in their order, and the weights in it; contents undefined."""
     total = planned_bytes(targets, formats)
@@ -93,14 +110,14 @@ def place_all(
     offset = 0
     for target in targets:
         assert target.name not in weights, f"target {target.name} is listed twice"
-        form = formats[target.role]
+        form = format_of(formats, target)
         size = size_bytes(form, target.shape)
         weights[target.name] = place(form, target.shape, arena[offset : offset + size])
         offset += size
     return weights, arena
 
 
-def all_pieces(checkpoint: Checkpoint, targets: Sequence[Target], weights: Mapping[str, Packed]) -> Iterator[Piece]:
+def all_pieces(checkpoint: Store, targets: Sequence[Target], weights: Mapping[str, Packed]) -> Iterator[Piece]:
     """The pieces of every target, in the order in which they are packed."""
     for target in targets:
         weight = weights[target.name]
@@ -113,7 +130,7 @@ def all_pieces(checkpoint: Checkpoint, targets: Sequence[Target], weights: Mappi
             yield from matrix_pieces(checkpoint, sources, into)
 
 
-def matrix_pieces(checkpoint: Checkpoint, sources: Sequence[Source], into: Packed) -> Iterator[Piece]:
+def matrix_pieces(checkpoint: Store, sources: Sequence[Source], into: Packed) -> Iterator[Piece]:
     """One matrix cut into pieces of whole panels, about PIECE_BYTES each."""
     rows = sum(source.rows for source in sources)
     widest = max(row_bytes(checkpoint, source) for source in sources)
@@ -134,20 +151,36 @@ def cut(sources: Sequence[Source], start: int, stop: int) -> Iterator[Part]:
         offset += source.rows
 
 
-def row_bytes(checkpoint: Checkpoint, source: Source) -> int:
+def row_bytes(checkpoint: Store, source: Source) -> int:
     """Source bytes behind one row of the matrix."""
     columns = source.shape[-2] if source.transposed else source.shape[-1]
     return columns * DTYPES[checkpoint.dtype(source.name)].itemsize
 
 
-def source_bytes(checkpoint: Checkpoint, source: Source) -> int:
+def source_bytes(checkpoint: Store, source: Source) -> int:
     """Bytes of the source's matrix in its file."""
     return source.rows * row_bytes(checkpoint, source)
 
 
-def gather(checkpoint: Checkpoint, parts: Sequence[Part]) -> AnyArray:
+def fill(rows: AnyArray | Codes, piece: Piece, packer: Packer) -> None:
+    """Store codes where their format is the weight's (eight bits hold four-bit codes too), else pack values."""
+    if isinstance(rows, Codes) and isinstance(piece.into, Int8) and rows.format == "int4":
+        rows = codes.widen(rows)
+    if isinstance(rows, Codes) and isinstance(piece.into, PACKED_AS[rows.format]):
+        codes.store(rows, piece.into, piece.first_row)
+    else:
+        packer.encode(rows.values() if isinstance(rows, Codes) else rows, piece.into, piece.first_row)
+
+
+def gather(checkpoint: Store, parts: Sequence[Part]) -> AnyArray | Codes:
     """The rows of the parts, one under another: a view of the file when one part is all there is."""
-    views = [view(checkpoint, part) for part in parts]
+    found = [view(checkpoint, part) for part in parts]
+    coded = [rows for rows in found if isinstance(rows, Codes)]
+    if len(coded) == len(found) and len({rows.format for rows in coded}) == 1:
+        return codes.join(coded)
+    if len(coded) == len(found) and all(rows.residual is None for rows in coded):
+        return codes.join([codes.widen(rows) for rows in coded])
+    views = [rows.values() if isinstance(rows, Codes) else rows for rows in found]
     if len(views) == 1:
         # Headers of old writers leave data at any byte; native packers want whole elements.
         return views[0] if views[0].flags.aligned else views[0].copy()
@@ -156,9 +189,11 @@ def gather(checkpoint: Checkpoint, parts: Sequence[Part]) -> AnyArray:
     return np.concatenate(views)
 
 
-def view(checkpoint: Checkpoint, part: Part) -> AnyArray:
-    """A part as a view of the mapped file, [rows, columns]."""
+def view(checkpoint: Store, part: Part) -> AnyArray | Codes | Floats:
+    """A part as a view of the mapped file, [rows, columns]; of a quantised module its codes, or decoded values."""
     source = part.source
+    if isinstance(checkpoint, QuantisedCheckpoint) and checkpoint.is_quantised(source.name):
+        return checkpoint.rows(source.name, part.start, part.stop)
     tensor = checkpoint.tensor(source.name)
     if source.expert is not None:
         tensor = tensor[source.expert]
@@ -167,21 +202,25 @@ def view(checkpoint: Checkpoint, part: Part) -> AnyArray:
     return (tensor.T if source.transposed else tensor)[part.start : part.stop]
 
 
-def prefetch(checkpoint: Checkpoint, piece: Piece) -> None:
+def prefetch(checkpoint: Store, piece: Piece) -> None:
     """Ask for the pages of a piece ahead of time; the first piece of a transposed matrix asks for all of it."""
     for part in piece.parts:
+        if checkpoint.is_quantised(part.source.name):
+            continue
         if not part.source.transposed or part.start == 0:
             checkpoint.file(part.source.name).prefetch(part.source.name, *span(checkpoint, part))
 
 
-def release(checkpoint: Checkpoint, piece: Piece) -> None:
+def release(checkpoint: Store, piece: Piece) -> None:
     """Give the pages of a piece back; of a transposed matrix, which every piece crosses, after the last one."""
     for part in piece.parts:
-        if not part.source.transposed or part.stop == part.source.rows:
+        if isinstance(checkpoint, QuantisedCheckpoint) and checkpoint.is_quantised(part.source.name):
+            checkpoint.release(part.source.name)
+        elif not part.source.transposed or part.stop == part.source.rows:
             checkpoint.file(part.source.name).release(part.source.name, *span(checkpoint, part))
 
 
-def span(checkpoint: Checkpoint, part: Part) -> tuple[int, int]:
+def span(checkpoint: Store, part: Part) -> tuple[int, int]:
     """First and last byte of a part, counted from the start of its tensor; of a transposed one, the whole matrix."""
     size, row = source_bytes(checkpoint, part.source), row_bytes(checkpoint, part.source)
     begin = (part.source.expert or 0) * size

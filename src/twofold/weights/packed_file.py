@@ -19,28 +19,36 @@ import numpy as np
 import numpy.typing as npt
 
 from twofold.errors import CheckpointError
-from twofold.ops.packed import AnyArray, Dense, Format, Int4, Packed, Packer, Refined, padded
-from twofold.ops.types import Role, Target
+from twofold.ops.formats import Formats, format_of
+from twofold.ops.packed import AnyArray, Dense, Int4, Packed, Packer, Refined, padded
+from twofold.ops.types import Target
 from twofold.weights.load import place_all, planned_bytes
 from twofold.weights.safetensors import SafetensorsFile
+from twofold.weights.strict_json import parse_object
 
 FILE_NAME = "weights.twofold"
 VERSION = "1"
 LINE_BYTES = 64
 HEADER_BYTES = 4096
-"""Where the weights begin: a page, so that reads are aligned."""
+"""The weights begin at a multiple of this, a page, so that reads are aligned."""
 READ_BYTES = 16 * 2**20
 READERS = 4
 
 
 @dataclass(frozen=True)
 class PackedFile:
-    """A file of packed weights whose header has been checked. dtype: its scheme; layout: digest of its weight table."""
+    """A file of packed weights whose header has been checked.
+
+    dtype: its scheme; layout: digest of its weight table; formats: the format of every weight, where the scheme alone
+    does not tell (None otherwise).
+    """
 
     path: Path
     dtype: str
     layout: str
     size_bytes: int
+    begin: int = HEADER_BYTES
+    formats: Formats | None = None
 
     @classmethod
     def open(cls, path: Path) -> PackedFile:
@@ -52,27 +60,38 @@ class PackedFile:
                 f"{path.name} is version {metadata.get('twofold')!r} of the packed format, {VERSION!r} was expected; "
                 "pack the model again"
             )
-        return cls(path, metadata["dtype"], metadata.get("layout", ""), file.tensor("arena").size)
+        formats = parse_object(metadata["formats"].encode(), f"{path}: formats") if "formats" in metadata else None
+        return cls(
+            path,
+            metadata["dtype"],
+            metadata.get("layout", ""),
+            file.tensor("arena").size,
+            entries["arena"].begin,
+            formats,
+        )
 
 
-def layout_digest(targets: Sequence[Target], formats: Mapping[Role, Format]) -> str:
+def layout_digest(targets: Sequence[Target], formats: Formats) -> str:
     """Digest of the weight table: names, formats and shapes in their order."""
-    rows = [[target.name, formats[target.role], list(target.shape)] for target in targets]
+    rows = [[target.name, format_of(formats, target), list(target.shape)] for target in targets]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def write_packed(
     path: Path,
     targets: Sequence[Target],
-    formats: Mapping[Role, Format],
+    formats: Formats,
     weights: Mapping[str, Packed],
     dtype: str,
 ) -> None:
     """Write all weights, under a temporary name until they are whole."""
     total = planned_bytes(targets, formats)
     metadata = {"twofold": VERSION, "dtype": dtype, "layout": layout_digest(targets, formats)}
+    if any(target.name in formats for target in targets):
+        metadata["formats"] = json.dumps({target.name: format_of(formats, target) for target in targets})
     entries = {"__metadata__": metadata, "arena": {"dtype": "U8", "shape": [total], "data_offsets": [0, total]}}
-    header = json.dumps(entries).encode().ljust(HEADER_BYTES - 8)
+    text = json.dumps(entries).encode()
+    header = text.ljust(padded(len(text) + 8, HEADER_BYTES) - 8)
     temporary = path.with_suffix(".partial")
     with temporary.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
@@ -109,7 +128,7 @@ def write_padded(file: BinaryIO, array: AnyArray) -> None:
 def read_packed(
     file: PackedFile,
     targets: Sequence[Target],
-    formats: Mapping[Role, Format],
+    formats: Formats,
     packer: Packer,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Packed]:
@@ -125,7 +144,7 @@ def read_packed(
         starts = range(0, total, READ_BYTES)
         done = 0
         for count in readers.map(
-            lambda start: read_into(source.fileno(), arena[start : start + READ_BYTES], start), starts
+            lambda start: read_into(source.fileno(), arena[start : start + READ_BYTES], file.begin + start), starts
         ):
             done += count
             if progress:
@@ -134,10 +153,10 @@ def read_packed(
 
 
 def read_into(descriptor: int, memory: npt.NDArray[np.uint8], start: int) -> int:
-    """Read one stretch of the arena from the file; returns its bytes."""
+    """Read one stretch of the file; returns its bytes."""
     done = 0
     while done < memory.size:
-        count = os.preadv(descriptor, [memory[done:].data], HEADER_BYTES + start + done)
+        count = os.preadv(descriptor, [memory[done:].data], start + done)
         if count == 0:
             raise CheckpointError(f"the packed file ends {memory.size - done} bytes too soon; pack the model again")
         done += count

@@ -1,0 +1,112 @@
+"""twofold eval: how good a model is, and how far it is from another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from twofold.cli.options import LOADING, with_options
+from twofold.config import DTYPES
+
+if TYPE_CHECKING:
+    from twofold.bench.quality import Quality
+
+
+@click.command(
+    epilog="Examples:  twofold eval demo --dtype w4a8 --against demo  |  twofold eval ./quantised --against ./original "
+    "--text wiki.txt --json"
+)
+@click.argument("model")
+@click.option("--against", help="Model to compare with: KL divergence and agreement come with it.")
+@click.option(
+    "--against-dtype",
+    type=click.Choice(DTYPES),
+    help="Bits of the other model's weights. [default: bf16, or as packed]",
+)
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path),
+    help="Text file, or JSON lines of {text} or {messages}. [default: the demo model's held-out data]",
+)
+@click.option("--layers", is_flag=True, help="With --against: the error after every layer too.")
+@with_options(*LOADING)
+@click.option("--json", "as_json", is_flag=True, help="The JSON line only, no table.")
+def command(
+    model: str,
+    against: str | None,
+    against_dtype: str | None,
+    text: Path | None,
+    layers: bool,
+    as_json: bool,
+    **loading: Any,
+) -> None:
+    """Judge MODEL on a text: perplexity, and against another model KL divergence and agreement on the best token.
+
+    Both models are in memory at once and read the text side by side; no logits are stored. Prints a table and one line
+    of JSON.
+    """
+    from rich.console import Console
+
+    from twofold.bench.evaluate import errors_by_layer, evaluate
+    from twofold.demo import heldout_file
+    from twofold.text.rows import read_rows
+
+    if (layers or against_dtype) and against is None:
+        raise click.UsageError("--layers and --against-dtype need --against")
+    rows = read_rows(text or heldout_file())
+    llm = load_to_judge(model, loading)
+    other = load_to_judge(against, {**loading, "dtype": against_dtype}) if against else None
+    with Console(stderr=True).status("reading") as status:
+        found = evaluate(llm, rows, other, lambda done: status.update(f"{done:,} tokens read"))
+        errors = errors_by_layer(llm, rows, other) if layers and other else []
+    facts: dict[str, Any] = {"model": model}
+    if other:
+        facts |= {"against": against, "against_dtype": other.loaded.settings.dtype}
+    if errors:
+        facts["layer_errors"] = [[round(part, 7) for part in pair] for pair in errors]
+    if not as_json:
+        Console().print(table_of(found, facts))
+    click.echo(found.to_json(**facts))
+
+
+def load_to_judge(model: str, settings: dict[str, Any]) -> Any:
+    """A model whose logits come in stretches that fit the memory, whatever its vocabulary."""
+    from twofold.bench.quality import stretch_tokens
+    from twofold.cli.session import load_with_progress
+    from twofold.loading import open_model
+
+    vocabulary = open_model(model).architecture.vocabulary
+    return load_with_progress(model, step_tokens=stretch_tokens(vocabulary), max_sequences=1, **settings)
+
+
+def table_of(found: Quality, facts: dict[str, Any]) -> object:
+    """The figures that were measured, one per row; errors by layer below."""
+    from rich.table import Table
+
+    title = f"{facts['model']}, {found.dtype}"
+    if "against" in facts:
+        title += f", against {facts['against']}, {facts['against_dtype']}"
+    table = Table(title=title, title_justify="left", show_header=False)
+    rows = [
+        ("tokens judged", f"{found.tokens:,}"),
+        ("perplexity", f"{found.perplexity:.4f}"),
+        ("loss, nats per token", f"{found.loss:.5f}"),
+        ("KL divergence, mean", format_some(found.kl_mean, ".5f")),
+        ("KL divergence, 99th percentile", format_some(found.kl_p99, ".5f")),
+        ("same best token", format_some(found.agreement, ".2%")),
+        ("least expert load (1 is fair)", format_some(found.least_load, ".2f")),
+        ("most expert load", format_some(found.most_load, ".2f")),
+    ]
+    for layer, (attention, feed_forward) in enumerate(facts.get("layer_errors", [])):
+        rows.append((f"relative error after layer {layer}", f"{feed_forward:.2e} (attention {attention:.2e})"))
+    for name, value in rows:
+        if value is not None:
+            table.add_row(name, value)
+    return table
+
+
+def format_some(value: float | None, form: str) -> str | None:
+    """A figure, or None where it was not measured."""
+    return None if value is None else format(value, form)

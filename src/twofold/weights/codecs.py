@@ -1,0 +1,50 @@
+"""Which codec reads a checkpoint, by its quantization_config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twofold.errors import CheckpointError, UnsupportedModel
+from twofold.weights.compressed_tensors import METHOD, compressed_tensors_codec
+from twofold.weights.gptq_codec import awq_codec, gptq_codec
+from twofold.weights.native_codec import NativeCodec
+from twofold.weights.quantised import Codec
+
+NATIVE_METHOD, NATIVE_VERSION = "twofold", 1
+
+
+def codec_of(config: Mapping[str, Any]) -> Codec | None:
+    """The codec for a config.json (or None for plain weights); UnsupportedModel names what cannot be read."""
+    found = config.get("quantization_config")
+    if found is None:
+        return None
+    if not isinstance(found, Mapping) or not isinstance(found.get("quant_method"), str):
+        raise CheckpointError(
+            f"config.json: quantization_config is {found!r}; an object with quant_method was expected"
+        )
+    method = found["quant_method"]
+    if method not in CODECS:
+        raise UnsupportedModel(
+            f"config.json: this checkpoint is quantised with {method!r}, which cannot be read yet; {', '.join(CODECS)} "
+            "can. Use the bfloat16 release of this model and choose --dtype w8a8 or w4a8."
+        )
+    return CODECS[method](found)
+
+
+def native_codec(found: Mapping[str, Any]) -> NativeCodec:
+    """The codec of folders written by `twofold quantize`."""
+    if found.get("version") != NATIVE_VERSION or not isinstance(found.get("scheme"), str):
+        raise CheckpointError(
+            f"config.json: quantization_config has version {found.get('version')!r}, {NATIVE_VERSION} was expected; "
+            "quantise the original checkpoint again"
+        )
+    return NativeCodec(found["scheme"])
+
+
+CODECS: dict[str, Callable[[Mapping[str, Any]], Codec]] = {
+    NATIVE_METHOD: native_codec,
+    METHOD: compressed_tensors_codec,
+    "gptq": gptq_codec,
+    "awq": awq_codec,
+}

@@ -1,0 +1,144 @@
+"""Reads GPTQ (v1 and v2) and AWQ (GEMM): four-bit codes packed along different axes.
+
+GPTQ, N outputs and D inputs, groups of g inputs:
+
+    MODULE.qweight I32 [D * bits / 32, N]    input row 8r + j at bits 4j of word r
+    MODULE.qzeros  I32 [D / g, N * bits / 32]   output 8c + j at bits 4j of word c; v1 stores z - 1
+    MODULE.scales  F16 [D / g, N]            w = (q - z) * scale
+    MODULE.g_idx   I32 [D]                   group of each input
+
+AWQ keeps qweight as [D, N / 8], packed along outputs, in the order 0, 2, 4, 6, 1, 3, 5, 7; qzeros likewise.
+Sources: AutoGPTQ and GPTQModel, nn_modules/qlinear; llm-awq and AutoAWQ, modules/linear/gemm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from twofold.errors import CheckpointError, UnsupportedModel
+from twofold.ops.packed import AnyArray, Floats, Format
+from twofold.weights.bits import unpack_words
+from twofold.weights.checkpoint import Checkpoint
+
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+PARTS = ("qweight", "qzeros", "scales", "g_idx")
+
+
+class PackedInputsCodec:
+    """What GPTQ and AWQ have in common; `is_awq` says which of the two layouts it is."""
+
+    def __init__(self, name: str, bits: int, zero_offset: int, is_awq: bool) -> None:
+        self.name = name
+        self.bits = bits
+        self.zero_offset = zero_offset
+        self.is_awq = is_awq
+
+    def modules(self, checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
+        """Every module with a qweight, checked."""
+        names = checkpoint.names
+        found: dict[str, tuple[str, ...]] = {}
+        for name in names:
+            module = name.removesuffix(".qweight")
+            if module != name:
+                self.check(checkpoint, module)
+                found[module] = tuple(f"{module}.{part}" for part in PARTS if f"{module}.{part}" in names)
+        return found
+
+    def check(self, checkpoint: Checkpoint, module: str) -> None:
+        """Raise CheckpointError unless shapes and dtypes of a module fit together."""
+        for part in ("qzeros", "scales"):
+            if f"{module}.{part}" not in checkpoint.names:
+                raise CheckpointError(f"tensor {module}.{part} is missing. Download the checkpoint again.")
+        rows, columns = self.shape(checkpoint, module)
+        groups = checkpoint.shape(f"{module}.scales")[0]
+        expected = {
+            "scales": (("F16", "BF16", "F32"), (groups, rows)),
+            "qzeros": (("I32",), (groups, -(-rows * self.bits // 32))),
+            "qweight": (("I32",), checkpoint.shape(f"{module}.qweight")),
+        }
+        if f"{module}.g_idx" in checkpoint.names:
+            expected["g_idx"] = (("I32",), (columns,))
+        for part, (dtypes, shape) in expected.items():
+            name = f"{module}.{part}"
+            if checkpoint.dtype(name) not in dtypes or checkpoint.shape(name) != shape or not groups:
+                raise CheckpointError(
+                    f"tensor {name!r} is {checkpoint.dtype(name)} {list(checkpoint.shape(name))}; "
+                    f"{' or '.join(dtypes)} {list(shape)} belongs to a weight of [{rows}, {columns}]"
+                )
+
+    def shape(self, checkpoint: Checkpoint, module: str) -> tuple[int, ...]:
+        """See Codec."""
+        packed = checkpoint.shape(f"{module}.qweight")
+        if len(packed) != 2 or len(checkpoint.shape(f"{module}.scales")) != 2:
+            raise CheckpointError(
+                f"{module}.qweight has shape {list(packed)}; a matrix with a matrix of scales expected"
+            )
+        per_word = 32 // self.bits
+        return (packed[1] * per_word, packed[0]) if self.is_awq else (packed[1], packed[0] * per_word)
+
+    def format(self, checkpoint: Checkpoint, module: str) -> Format:
+        """A scale per group of inputs is none of the packed formats."""
+        return "bf16"
+
+    def rows(self, checkpoint: Checkpoint, module: str, start: int, stop: int) -> Floats:
+        """See Codec."""
+        total, columns = self.shape(checkpoint, module)
+        stop = min(stop, total)
+        packed = checkpoint.tensor(f"{module}.qweight")
+        if self.is_awq:
+            q_DN = self.unpack_outputs(packed, start, stop)
+        else:
+            words_ND = np.ascontiguousarray(packed[:, start:stop].T)
+            q_DN = unpack_words(words_ND, self.bits).T
+        zeros_GN = self.unpack_outputs(checkpoint.tensor(f"{module}.qzeros"), start, stop).astype(np.float32)
+        scales_GN = checkpoint.tensor(f"{module}.scales")[:, start:stop].astype(np.float32)
+        groups_D = self.groups(checkpoint, module, columns)
+        values_DN = (q_DN.astype(np.float32) - (zeros_GN + self.zero_offset)[groups_D]) * scales_GN[groups_D]
+        return np.ascontiguousarray(values_DN.T)
+
+    def unpack_outputs(self, words: AnyArray, start: int, stop: int) -> AnyArray:
+        """Codes start..stop of words packed along outputs, uint8 [..., stop - start]."""
+        per_word = 32 // self.bits
+        first = start // per_word
+        codes = unpack_words(np.ascontiguousarray(words[:, first : -(-stop // per_word)]), self.bits)
+        if self.is_awq:
+            nibbles = codes.reshape(len(codes), -1, per_word)
+            ordered = np.empty_like(nibbles)
+            ordered[..., list(AWQ_ORDER)] = nibbles
+            codes = ordered.reshape(len(codes), -1)
+        return codes[:, start - first * per_word : stop - first * per_word]
+
+    def groups(self, checkpoint: Checkpoint, module: str, columns: int) -> AnyArray:
+        """Group of each input."""
+        count = checkpoint.shape(f"{module}.scales")[0]
+        if f"{module}.g_idx" not in checkpoint.names:
+            return np.arange(columns) // -(-columns // count)
+        found = checkpoint.tensor(f"{module}.g_idx").astype(np.int64)
+        if (found < 0).any() or (found >= count).any():
+            raise CheckpointError(f"{module}.g_idx: groups from 0 to {count - 1} were expected. The file is damaged.")
+        return found
+
+
+def gptq_codec(found: Mapping[str, Any]) -> PackedInputsCodec:
+    """The codec of a GPTQ quantization_config; UnsupportedModel for other widths than 2, 4 and 8 bits."""
+    bits = found.get("bits")
+    if bits not in (2, 4, 8):
+        raise UnsupportedModel(f"config.json: GPTQ with bits = {bits!r}; 2, 4 and 8 can be read")
+    layout = found.get("checkpoint_format", "gptq")
+    if layout not in ("gptq", "gptq_v2"):
+        raise UnsupportedModel(f"config.json: GPTQ with checkpoint_format {layout!r}; gptq and gptq_v2 can be read")
+    return PackedInputsCodec("gptq", bits, int(layout == "gptq"), is_awq=False)
+
+
+def awq_codec(found: Mapping[str, Any]) -> PackedInputsCodec:
+    """The codec of an AWQ quantization_config; UnsupportedModel for layouts other than GEMM with 4 bits."""
+    bits, version = found.get("bits", found.get("w_bit")), str(found.get("version", "gemm")).lower()
+    if bits != 4 or version != "gemm" or found.get("zero_point") is False:
+        raise UnsupportedModel(
+            f"config.json: AWQ with bits = {bits!r}, version = {version!r}, zero_point = {found.get('zero_point')!r}; "
+            "4 bits in the gemm layout with zero points can be read"
+        )
+    return PackedInputsCodec("awq", 4, 0, is_awq=True)

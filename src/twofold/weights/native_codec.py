@@ -1,0 +1,45 @@
+"""Reads what `twofold quantize` writes in its own format; see stored_codes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from twofold.ops.codes import Codes
+from twofold.ops.packed import Format
+from twofold.weights import stored_codes
+from twofold.weights.checkpoint import Checkpoint
+
+
+class NativeCodec:
+    """Codec of quant_method "twofold"."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def modules(self, checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
+        """Every module with codes, checked."""
+        names = checkpoint.names
+        found = [name.removesuffix(".weight_scale") for name in names if name.endswith(".weight_scale")]
+        for module in found:
+            stored_codes.check_module(checkpoint, module)
+        return {module: tuple(stored_codes.expected(checkpoint, module)) + shape_of(module, names) for module in found}
+
+    def shape(self, checkpoint: Checkpoint, module: str) -> tuple[int, ...]:
+        """See Codec."""
+        return stored_codes.module_shape(checkpoint, module)
+
+    def format(self, checkpoint: Checkpoint, module: str) -> Format:
+        """See Codec."""
+        if f"{module}.weight_packed" not in checkpoint.names:
+            return "int8"
+        return "refined" if f"{module}.residual_packed" in checkpoint.names else "int4"
+
+    def rows(self, checkpoint: Checkpoint, module: str, start: int, stop: int) -> Codes:
+        """See Codec."""
+        return stored_codes.read_codes(checkpoint, module, start, stop)
+
+
+def shape_of(module: str, names: Collection[str]) -> tuple[str, ...]:
+    """The tensor that tells a packed module's shape, where there is one."""
+    name = f"{module}.weight_shape"
+    return (name,) if name in names else ()
