@@ -123,9 +123,9 @@ def measure(network: str, folder: Path | str, draft: str, draft_folder: Path, ea
 def main() -> None:
     """Measure and keep the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two prompts of each kind; nothing is kept")
+    parser.add_argument("--quick", action="store_true", help="one prompt of each kind; nothing is kept")
     arguments = parser.parse_args()
-    each = 2 if arguments.quick else 10
+    each = 1 if arguments.quick else 5
     folder = Path(tempfile.mkdtemp(prefix="twofold-guessing-"))
     figures: list[dict[str, Any]] = []
     try:
