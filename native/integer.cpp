@@ -8,7 +8,7 @@
 //     for each group g: dot = sum over its columns of (nibble - 8) * code;  sum += m[g] * dot
 //
 // Few tokens: nibbles are used as they lie, a group's sum is corrected by -8 * sum(codes) and multiplied by m once.
-// Many tokens: a panel is unpacked to m * q first, once for all of them.
+// From kUnpackFrom tokens on a panel is unpacked to m * q first, once for all of them.
 #include "panels.h"
 #include "scratch.h"
 #include "vec.h"
@@ -17,11 +17,9 @@ namespace twofold::TWOFOLD_ISA {
 namespace {
 
 constexpr int kWideTile = kLanes == 16 ? 8 : 4;  // tokens per tile: accumulators fill the registers but a few
-// Tokens from which on unpacking a panel saves more than it costs; with tiles less (reckoned from cycles, not
-// measured).
-constexpr int64_t kUnpackTokens = kHasTiles ? 8 : 16;
-constexpr int64_t kQuadBytes = 64;           // 16 rows of 4 codes
-constexpr int64_t kBlockBytes = 128 * 1024;  // unpacked panels kept in the second-level cache
+constexpr int64_t kUnpackTokens = kHasTiles ? 8 : kUnpackFrom;  // with tiles reckoned from cycles, not measured
+constexpr int64_t kQuadBytes = 64;                              // 16 rows of 4 codes
+constexpr int64_t kBlockBytes = 128 * 1024;                     // unpacked panels kept in the second-level cache
 constexpr int kGroupQuads = 8;
 
 typedef uint16_t Pairs __attribute__((vector_size(4 * kLanes)));
@@ -68,22 +66,30 @@ void multiply_int4(const Codes& x, int64_t token, const Panel& panel) {
     for (int t = 0; t < T; ++t) codes[t] = x.codes + (token + t) * x.width;
     const int32_t* starts = x.group_starts + token * groups;
     for (int64_t group = 0; group < groups; ++group) {
-        I multipliers[kParts];
-        unpack_multipliers(panel.multipliers + group * 8, multipliers);
-        for (int part = 0; part < kParts; ++part) {
-            Group dots[T];
-            for (int t = 0; t < T; ++t) dots[t] = (Group)broadcast(starts[t * groups + group]);
-            for (int j = 0; j < kGroupQuads / 2; ++j) {
-                const Bytes both = load<Bytes>(panel.codes + group * 256 + j * kQuadBytes + part * 4 * kLanes);
-                const Bytes low = both & 15, high = (Bytes)((Pairs)both >> 4) & 15;
+        Group dots[T][kParts];
+        for (int t = 0; t < T; ++t)
+            for (int part = 0; part < kParts; ++part) dots[t][part] = (Group)broadcast(starts[t * groups + group]);
+#pragma GCC unroll 1  // unrolled, GCC moves all loads to the front and spills them
+        for (int j = 0; j < kGroupQuads / 2; ++j) {
+            const uint8_t* both = panel.codes + group * 256 + j * kQuadBytes;
+            for (int half = 0; half < 2; ++half) {
+                Bytes nibbles[kParts];
+                for (int part = 0; part < kParts; ++part) {
+                    const Bytes bytes = load<Bytes>(both + part * 4 * kLanes);
+                    nibbles[part] = (half == 0 ? bytes : (Bytes)((Pairs)bytes >> 4)) & 15;
+                }
                 for (int t = 0; t < T; ++t) {
-                    const int8_t* quads = codes[t] + group * kGroupColumns + 4 * j;
-                    dots[t] = group_dot(dots[t], low, load_quad(quads));
-                    dots[t] = group_dot(dots[t], high, load_quad(quads + 16));
+                    const I values = load_quad(codes[t] + group * kGroupColumns + half * 16 + 4 * j);
+                    for (int part = 0; part < kParts; ++part)
+                        dots[t][part] = group_dot(dots[t][part], nibbles[part], values);
                 }
             }
-            for (int t = 0; t < T; ++t) sums[t][part] = group_finish(sums[t][part], dots[t], multipliers[part]);
         }
+        I multipliers[kParts];
+        unpack_multipliers(panel.multipliers + group * 8, multipliers);
+        for (int t = 0; t < T; ++t)
+            for (int part = 0; part < kParts; ++part)
+                sums[t][part] = group_finish(sums[t][part], dots[t][part], multipliers[part]);
     }
     finish(sums, x, token, panel);
 }

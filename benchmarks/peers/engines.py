@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,13 @@ from twofold.loading import open_model
 
 GGUF_KINDS = {"w4a8": "Q4_0", "w8a8": "Q8_0", "bf16": "BF16"}
 GGUF_LABELS = {"w4a8": "Q4_0, head Q6_K", "w8a8": "Q8_0", "bf16": "BF16"}
+
+INTEGER_BITS = {"w4a8": 4, "w8a8": 8}
+BUILDER_OPTIONS = (
+    *("accuracy_level=4", "block_size=32", "is_symmetric=true", "matmul_mixed_precision=last_matmul:int8"),
+    *("op_types_to_quantize=MatMul/Gather", "shared_embeddings=false", "prune_lm_head=true", "hf_token=false"),
+)
+"""int8 activations, weights in blocks like Q4_0's; only the last position goes through the head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +68,14 @@ class Ready:
         return sum(path.stat().st_size for path in paths if path.suffix not in (".json", ".log"))
 
 
-def runner(name: str, python: str | Path = sys.executable) -> tuple[str, ...]:
-    """Command of the runner module benchmarks.peers.run_NAME."""
-    return (str(python), "-m", f"benchmarks.peers.run_{name}")
+def runner(name: str, packages: Path | None = None) -> tuple[str, ...]:
+    """Command of the runner module benchmarks.peers.run_NAME, with further packages where it needs them."""
+    return (*python_with(packages), "-m", f"benchmarks.peers.run_{name}")
+
+
+def python_with(packages: Path | None) -> tuple[str, ...]:
+    """This interpreter, with a folder of packages put in front of its own."""
+    return (sys.executable,) if packages is None else ("env", f"PYTHONPATH={packages.resolve()}", sys.executable)
 
 
 def in_own_process(call: str, *arguments: str | Path) -> None:
@@ -156,11 +170,63 @@ def prepare_transformers(place: Place) -> Ready:
     return Ready(form="bf16", command=runner("transformers"), weights=place.checkpoint, note="bfloat16 weights")
 
 
+def prepare_openvino(place: Place) -> Ready:
+    """The model written by openvino_file, so far for dense networks only."""
+    bits = INTEGER_BITS.get(place.dtype)
+    if bits is None:
+        raise EngineFailed("its floating-point model is not set up here; int4 and int8 are")
+    if is_llama4(place):
+        raise EngineFailed("only the dense network's graph is written here (openvino_file.py), none with experts")
+    packages, folder = install.packages(place.root, "openvino"), place.beside(f"openvino-{place.dtype}")
+    if not folder.exists():
+        with replaced(folder) as partial:
+            partial.mkdir(parents=True)
+            write = (*python_with(packages), "-m", "benchmarks.peers.openvino_file")
+            must([*write, str(place.checkpoint), str(partial / "model.xml"), str(bits)])
+    form = "int4, groups of 32, head int8" if bits == 4 else "int8"
+    return Ready(form=form, command=runner("openvino", packages), weights=folder, note="its default cache is 8-bit")
+
+
+def prepare_onnxruntime(place: Place) -> Ready:
+    """What its own model builder makes of the checkpoint."""
+    bits = INTEGER_BITS.get(place.dtype)
+    if bits is None:
+        raise EngineFailed("its CPU build has no bfloat16 matrices; int4 and int8 are compared")
+    if is_llama4(place):
+        raise EngineFailed(
+            f"the model builder of onnxruntime-genai {install.ONNX_BUILDER} knows no Llama 4 text network"
+        )
+    packages, folder = install.packages(place.root, "onnxruntime"), place.beside(f"onnxruntime-{place.dtype}")
+    if not folder.exists():
+        with replaced(folder) as partial:
+            build = (*python_with(packages), "-m", "onnxruntime_genai.models.builder", "-e", "cpu", "-p", f"int{bits}")
+            where = ("-i", place.checkpoint, "-o", partial, "-c", place.root / "onnxruntime-cache")
+            must([*build, *map(str, where), "--extra_options", *BUILDER_OPTIONS])
+    form = "MatMulNBits int4, groups of 32, head int8" if bits == 4 else "MatMulNBits int8"
+    return Ready(form=form, command=runner("onnxruntime", packages), weights=folder, note="float32 cache")
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """A name to build a folder under; it takes its own name when all went well."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    yield partial
+    partial.rename(folder)
+
+
+def is_llama4(place: Place) -> bool:
+    """Whether the network has experts."""
+    return bool(NETWORKS[place.network]["model_type"] == "llama4_text")
+
+
 PREPARE: dict[str, Callable[[Place], Ready]] = {
     "twofold": prepare_twofold,
     "llama.cpp": prepare_llama_cpp,
     "ik_llama.cpp": prepare_ik,
     "transformers": prepare_transformers,
+    "openvino": prepare_openvino,
+    "onnxruntime": prepare_onnxruntime,
 }
 
 

@@ -13,6 +13,7 @@ from benchmarks.peers.protocol import EngineFailed
 
 LLAMA_CPP = "0.3.36"
 """Version of llama-cpp-python; its source distribution carries all of llama.cpp."""
+ONNX_BUILDER = "0.18.0"
 TARGETS = ("llama-batched-bench", "llama-quantize")
 SWITCHES = {
     "CMAKE_BUILD_TYPE": "Release",
@@ -30,7 +31,7 @@ TILES_REPAIRED = 'asm volatile("" : : "r"(&tc) : "memory"); ' + TILES_CALL
 """GCC 12 declares too small an input for _tile_loadconfig and drops stores to the configuration; AMX then crashes."""
 PACKAGES = {
     "openvino": ("openvino==2026.4.1",),
-    "onnxruntime": ("onnxruntime==1.32.0", "onnx==1.23.2", "ml_dtypes>=0.5"),
+    "onnxruntime": (f"onnxruntime-genai=={ONNX_BUILDER}", "onnxruntime==1.32.0", "onnx==1.23.2", "onnx-ir==1.1.0"),
 }
 
 
@@ -57,7 +58,10 @@ def llama_cpp(root: Path) -> LlamaCpp:
     programs = LlamaCpp(batched_bench=build / "bin" / TARGETS[0], quantize=build / "bin" / TARGETS[1])
     if programs.batched_bench.exists() and programs.quantize.exists():
         return programs
-    print(f"building llama.cpp of llama-cpp-python {LLAMA_CPP} in {folder} (ten minutes on two cores) ...", flush=True)
+    print(
+        f"building llama.cpp of llama-cpp-python {LLAMA_CPP} in {folder} (ten minutes on two cores) ...",
+        file=sys.stderr,
+    )
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "install.log"
     source = folder / f"llama_cpp_python-{LLAMA_CPP}" / "vendor" / "llama.cpp"
@@ -89,17 +93,14 @@ def repair_tiles(path: Path) -> None:
     path.write_text(text.replace(TILES_CALL, TILES_REPAIRED))
 
 
-def python_with(root: Path, name: str) -> Path:
-    """Interpreter of an environment that holds the packages of a Python engine, made once."""
-    folder = root / f"{name}-venv"
-    python, stamp = folder / "bin" / "python", folder / "complete"
-    wanted = "\n".join(PACKAGES[name])
-    if stamp.exists() and stamp.read_text() == wanted:
-        return python
-    print(f"installing {', '.join(PACKAGES[name])} in {folder} ...", flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "install.log"
-    run([sys.executable, "-m", "venv", folder], log)
-    run([python, "-m", "pip", "install", *PACKAGES[name]], log)
-    stamp.write_text(wanted)
-    return python
+def packages(root: Path, name: str) -> Path:
+    """Folder for PYTHONPATH with the packages of an engine beside those of this environment, made once."""
+    folder, wanted = root / f"{name}-packages", "\n".join(PACKAGES[name])
+    stamp = folder / "complete"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        print(f"installing {', '.join(PACKAGES[name])} in {folder} ...", file=sys.stderr, flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        pip = [sys.executable, "-m", "pip", "install", "--upgrade", "--target", folder]
+        run([*pip, *PACKAGES[name]], root / f"{name}-install.log")
+        stamp.write_text(wanted)
+    return folder

@@ -9,6 +9,8 @@ namespace twofold::TWOFOLD_ISA {
 namespace {
 
 constexpr int kLanes = 8;
+constexpr int64_t kUnpackFrom =
+    INT64_MAX;  // tokens, see integer.cpp: nibbles take one multiplication for 32 products, int8 codes two
 typedef float F __attribute__((vector_size(32)));
 typedef int32_t I __attribute__((vector_size(32)));
 typedef uint8_t Bytes __attribute__((vector_size(32)));

@@ -7,6 +7,7 @@ namespace twofold::TWOFOLD_ISA {
 namespace {
 
 constexpr int kLanes = 4;
+constexpr int64_t kUnpackFrom = 16;  // tokens, see integer.cpp: not measured
 typedef float F __attribute__((vector_size(16)));
 typedef int32_t I __attribute__((vector_size(16)));
 typedef int16_t Shorts __attribute__((vector_size(16)));
@@ -31,10 +32,12 @@ inline Group group_dot(Group group, Bytes nibbles, I x) { return dot_int8(group,
 inline I group_finish(I acc, Group group, I multipliers) { return acc + group * multipliers; }
 
 inline void unpack_multipliers(const uint8_t* stored, I (&out)[4]) {
+    int32_t values[16];
     for (int row = 0; row < 16; ++row) {
         const int n = row < 8 ? stored[row] & 15 : stored[row - 8] >> 4;
-        out[row / 4][row % 4] = n < 8 ? n - 8 : n - 7;
+        values[row] = n < 8 ? n - 8 : n - 7;
     }
+    __builtin_memcpy(out, values, sizeof(values));
 }
 
 }  // namespace

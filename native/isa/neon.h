@@ -9,6 +9,7 @@ namespace twofold::TWOFOLD_ISA {
 namespace {
 
 constexpr int kLanes = 4;
+constexpr int64_t kUnpackFrom = 16;  // tokens, see integer.cpp: not measured
 typedef float F __attribute__((vector_size(16)));
 typedef int32_t I __attribute__((vector_size(16)));
 typedef uint8_t Bytes __attribute__((vector_size(16)));
