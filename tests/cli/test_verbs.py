@@ -116,6 +116,25 @@ def test_bench_measures_every_workload_the_context_holds() -> None:
     assert found["read_limit_bytes_per_s"] > 0
 
 
+def test_a_draft_model_changes_the_figures_and_not_the_answer() -> None:
+    plain, drafted = (run("run", "demo", "Hello!", "--temperature", "0", *more) for more in ((), ("--draft", "demo")))
+    assert drafted.returncode == 0, drafted.stderr
+    assert drafted.stdout == plain.stdout
+    assert "draft model" in drafted.stderr
+    assert "draft model" not in plain.stderr
+
+
+def test_bench_with_a_draft_model_measures_guessing() -> None:
+    result = run("bench", "demo", "--repeats", "1", "--context", "400", "--json", "--draft", "demo")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)["guessing"]
+    assert {item["way"] for item in found} == {"no guesses", "look-up", "look-up and draft"}
+    assert all(item["tokens"] == 96 and item["tokens_per_s"] > 0 for item in found)
+    short = run("bench", "demo", "--repeats", "1", "--context", "150", "--json", "--draft", "demo")
+    assert short.returncode == 1
+    assert "Raise --context" in short.stderr
+
+
 def test_a_packed_folder_runs(tmp_path: Path) -> None:
     folder = tmp_path / "packed"
     assert run("pack", "demo", "-o", str(folder)).returncode == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.models.test_configs import SCOUT
 from twofold.models.registry import read_architecture
-from twofold.ops.cost import Footprint, cache_bytes, expected_read_bytes, footprint
+from twofold.ops.cost import Footprint, cache_bytes, expected_read_bytes, footprint, row_costs
 from twofold.quant.schemes import scheme
 
 ARCHITECTURE = read_architecture(SCOUT)
@@ -41,3 +41,16 @@ def test_a_batch_is_expected_to_read_the_distinct_experts() -> None:
     one_expert = counted.bytes["expert"] / 16
     read = expected_read_bytes(counted, 16, 16) - counted.read_bytes_per_token
     assert abs(read / one_expert + 1 - 10.3) < 0.05  # 10.3 of 16 experts per layer
+
+
+def test_rows_of_a_mixture_of_experts_cost_the_experts_no_row_before_them_chose() -> None:
+    counted = scout("w4a8")
+    costs = row_costs(counted, 16, 16)
+    assert costs[0] == 1.0
+    assert list(costs) == sorted(set(costs))  # every row adds something
+    expert_share = counted.bytes["expert"] / 16 / counted.read_bytes_per_token
+    assert abs(costs[1] - (1 + expert_share * 15 / 16)) < 1e-9
+
+
+def test_rows_of_a_dense_network_cost_nothing_more() -> None:
+    assert row_costs(scout("w4a8"), 0, 4) == (1.0, 1.0, 1.0, 1.0)

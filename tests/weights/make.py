@@ -58,20 +58,26 @@ def write_shard(path: Path, arrays: Arrays, padding: int = 8) -> None:
     path.write_bytes(header_bytes(entries, padding) + data)
 
 
-def write_part(source: Path, folder: Path, layers: list[int], config: Mapping[str, Any]) -> None:
-    """A smaller model made of some layers of one in a single shard, with its tokenizer and these config values."""
-    names = {f"model.layers.{old}.": f"model.layers.{new}." for new, old in enumerate(layers)}
+SILENT = ("o_proj", "down_proj")
+
+
+def write_part(
+    source: Path, folder: Path, layers: list[int], config: Mapping[str, Any], silent_from: int | None = None
+) -> None:
+    """A model made of these layers of one in a single shard (in order, some perhaps several times), with its tokenizer.
+
+    Layers from `silent_from` on add nothing to what passes through them: their last products are zero.
+    """
     data = (source / "model.safetensors").read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
-    entries, parts, end = {}, [], 0
-    for name, entry in json.loads(data[8:start]).items():
-        prefix = next((old for old in names if name.startswith(old)), None)
-        if name == "__metadata__" or (prefix is None and name.startswith("model.layers.")):
-            continue
-        begin, stop = entry["data_offsets"]
-        parts.append(data[start + begin : start + stop])
-        kept = name if prefix is None else names[prefix] + name.removeprefix(prefix)
-        entries[kept] = {**entry, "data_offsets": [end, end + stop - begin]}
+    found = {name: entry for name, entry in json.loads(data[8:start]).items() if name != "__metadata__"}
+    entries: dict[str, Any] = {}
+    parts: list[bytes] = []
+    end = 0
+    for kept, name, is_silent in parts_of(list(found), layers, silent_from):
+        begin, stop = found[name]["data_offsets"]
+        parts.append(bytes(stop - begin) if is_silent else data[start + begin : start + stop])
+        entries[kept] = {**found[name], "data_offsets": [end, end + stop - begin]}
         end += stop - begin
     folder.mkdir(parents=True, exist_ok=True)
     for path in source.glob("*.j*"):
@@ -79,6 +85,17 @@ def write_part(source: Path, folder: Path, layers: list[int], config: Mapping[st
     raw = {**json.loads((source / "config.json").read_text()), **config, "num_hidden_layers": len(layers)}
     (folder / "config.json").write_text(json.dumps(raw))
     (folder / "model.safetensors").write_bytes(header_bytes(entries) + b"".join(parts))
+
+
+def parts_of(names: list[str], layers: list[int], silent_from: int | None) -> Iterator[tuple[str, str, bool]]:
+    """New name, old name and whether it becomes zero, for every tensor of write_part."""
+    yield from ((name, name, False) for name in names if not name.startswith("model.layers."))
+    for new, old in enumerate(layers):
+        silent = silent_from is not None and new >= silent_from
+        for name in names:
+            if name.startswith(f"model.layers.{old}."):
+                kept = name.replace(f"layers.{old}.", f"layers.{new}.", 1)
+                yield kept, name, silent and any(word in name for word in SILENT)
 
 
 def split(names: list[str], shards: int) -> list[list[str]]:

@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from twofold.cli.options import LOADING, with_options
+from twofold.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from twofold.api import LLM
+    from twofold.bench.guessing import Guessed
     from twofold.bench.speed import Speed
+
+
+GUESSED_TOKENS = 96
+"""Tokens of each answer that is measured with guesses."""
 
 
 @click.command(epilog="Examples:  twofold bench demo  |  twofold bench ./model --dtype w4a8 --context 8192 --json")
@@ -23,7 +32,8 @@ def command(model: str, repeats: int, as_json: bool, **loading: Any) -> None:
     """Measure MODEL: prefill, decode alone and in batches, decode at depth, start-up and peak memory.
 
     Nothing is guessed here: every token is one step of the network. Decode is set against the memory's read limit and
-    prefill against the int8 limit, both measured in the same run.
+    prefill against the int8 limit, both measured in the same run. With --draft a second table follows: answers without
+    guesses, with prompt look-up, and with the draft model.
     """
     from rich.console import Console
 
@@ -32,10 +42,15 @@ def command(model: str, repeats: int, as_json: bool, **loading: Any) -> None:
 
     if repeats < 1:
         raise click.UsageError("--repeats must be at least 1")
-    llm = load_with_progress(model, guess_tokens=0, **loading)
+    if loading["draft"] is None:
+        loading["guess_tokens"] = 0
+    llm = load_with_progress(model, **loading)
+    guesser, llm.engine.guesser = llm.engine.guesser, None
     with Console(stderr=True).status("measuring") as status:
         chosen = workloads(llm.loaded.settings.context)
         found = list(measure_all(llm, chosen, repeats, lambda name: status.update(f"measuring {name}")))
+        llm.engine.guesser = guesser
+        guessed = list(measure_guesses(llm, repeats, lambda name: status.update(f"measuring {name}")))
     facts = {
         "model": model,
         "dtype": llm.loaded.settings.dtype,
@@ -45,9 +60,49 @@ def command(model: str, repeats: int, as_json: bool, **loading: Any) -> None:
         **limits(llm.loaded.settings.backend),
     }
     if as_json:
-        click.echo(json.dumps({**facts, "speeds": [asdict(item) for item in found]}))
-    else:
-        show(facts, found)
+        guessing = {"draft": loading["draft"], "guessing": [asdict(item) for item in guessed]} if guessed else {}
+        click.echo(json.dumps({**facts, "speeds": [asdict(item) for item in found], **guessing}))
+        return
+    show(facts, found)
+    if guessed:
+        show_guesses(guessed)
+
+
+def measure_guesses(llm: LLM, repeats: int, progress: Callable[[str], None]) -> Iterator[Guessed]:
+    """Answers with and without guesses; nothing without a draft model."""
+    from twofold.api import SamplingParams
+    from twofold.bench.guessing import TASKS, measure_guessing, task_prompts, usual_ways
+
+    if llm.draft is None:
+        return
+    prompts = task_prompts(llm)
+    room = llm.loaded.settings.context - max(len(ids) for many in prompts.values() for ids in many)
+    if room < GUESSED_TOKENS:
+        raise SettingsError(
+            f"the context of {llm.loaded.settings.context} leaves {room} tokens for answers to {', '.join(TASKS)}; "
+            f"{GUESSED_TOKENS} are measured with --draft. Raise --context."
+        )
+    params = SamplingParams(temperature=0.0, max_tokens=GUESSED_TOKENS, ignore_eos=True)
+    yield from measure_guessing(llm, prompts, params, repeats, progress, usual_ways)
+
+
+def show_guesses(found: list[Guessed]) -> None:
+    """A table of what guessing gained, by kind of text."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="guessing: greedy answers of one sequence", title_justify="left")
+    for name in ("text", "way", "tokens/s", "tokens a step", "look-up right", "draft right", "draft time"):
+        table.add_column(name, justify="left" if name in ("text", "way") else "right")
+    for item in found:
+        right = [
+            f"{item.accepted[source]} of {item.proposed[source]}" if item.proposed.get(source) else ""
+            for source in ("lookup", "draft")
+        ]
+        per_step = f"{item.tokens / item.steps:.2f}"
+        drafted = f"{item.draft_s:.2f} s" if item.draft_s else ""
+        table.add_row(item.task, item.way, f"{item.tokens_per_s:,.1f}", per_step, *right, drafted)
+    Console().print(table)
 
 
 def limits(backend: str) -> dict[str, Any]:

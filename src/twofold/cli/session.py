@@ -65,6 +65,11 @@ def figures(llm: LLM, completion: Completion) -> str:
     guessed = len(completion.tokens) - completion.steps
     if guessed:
         parts.append(f"{guessed} of {len(completion.tokens)} tokens guessed right")
+    if llm.draft is not None and llm.engine.guesser is not None:
+        stats = llm.engine.guesser.stats
+        parts.append(
+            f"draft model {stats.accepted['draft']} of {stats.proposed['draft']} guesses right in {stats.draft_s:.2f} s"
+        )
     if chosen.backend == "cpu" and rate:
         parts.append(f"{read / 1e9:.1f} GB/s of weights read, {share_of_limit(read, weights.total_bytes)}")
     return " · ".join([*parts, f"peak memory {peak / 1e6:,.0f} MB", f"{chosen.dtype}, {chosen.backend}"])

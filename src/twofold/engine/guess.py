@@ -52,6 +52,14 @@ class Guesser:
         self.started = 0.0
         self.drafted_s = 0.0
 
+    def anew(self) -> Guesser:
+        """The same guesser before it has learned anything."""
+        return Guesser(self.policy.anew(), self.draft)
+
+    def without_draft(self) -> Guesser:
+        """The same guesser, fresh and with look-up alone."""
+        return Guesser(self.policy.without_draft())
+
     def propose(self, running: Many[Sequence]) -> dict[int, tuple[int, ...]]:
         """Guesses by request id for sequences that each need their next token; follow with `learn`."""
         self.started, self.drafted_s = time.perf_counter(), 0.0

@@ -142,6 +142,14 @@ class GuessPolicy:
         sources: list[Source] = ["lookup"] if draft_cost is None else ["lookup", "draft"]
         self.records = {source: record_of(source) for source in sources}
 
+    def anew(self) -> GuessPolicy:
+        """The same policy before it has learned anything."""
+        return GuessPolicy(self.most, self.times.costs, self.draft_cost)
+
+    def without_draft(self) -> GuessPolicy:
+        """The same policy, fresh and with look-up alone."""
+        return GuessPolicy(self.most, self.times.costs)
+
     def choices(self, sequences: int, behind: int = 0) -> list[Choice]:
         """A length for each source when so many sequences decode, the most promising source first.
 
