@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from twofold.loading import open_model
 GGUF_KINDS = {"w4a8": "Q4_0", "w8a8": "Q8_0", "bf16": "BF16"}
 GGUF_LABELS = {"w4a8": "Q4_0, head Q6_K", "w8a8": "Q8_0", "bf16": "BF16"}
 
+ROOT = Path(__file__).parents[2]
 INTEGER_BITS = {"w4a8": 4, "w8a8": 8}
 BUILDER_OPTIONS = (
     *("accuracy_level=4", "block_size=32", "is_symmetric=true", "matmul_mixed_precision=last_matmul:int8"),
@@ -100,7 +102,7 @@ def prepare_checkpoint(place: Place) -> None:
 
 def prepare_twofold(place: Place) -> Ready:
     """A packed folder."""
-    folder = place.beside(place.dtype)
+    folder = place.beside(f"{place.dtype}-{packing()}")
     if not folder.exists():
         pack = [sys.executable, "-c", "from twofold.cli.main import main; main()", "pack"]
         must([*pack, str(place.checkpoint), "-o", str(folder), "--dtype", place.dtype])
@@ -115,6 +117,13 @@ def prepare_twofold(place: Place) -> Ready:
         weights=folder,
         sizes=Sizes(once_bytes=once, expert_bytes=stack),
     )
+
+
+def packing() -> str:
+    """Short name of how twofold packs today, so that a folder packed before a change is not taken for today's."""
+    sources = [ROOT / "native/pack.cpp", *sorted((ROOT / "src/twofold/quant").glob("*.py"))]
+    sources += [ROOT / "src/twofold/ops/packed.py", ROOT / "src/twofold/weights/packed_file.py"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
 
 
 def prepare_gguf(place: Place, quantize: Path) -> Path:

@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks.peers.protocol import EngineFailed, Report, Request, Task
 
@@ -60,7 +62,15 @@ def arguments(request: Request, prompts: Sequence[int], counts: Sequence[int]) -
     per_sequence = -(-(max(prompts) + request.steps) // CELLS) * CELLS
     threads = str(request.threads)
     return [
-        *(request.options["program"], "-m", request.weights, "-t", threads, "-tb", threads),
+        *(
+            str(Path(request.options["program"]).resolve()),
+            "-m",
+            str(Path(request.weights).resolve()),
+            "-t",
+            threads,
+            "-tb",
+            threads,
+        ),
         *("-c", str(per_sequence * max(counts)), "-b", "2048", "-ub", "512", "-ntg", str(request.steps)),
         *("-npp", ",".join(map(str, prompts)), "-npl", ",".join(map(str, counts))),
         *request.options.get("flags", ()),
@@ -70,7 +80,13 @@ def arguments(request: Request, prompts: Sequence[int], counts: Sequence[int]) -
 def run(command: list[str]) -> tuple[list[Row], float, int]:
     """Rows, seconds until the first prompt was begun, and peak memory in bytes; raises EngineFailed."""
     start = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with TemporaryDirectory() as elsewhere:  # some of these programs leave a log where they are started
+        return watch(command, start, elsewhere)
+
+
+def watch(command: list[str], start: float, folder: str) -> tuple[list[Row], float, int]:
+    """See run; `start` is when it began, `folder` where the program runs."""
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     rows: list[Row] = []
     start_s, last = 0.0, ""
