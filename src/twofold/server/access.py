@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -25,6 +27,7 @@ from twofold.server.settings import LOOPBACK, ServerSettings
 
 log = logging.getLogger("twofold.server")
 OPEN = ("/health",)
+PAGE = ("/", "/page.css", "/page.js")
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 
 
@@ -102,7 +105,10 @@ class Gate:
         if self.keys and scope["path"] not in OPEN:
             found = self.keys.find(key_in(headers))
             if found is None:
-                raise Problem(401, "a valid API key is needed: Authorization: Bearer KEY", code="invalid_api_key")
+                raise Problem(
+                    401, "a valid API key is needed: Authorization: Bearer KEY", code="invalid_api_key",
+                    challenge="Basic realm=twofold" if scope["path"] in PAGE else "Bearer",
+                )  # fmt: skip
             key = found
         if scope["path"] not in OPEN and self.busy[key] >= self.settings.key_requests:
             raise Problem(
@@ -122,9 +128,14 @@ class Gate:
 
 
 def key_in(headers: Headers) -> str:
-    """The key a client sent, in OpenAI's or Anthropic's header; "" for none."""
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    """The key a client sent: OpenAI's or Anthropic's header, or a browser's password; "" for none."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return given.strip()
+    if scheme.lower() == "basic":
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(given, validate=True).decode().partition(":")[2]
+    return headers.get("x-api-key", "")
 
 
 def as_problem(error: Exception) -> Problem:

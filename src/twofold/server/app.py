@@ -26,6 +26,7 @@ from twofold.server.openai import (
     read_chat,
     read_completion,
 )
+from twofold.server.page import page_routes
 from twofold.server.problems import Problem
 from twofold.server.schema import (
     ChatRequest,
@@ -174,6 +175,7 @@ def build_app(serving: Serving, version: str) -> Starlette:
         Route("/version", routes.version),
         Route("/load", routes.load),
         Route("/metrics", routes.metrics),
+        *page_routes(),
     ]
     gate = Middleware(
         Gate, settings=serving.settings, metrics=serving.metrics, handlers=frozenset(route.path for route in table)

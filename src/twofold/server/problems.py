@@ -23,7 +23,10 @@ KINDS = {
 
 
 class Problem(Exception):
-    """An answer with an HTTP status of 400 or more. param: the field at fault. retry_after_s: when to come back."""
+    """An answer with an HTTP status of 400 or more. param: the field at fault. retry_after_s: when to come back.
+
+    challenge: how a client of a 401 may show its key.
+    """
 
     def __init__(
         self,
@@ -33,6 +36,7 @@ class Problem(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after_s: int | None = None,
+        challenge: str = "Bearer",
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -40,6 +44,7 @@ class Problem(Exception):
         self.param = param
         self.code = code
         self.retry_after_s = retry_after_s
+        self.challenge = challenge
 
     @property
     def body(self) -> dict[str, Any]:
@@ -51,7 +56,7 @@ class Problem(Exception):
     def headers(self) -> dict[str, str]:
         """Headers that belong to it."""
         headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
-        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+        return headers | ({"WWW-Authenticate": self.challenge} if self.status == 401 else {})
 
 
 def problem_of(error: BaseException) -> Problem:
