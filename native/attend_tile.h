@@ -82,7 +82,7 @@ inline void score_panels(const Tile& tile, int64_t row, const KeyBlock<Items>& b
                     w[p] = load<Bytes>(block.keys[panel + p] + (step * 16 + part * kLanes) * 4) ^ kWeightOffset;
                 for (int t = 0; t < kQueries; ++t) {
                     int32_t quad;
-                    __builtin_memcpy(&quad, tile.codes.codes + (row + t) * tile.codes.width + 4 * step, 4);
+                    __builtin_memcpy(&quad, tile.codes.row(row + t) + 4 * step, 4);
                     const I x = broadcast(quad);
                     for (int p = 0; p < P; ++p) sums[p][t][part] = dot_int8(sums[p][t][part], w[p], x);
                 }

@@ -8,7 +8,9 @@
 //     for each group g: dot = sum over its columns of (nibble - 8) * code;  sum += m[g] * dot
 //
 // Few tokens: nibbles are used as they lie, a group's sum is corrected by -8 * sum(codes) and multiplied by m once.
-// From kUnpackFrom tokens on a panel is unpacked to m * q first, once for all of them.
+// Many tokens: a slice of the columns of two panels is unpacked to m * q and stays in the first-level cache while all
+// tokens pass; their sums wait in memory for the next slice. (Whole panels of 2048 columns, read again from the second
+// level for every eight tokens, left half of the arithmetic idle: LOG.md.)
 #include "panels.h"
 #include "scratch.h"
 #include "vec.h"
@@ -16,11 +18,16 @@
 namespace twofold::TWOFOLD_ISA {
 namespace {
 
-constexpr int kWideTile = kLanes == 16 ? 8 : 4;  // tokens per tile: accumulators fill the registers but a few
-constexpr int64_t kUnpackTokens = kHasTiles ? 8 : kUnpackFrom;  // with tiles reckoned from cycles, not measured
-constexpr int64_t kQuadBytes = 64;                              // 16 rows of 4 codes
-constexpr int64_t kBlockBytes = 128 * 1024;                     // unpacked panels kept in the second-level cache
+constexpr int kWideTile = kLanes == 16 ? 8 : 4;    // tokens per tile
+constexpr int kWidePanels = kLanes == 16 ? 2 : 1;  // and panels: accumulators fill the registers but a few
+constexpr int64_t kQuadBytes = 64;                 // 16 rows of 4 codes
+constexpr int kBlockPanels = 4;                    // panels that the tokens pass at once,
+constexpr int64_t kSliceColumns = 1024;            // so many columns of them: 64 KiB
+constexpr int64_t kTokenBytes = 1536 * 1024;       // activations that pass, from the second-level cache
+constexpr int64_t kTileFrom = 8;                   // tokens worth AMX tiles; reckoned from cycles, not measured
+constexpr int64_t kTileBlock = 128 * 1024;         // unpacked panels for them
 constexpr int kGroupQuads = 8;
+constexpr int64_t kAhead = 2048;  // bytes; the hardware looks ahead within a page of 4096 only
 
 typedef uint16_t Pairs __attribute__((vector_size(4 * kLanes)));
 
@@ -30,48 +37,59 @@ inline I load_quad(const int8_t* codes) {
     return broadcast(quad);
 }
 
-// T tokens times P panels of int8 codes that already carry kWeightOffset (kUnpacked) or not. Two panels share each
-// quad of activations once it is spread over a register: one panel alone is bound by those loads.
-template <int T, int P, bool kUnpacked>
-void multiply_int8(const Codes& x, int64_t token, const Panel* panels) {
-    I sums[P][T][kParts];
+// sums += T tokens times P panels, over some columns from `codes` and `w` on. The panels' codes carry kWeightOffset
+// already but for kOffset; those of kFromMemory are asked for ahead. Two panels share each quad of activations once it is spread over a register: one panel
+// alone is bound by those loads.
+template <int T, int P, uint8_t kOffset, bool kFromMemory>
+inline void add_int8(I (&sums)[P][T][kParts], const int8_t* first, int64_t stride, const uint8_t* const* w,
+                     int64_t columns) {
     const int8_t* codes[T];
-    for (int t = 0; t < T; ++t) {
-        codes[t] = x.codes + (token + t) * x.width;
-        for (int p = 0; p < P; ++p)
-            for (int part = 0; part < kParts; ++part) sums[p][t][part] = broadcast(x.starts[token + t]);
-    }
-    for (int64_t quad = 0; quad < x.width / 4; ++quad) {
-        Bytes w[P][kParts];
-        for (int p = 0; p < P; ++p)
+    for (int t = 0; t < T; ++t) codes[t] = first + t * stride;
+    for (int64_t quad = 0; quad < columns / 4; ++quad) {
+        Bytes weights[P][kParts];
+        for (int p = 0; p < P; ++p) {
+            if constexpr (kFromMemory) __builtin_prefetch(w[p] + quad * kQuadBytes + kAhead);
             for (int part = 0; part < kParts; ++part) {
-                w[p][part] = load<Bytes>(panels[p].codes + quad * kQuadBytes + part * 4 * kLanes);
-                if constexpr (!kUnpacked && kWeightOffset != 0) w[p][part] ^= kWeightOffset;
+                weights[p][part] = load<Bytes>(w[p] + quad * kQuadBytes + part * 4 * kLanes);
+                if constexpr (kOffset != 0) weights[p][part] ^= kOffset;
             }
+        }
         for (int t = 0; t < T; ++t) {
             const I values = load_quad(codes[t] + 4 * quad);
             for (int p = 0; p < P; ++p)
                 for (int part = 0; part < kParts; ++part)
-                    sums[p][t][part] = dot_int8(sums[p][t][part], w[p][part], values);
+                    sums[p][t][part] = dot_int8(sums[p][t][part], weights[p][part], values);
         }
     }
+}
+
+template <int T, int P>
+[[gnu::noinline]] void multiply_int8(const Codes& x, int64_t token, const Panel* panels) {
+    I sums[P][T][kParts];
+    const uint8_t* w[P];
+    for (int p = 0; p < P; ++p) {
+        w[p] = panels[p].codes;
+        for (int t = 0; t < T; ++t)
+            for (int part = 0; part < kParts; ++part) sums[p][t][part] = broadcast(x.starts[token + t]);
+    }
+    add_int8<T, P, kWeightOffset, true>(sums, x.row(token), x.stride, w, x.width);
     for (int p = 0; p < P; ++p) finish(sums[p], x, token, panels[p]);
 }
 
 template <int T>
-void multiply_int4(const Codes& x, int64_t token, const Panel& panel) {
+[[gnu::noinline]] void multiply_int4(const Codes& x, int64_t token, const Panel& panel) {
     I sums[T][kParts] = {};
     const int8_t* codes[T];
     const int64_t groups = x.width / kGroupColumns;
-    for (int t = 0; t < T; ++t) codes[t] = x.codes + (token + t) * x.width;
-    const int32_t* starts = x.group_starts + token * groups;
+    for (int t = 0; t < T; ++t) codes[t] = x.row(token + t);
     for (int64_t group = 0; group < groups; ++group) {
         Group dots[T][kParts];
         for (int t = 0; t < T; ++t)
-            for (int part = 0; part < kParts; ++part) dots[t][part] = (Group)broadcast(starts[t * groups + group]);
+            for (int part = 0; part < kParts; ++part) dots[t][part] = (Group)load_quad(codes[t] + x.width + 4 * group);
 #pragma GCC unroll 1  // unrolled, GCC moves all loads to the front and spills them
         for (int j = 0; j < kGroupQuads / 2; ++j) {
             const uint8_t* both = panel.codes + group * 256 + j * kQuadBytes;
+            __builtin_prefetch(both + kAhead);
             for (int half = 0; half < 2; ++half) {
                 Bytes nibbles[kParts];
                 for (int part = 0; part < kParts; ++part) {
@@ -101,15 +119,18 @@ inline Bytes scale_codes(Bytes nibbles, Pairs m) {
     return kHasTiles || kWeightOffset == 0 ? offset_by_128 ^ 128 : offset_by_128;
 }
 
-void unpack_panel(const uint8_t* codes, const uint8_t* stored, int64_t groups, uint8_t* unpacked) {
-    for (int64_t group = 0; group < groups; ++group, codes += 256, unpacked += 512) {
+// Columns first .. first + columns - 1 of an Int4 panel as int8 codes with kWeightOffset (without, for tiles).
+void unpack(const Panel& panel, int64_t first, int64_t columns, uint8_t* unpacked) {
+    for (int64_t group = first / kGroupColumns; group < (first + columns) / kGroupColumns; ++group, unpacked += 512) {
         I multipliers[kParts];
-        unpack_multipliers(stored + group * 8, multipliers);
+        unpack_multipliers(panel.multipliers + group * 8, multipliers);
         for (int part = 0; part < kParts; ++part) {
             const Pairs m = (Pairs)((multipliers[part] & 0xFFFF) | (multipliers[part] << 16));
             for (int j = 0; j < kGroupQuads / 2; ++j) {
                 const int64_t place = j * kQuadBytes + part * 4 * kLanes;
-                const Bytes both = load<Bytes>(codes + place);
+                const uint8_t* codes = panel.codes + group * 256 + place;
+                __builtin_prefetch(codes + kAhead);
+                const Bytes both = load<Bytes>(codes);
                 store(unpacked + place, scale_codes(both & 15, m));
                 store(unpacked + 256 + place, scale_codes((Bytes)((Pairs)both >> 4) & 15, m));
             }
@@ -117,72 +138,149 @@ void unpack_panel(const uint8_t* codes, const uint8_t* stored, int64_t groups, u
     }
 }
 
-enum class Kind { kInt8, kUnpacked, kInt4 };
+// A slice of the columns of `count` panels, and the sums of the slices before it: [tokens][count][16].
+struct Slice {
+    const uint8_t* codes[kBlockPanels];
+    int64_t count, first, columns;
+    int32_t* sums;
+};
 
-// T tokens with `count` panels.
-template <Kind kKind, int T>
-void multiply_tile(const Codes& x, int64_t token, const Panel* panels, int64_t count) {
-    int64_t i = 0;
-    if constexpr (kKind == Kind::kInt4) {
-        for (; i < count; ++i) multiply_int4<T>(x, token, panels[i]);
-    } else {
-        if constexpr (T == kWideTile && kLanes == 16)
-            for (; i + 2 <= count; i += 2) multiply_int8<T, 2, kKind == Kind::kUnpacked>(x, token, panels + i);
-        for (; i < count; ++i) multiply_int8<T, 1, kKind == Kind::kUnpacked>(x, token, panels + i);
+// T tokens with panels p .. p + P - 1 of the block. Codes of Int8 panels are used as they lie.
+template <bool kInt4, int T, int P>
+[[gnu::noinline]] void multiply_slice(const Codes& x, int64_t token, const Slice& slice, int64_t p, const Panel* panels) {
+    I sums[P][T][kParts];
+    int32_t* kept = slice.sums + (token * slice.count + p) * kPanelRows;
+    for (int t = 0; t < T; ++t)
+        for (int i = 0; i < P; ++i)
+            for (int part = 0; part < kParts; ++part)
+                sums[i][t][part] = slice.first == 0
+                                       ? broadcast(x.starts[token + t])
+                                       : load<I>(kept + (t * slice.count + i) * kPanelRows + part * kLanes);
+    add_int8<T, P, kInt4 ? 0 : kWeightOffset, !kInt4>(sums, x.row(token) + slice.first, x.stride, slice.codes + p, slice.columns);
+    if (slice.first + slice.columns == x.width) {
+        for (int i = 0; i < P; ++i) finish(sums[i], x, token, panels[p + i]);
+        return;
+    }
+    for (int t = 0; t < T; ++t)
+        for (int i = 0; i < P; ++i)
+            for (int part = 0; part < kParts; ++part)
+                store(kept + (t * slice.count + i) * kPanelRows + part * kLanes, sums[i][t][part]);
+}
+
+// body.operator()<T>(token) for tiles of kWideTile tokens, and for one of those left.
+template <int T = kWideTile, class Body>
+inline void for_each_tile(int64_t tokens, const Body& body, int64_t token = 0) {
+    for (; token + T <= tokens; token += T) body.template operator()<T>(token);
+    if constexpr (T > 1) {
+        if (token < tokens) for_each_tile<T - 1>(tokens, body, token);
     }
 }
 
-// All tokens with `count` panels of the same kind; the panels stay in cache while the tokens pass.
-template <Kind kKind>
+// All tokens with a block of panels, slice by slice.
+template <bool kInt4>
 void multiply_block(const Codes& x, int64_t tokens, const Panel* panels, int64_t count) {
-    int64_t token = 0;
-    for (; token + kWideTile <= tokens; token += kWideTile) multiply_tile<kKind, kWideTile>(x, token, panels, count);
-    if constexpr (kWideTile > 4)
-        for (; token + 4 <= tokens; token += 4) multiply_tile<kKind, 4>(x, token, panels, count);
-    for (; token + 2 <= tokens; token += 2) multiply_tile<kKind, 2>(x, token, panels, count);
-    for (; token < tokens; ++token) multiply_tile<kKind, 1>(x, token, panels, count);
+    Slice slice{{}, count, 0, 0, scratch<int32_t>(Slot::kSums, tokens * count * kPanelRows)};
+    uint8_t* unpacked = scratch<uint8_t>(Slot::kPanel, kBlockPanels * kSliceColumns * kPanelRows);
+    for (; slice.first < x.width; slice.first += slice.columns) {
+        slice.columns = smaller(kSliceColumns, x.width - slice.first);
+        for (int64_t p = 0; p < count; ++p) {
+            uint8_t* own = unpacked + p * kSliceColumns * kPanelRows;
+            if (kInt4) unpack(panels[p], slice.first, slice.columns, own);
+            slice.codes[p] = kInt4 ? own : panels[p].codes + slice.first * kPanelRows;
+        }
+        for_each_tile(tokens, [&]<int T>(int64_t token) {
+            int64_t p = 0;
+            for (; p + kWidePanels <= count; p += kWidePanels)
+                multiply_slice<kInt4, T, kWidePanels>(x, token, slice, p, panels);
+            for (; p < count; ++p) multiply_slice<kInt4, T, 1>(x, token, slice, p, panels);
+        });
+    }
+}
+
+// Panels first <= i < last of a weight; y points at the outputs of the first one.
+struct Panels {
+    const Weight& weight_ND;
+    int64_t width, first, last;
+    float* y;
+    int64_t stride;
+
+    Panel at(int64_t index) const {
+        const bool is_int4 = weight_ND.format == Format::kInt4;
+        const int64_t bytes = is_int4 ? width * kPanelRows / 2 : width * kPanelRows;
+        return {static_cast<const uint8_t*>(weight_ND.codes) + index * bytes,
+                is_int4 ? weight_ND.multipliers + index * (width / kGroupColumns) * 8 : nullptr,
+                weight_ND.scales + index * kPanelRows,
+                y + (index - first) * kPanelRows,
+                stride,
+                smaller(kPanelRows, weight_ND.rows - index * kPanelRows)};
+    }
+};
+
+// A block of tokens with one block of panels after the other.
+template <bool kInt4>
+[[maybe_unused]] void multiply_blocks(const Codes& x, int64_t tokens, const Panels& all) {
+    const int64_t step = larger<int64_t>(8 * kWideTile, kTokenBytes / x.stride);
+    for (int64_t token = 0; token < tokens; token += step) {
+        Panels part = all;
+        part.y += token * all.stride;
+        for (int64_t start = all.first; start < all.last; start += kBlockPanels) {
+            const int64_t count = smaller<int64_t>(kBlockPanels, all.last - start);
+            Panel panels[kBlockPanels];
+            for (int64_t i = 0; i < count; ++i) panels[i] = part.at(start + i);
+            multiply_block<kInt4>(from_row(x, token), smaller(step, tokens - token), panels, count);
+        }
+    }
+}
+
+// Panel by panel, and two at a time of int8 codes for a whole tile of tokens.
+void multiply_few(const Codes& x, int64_t tokens, const Panels& all) {
+    const bool is_int4 = all.weight_ND.format == Format::kInt4;
+    int64_t i = all.first;
+    if (!is_int4 && tokens == kWideTile)
+        for (; i + kWidePanels <= all.last; i += kWidePanels) {
+            const Panel panels[] = {all.at(i), all.at(i + kWidePanels - 1)};
+            multiply_int8<kWideTile, kWidePanels>(x, 0, panels);
+        }
+    for (; i < all.last; ++i) {
+        const Panel panel = all.at(i);
+        if (is_int4)
+            for_each_tile(tokens, [&]<int T>(int64_t token) { multiply_int4<T>(x, token, panel); });
+        else
+            for_each_tile(tokens, [&]<int T>(int64_t token) { multiply_int8<T, 1>(x, token, &panel); });
+    }
+}
+
+[[maybe_unused]] void multiply_on_tiles(const Codes& x, int64_t tokens, const Panels& all) {
+    constexpr int64_t kMostPanels = 8;
+    const int64_t bytes = kPanelRows * x.width, block = larger<int64_t>(1, smaller(kMostPanels, kTileBlock / bytes));
+    uint8_t* unpacked = scratch<uint8_t>(Slot::kPanel, block * bytes);
+    for (int64_t start = all.first; start < all.last; start += block) {
+        const int64_t count = smaller(block, all.last - start);
+        Panel panels[kMostPanels];
+        for (int64_t i = 0; i < count; ++i) {
+            panels[i] = all.at(start + i);
+            if (panels[i].multipliers == nullptr) continue;
+            unpack(panels[i], 0, x.width, unpacked + i * bytes);
+            panels[i].codes = unpacked + i * bytes;
+        }
+        multiply_tiles(x, tokens, panels, count);
+    }
 }
 
 }  // namespace
 
 void multiply_codes(const Codes& x, int64_t tokens, const Weight& weight_ND, int64_t first, int64_t last, float* y,
                     int64_t stride) {
-    constexpr int64_t kMostPanels = 8;
-    const bool is_int4 = weight_ND.format == Format::kInt4, many = tokens >= kUnpackTokens, unpacks = is_int4 && many;
-    const int64_t groups = x.width / kGroupColumns, unpacked_bytes = 16 * x.width;
-    const int64_t panel_bytes = is_int4 ? unpacked_bytes / 2 : unpacked_bytes;
-    const int64_t block =
-        tokens == 1 ? 1 : larger<int64_t>(1, smaller<int64_t>(kMostPanels, kBlockBytes / unpacked_bytes));
-    const uint8_t* codes = static_cast<const uint8_t*>(weight_ND.codes);
-    uint8_t* unpacked = unpacks ? scratch<uint8_t>(Slot::kPanel, block * unpacked_bytes) : nullptr;
-    for (int64_t start = first; start < last; start += block) {
-        const int64_t count = smaller(block, last - start);
-        Panel panels[kMostPanels];
-        for (int64_t i = 0; i < count; ++i) {
-            const int64_t panel = start + i;
-            panels[i] = Panel{codes + panel * panel_bytes,
-                              is_int4 ? weight_ND.multipliers + panel * groups * 8 : nullptr,
-                              weight_ND.scales + panel * 16,
-                              y + (panel - first) * 16,
-                              stride,
-                              smaller<int64_t>(16, weight_ND.rows - panel * 16)};
-            if (!unpacks) continue;
-            unpack_panel(panels[i].codes, panels[i].multipliers, groups, unpacked + i * unpacked_bytes);
-            panels[i].codes = unpacked + i * unpacked_bytes;
-        }
-        if constexpr (kHasTiles) {
-            if (many) {
-                multiply_tiles(x, tokens, panels, count);
-                continue;
-            }
-        }
-        if (unpacks)
-            multiply_block<Kind::kUnpacked>(x, tokens, panels, count);
-        else if (is_int4)
-            multiply_block<Kind::kInt4>(x, tokens, panels, count);
-        else
-            multiply_block<Kind::kInt8>(x, tokens, panels, count);
-    }
+    const Panels all{weight_ND, x.width, first, last, y, stride};
+    const bool is_int4 = weight_ND.format == Format::kInt4;
+    const int64_t many = kHasTiles ? kTileFrom : is_int4 ? kUnpackFrom : kWideTile + 1;
+    if (tokens < many) return multiply_few(x, tokens, all);
+    if constexpr (kHasTiles)
+        multiply_on_tiles(x, tokens, all);
+    else if (is_int4)
+        multiply_blocks<true>(x, tokens, all);
+    else
+        multiply_blocks<false>(x, tokens, all);
 }
 
 }  // namespace twofold::TWOFOLD_ISA

@@ -32,8 +32,7 @@ Weight matrix_of(const Weight& weight_END, int64_t index) {
 }
 
 Codes from_row(const Codes& codes, int64_t row) {
-    return {codes.codes + row * codes.width, codes.scales + row, codes.starts + row,
-            codes.group_starts + row * (codes.width / kGroupColumns), codes.width};
+    return {codes.row(row), codes.scales + row, codes.starts + row, codes.width, codes.stride};
 }
 
 void multiply_panels(const Input& x, int64_t first_row, int64_t rows, const Weight& weight_ND, int64_t first,

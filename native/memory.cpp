@@ -17,8 +17,12 @@ uint64_t read_all(const uint8_t* memory, int64_t size_bytes) {
     typedef uint64_t Line __attribute__((vector_size(64), may_alias));
     Line sums[4] = {};
     const Line* lines = reinterpret_cast<const Line*>(memory);
+    constexpr int64_t kAhead = 32;  // lines: asked for ahead, as the kernels do; without it half the pace was seen
     for (int64_t i = 0; i + 4 <= size_bytes / 64; i += 4)
-        for (int k = 0; k < 4; ++k) sums[k] += lines[i + k];
+        for (int k = 0; k < 4; ++k) {
+            __builtin_prefetch(lines + i + k + kAhead);
+            sums[k] += lines[i + k];
+        }
     const Line total = sums[0] + sums[1] + sums[2] + sums[3];
     uint64_t result = 0;
     for (int k = 0; k < 8; ++k) result += total[k];

@@ -5,14 +5,17 @@
 
 namespace twofold::TWOFOLD_ISA {
 
-// Activations as int8 codes: codes [rows, width] with zeros from `columns` to width (a multiple of 64), one scale per
-// row, and the two corrections that the ISA's dot products start from (isa/*.h).
+// Activations as int8 codes, one scale per row, and the two corrections that the ISA's dot products start from
+// (isa/*.h). A row has zeros from `columns` to width (a multiple of 64), then the corrections of its groups: what is
+// read together lies together, and rows are rarely a power of two apart, which would crowd a few sets of the cache.
 struct Codes {
     int8_t* codes;
     float* scales;
     int32_t* starts;        // [rows]: -kWeightOffset * sum of codes
-    int32_t* group_starts;  // [rows, width / 32]
-    int64_t width;
+    int64_t width, stride;  // bytes
+
+    int8_t* row(int64_t index) const { return codes + index * stride; }
+    int32_t* group_starts(int64_t index) const { return reinterpret_cast<int32_t*>(row(index) + width); }
 };
 
 // Codes over this thread's scratch, to be filled row by row.

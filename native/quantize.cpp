@@ -46,11 +46,10 @@ inline Four sum_quads(V v) {
 Codes place_codes(int64_t rows, int64_t columns) {
     Codes result;
     result.width = round_up(columns, kColumnStep);
-    const int64_t groups = result.width / kGroupColumns;
-    char* memory = scratch<char>(Slot::kCodes, rows * (result.width + 4 * groups + 8) + 128);
+    result.stride = round_up(result.width + 4 * (result.width / kGroupColumns), 64);
+    char* memory = scratch<char>(Slot::kCodes, rows * (result.stride + 8));
     result.codes = reinterpret_cast<int8_t*>(memory);
-    result.group_starts = reinterpret_cast<int32_t*>(memory + rows * result.width);
-    result.starts = result.group_starts + rows * groups;
+    result.starts = reinterpret_cast<int32_t*>(memory + rows * result.stride);
     result.scales = reinterpret_cast<float*>(result.starts + rows);
     return result;
 }
@@ -58,8 +57,8 @@ Codes place_codes(int64_t rows, int64_t columns) {
 void quantize_row(const float* x_D, int64_t columns, const Codes& into, int64_t row) {
     const float scale = largest_magnitude(x_D, columns) / 127.0f;
     const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
-    int8_t* codes = into.codes + row * into.width;
-    int32_t* group_starts = into.group_starts + row * (into.width / kGroupColumns);
+    int8_t* codes = into.row(row);
+    int32_t* group_starts = into.group_starts(row);
     int32_t total = 0;
     for (int64_t group = 0; group < into.width / kGroupColumns; ++group) {
         I sums{};
@@ -81,7 +80,7 @@ void quantize(const Rows& x_TD, int8_t* codes_TD, float* scales_T) {
     const Codes codes = place_codes(x_TD.rows, x_TD.columns);
     for (int64_t row = 0; row < x_TD.rows; ++row) {
         quantize_row(x_TD.data + row * x_TD.stride, x_TD.columns, codes, row);
-        __builtin_memcpy(codes_TD + row * x_TD.columns, codes.codes + row * codes.width,
+        __builtin_memcpy(codes_TD + row * x_TD.columns, codes.row(row),
                          static_cast<size_t>(x_TD.columns));
         scales_T[row] = codes.scales[row];
     }

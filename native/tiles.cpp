@@ -50,9 +50,9 @@ template <int T, int P>
 void multiply_block(Tiles& tiles, const Codes& x, const Block& block, const Panel* panels) {
     using N = Numbers<T>;
     each<T>([&]<int t>() { each<P>([&]<int p>() { tiles.zero<N::c(t, p)>(); }); });
-    const int8_t* codes = x.codes + block.token * x.width;
+    const int8_t* codes = x.row(block.token);
     for (int64_t d = 0; d < x.width; d += kTileBytes) {
-        each<T>([&]<int t>() { tiles.load<N::a(t)>(codes + t * kTileRows * x.width + d, x.width); });
+        each<T>([&]<int t>() { tiles.load<N::a(t)>(codes + t * kTileRows * x.stride + d, x.stride); });
         each<P>([&]<int p>() {
             tiles.load<N::b(p)>(panels[p].codes + d * kPanelRows, kTileBytes);
             each<T>([&]<int t>() { tiles.dot_int8<N::c(t, p), N::a(t), N::b(p)>(); });
