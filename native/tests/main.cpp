@@ -1,6 +1,7 @@
 // Native tests: every ISA this CPU has against plain loops, sizes around the vectors, unaligned inputs; the pool.
 // No framework: CHECK counts failures, main returns them. The cases of ops/cases.py test the same kernels from Python;
 // these run without Python, under sanitizers or an emulator of another CPU.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -169,6 +170,51 @@ void test_pool() {
     CHECK(threads() >= 1, "%d threads", threads());
 }
 
+// One sequence of `tokens` positions, whole, against softmax(q k) v in double.
+void test_attention(const Isa& isa, KvType type, int64_t tokens, int64_t size) {
+    constexpr int64_t kHeads = 5, kBlockSize = 32;
+    Random random{static_cast<uint64_t>(tokens * 100 + size)};
+    const int64_t blocks = padded(tokens, kBlockSize) / kBlockSize;
+    const Floats q(tokens * kHeads * size, random), k(tokens * size, random), v(tokens * size, random);
+    Floats o(tokens * kHeads * size);
+    Cache cache{type, nullptr, nullptr, nullptr, nullptr, blocks, 1, kBlockSize, size};
+    const auto items = static_cast<size_t>(blocks * cache.panels() * cache.panel_items());
+    std::vector<float> keys(items), values(items), key_scales(items), value_scales(items);
+    cache.keys = keys.data(), cache.values = values.data();
+    cache.key_scales = key_scales.data(), cache.value_scales = value_scales.data();
+    std::vector<int32_t> positions, table;
+    std::vector<int64_t> slots;
+    for (int64_t b = 0; b < blocks; ++b) table.push_back(static_cast<int32_t>(blocks - 1 - b));
+    for (int64_t t = 0; t < tokens; ++t) {
+        positions.push_back(static_cast<int32_t>(t));
+        slots.push_back(table[static_cast<size_t>(t / kBlockSize)] * kBlockSize + t % kBlockSize);
+    }
+    const int32_t starts[] = {0, static_cast<int32_t>(tokens)}, bases[] = {0};
+    const Layout layout{positions.data(), starts, slots.data(), table.data(), bases, 1, blocks, 0};
+    isa.kernels->store_heads({k.data, tokens, 1, size, size, size}, {v.data, tokens, 1, size, size, size}, cache,
+                             slots.data());
+    isa.kernels->attend({q.data, tokens, kHeads, size, kHeads * size, size}, cache, layout, o.data);
+    double worst = 0.0;
+    for (int64_t row = 0; row < tokens * kHeads; ++row) {
+        std::vector<double> expected(static_cast<size_t>(size));
+        double sum = 0.0;
+        for (int64_t l = 0; l <= row / kHeads; ++l) {
+            double score = 0.0;
+            for (int64_t i = 0; i < size; ++i) score += q.data[row * size + i] * k.data[l * size + i];
+            const double weight = std::exp(score / std::sqrt(static_cast<double>(size)));
+            sum += weight;
+            for (int64_t i = 0; i < size; ++i) expected[static_cast<size_t>(i)] += weight * v.data[l * size + i];
+        }
+        for (int64_t i = 0; i < size; ++i)
+            worst = std::max(worst, std::abs(expected[static_cast<size_t>(i)] / sum - o.data[row * size + i]));
+    }
+    const double allowed = type == KvType::kF32    ? 1e-5
+                           : type == KvType::kBf16 ? 1e-2
+                                                   : 2e-2;  // what items are rounded to
+    CHECK(worst <= allowed, "%s: attention of %d tokens, heads of %d: error %g", isa.name.c_str(),
+          static_cast<int>(tokens), static_cast<int>(size), worst);
+}
+
 int run_all() {
     test_pool();
     test_integer_definition();
@@ -180,6 +226,9 @@ int run_all() {
                 test_products(isa, tokens, size, 96);
                 test_products(isa, tokens, 48, size);
             }
+        for (const KvType type : {KvType::kF32, KvType::kBf16, KvType::kInt8})
+            for (const int64_t tokens : {1, 17, 70})
+                for (const int64_t size : {4, 20, 64, 128}) test_attention(isa, type, tokens, size);
     }
     std::printf("%d failures\n", failures);
     return failures == 0 ? 0 : 1;
