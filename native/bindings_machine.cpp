@@ -13,14 +13,15 @@
 namespace twofold {
 namespace {
 
+struct Region {
+    uint8_t* memory;
+    int64_t size_bytes;
+};
+
 nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> arena(int64_t size_bytes) {
     require(size_bytes >= 0, "size_bytes must not be negative");
     uint8_t* memory = map_memory(size_bytes);
     if (memory == nullptr) throw std::bad_alloc();
-    struct Region {
-        uint8_t* memory;
-        int64_t size_bytes;
-    };
     nb::capsule owner(new Region{memory, size_bytes}, [](void* region) noexcept {
         auto* mine = static_cast<Region*>(region);
         unmap_memory(mine->memory, mine->size_bytes);
@@ -28,6 +29,21 @@ nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> arena(int64_t size_bytes) {
     });
     const size_t shape[1] = {static_cast<size_t>(size_bytes)};
     return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(memory, 1, shape, owner);
+}
+
+// float32 of this shape, contents undefined, whose memory goes back to take_memory's when the array is gone.
+nb::ndarray<nb::numpy, float> floats(const std::vector<size_t>& shape) {
+    int64_t size_bytes = sizeof(float);
+    for (const size_t extent : shape)
+        if (__builtin_mul_overflow(size_bytes, extent, &size_bytes)) throw std::bad_alloc();
+    uint8_t* memory = take_memory(size_bytes);
+    if (memory == nullptr) throw std::bad_alloc();
+    nb::capsule owner(new Region{memory, size_bytes}, [](void* region) noexcept {
+        auto* mine = static_cast<Region*>(region);
+        give_memory(mine->memory, mine->size_bytes);
+        delete mine;
+    });
+    return nb::ndarray<nb::numpy, float>(memory, shape.size(), shape.data(), owner);
 }
 
 }  // namespace
@@ -66,6 +82,7 @@ void bind_machine(nb::module_& m) {
         "Name, features and usable physical cores of this CPU.");
     m.def("arena", &arena, "size_bytes"_a,
           "Zeroed uint8 [size_bytes] on pages of its own, huge ones if the system has them.");
+    m.def("floats", &floats, "shape"_a, "float32 array in memory that is used again, contents undefined.");
     m.def(
         "measure_read",
         [](int64_t size_bytes, int threads) {

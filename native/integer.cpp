@@ -38,8 +38,8 @@ inline I load_quad(const int8_t* codes) {
 }
 
 // sums += T tokens times P panels, over some columns from `codes` and `w` on. The panels' codes carry kWeightOffset
-// already but for kOffset; those of kFromMemory are asked for ahead. Two panels share each quad of activations once it is spread over a register: one panel
-// alone is bound by those loads.
+// already but for kOffset; those of kFromMemory are asked for ahead. Two panels share each quad of activations once it
+// is spread over a register: one panel alone is bound by those loads.
 template <int T, int P, uint8_t kOffset, bool kFromMemory>
 inline void add_int8(I (&sums)[P][T][kParts], const int8_t* first, int64_t stride, const uint8_t* const* w,
                      int64_t columns) {
@@ -147,7 +147,8 @@ struct Slice {
 
 // T tokens with panels p .. p + P - 1 of the block. Codes of Int8 panels are used as they lie.
 template <bool kInt4, int T, int P>
-[[gnu::noinline]] void multiply_slice(const Codes& x, int64_t token, const Slice& slice, int64_t p, const Panel* panels) {
+[[gnu::noinline]] void multiply_slice(const Codes& x, int64_t token, const Slice& slice, int64_t p,
+                                      const Panel* panels) {
     I sums[P][T][kParts];
     int32_t* kept = slice.sums + (token * slice.count + p) * kPanelRows;
     for (int t = 0; t < T; ++t)
@@ -156,7 +157,8 @@ template <bool kInt4, int T, int P>
                 sums[i][t][part] = slice.first == 0
                                        ? broadcast(x.starts[token + t])
                                        : load<I>(kept + (t * slice.count + i) * kPanelRows + part * kLanes);
-    add_int8<T, P, kInt4 ? 0 : kWeightOffset, !kInt4>(sums, x.row(token) + slice.first, x.stride, slice.codes + p, slice.columns);
+    add_int8<T, P, kInt4 ? 0 : kWeightOffset, !kInt4>(sums, x.row(token) + slice.first, x.stride, slice.codes + p,
+                                                      slice.columns);
     if (slice.first + slice.columns == x.width) {
         for (int i = 0; i < P; ++i) finish(sums[i], x, token, panels[p + i]);
         return;

@@ -6,6 +6,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -29,6 +31,26 @@ uint64_t read_all(const uint8_t* memory, int64_t size_bytes) {
     return result;
 }
 
+constexpr int64_t kMostKept = 96 * 1024 * 1024;  // a step of 512 tokens of the 2048-wide benchmark networks holds 30
+
+struct Kept {
+    std::mutex lock;
+    std::map<int64_t, std::vector<uint8_t*>> by_size;
+    int64_t size_bytes = 0;
+};
+
+Kept& kept() {
+    static Kept* state = new Kept;  // never destroyed: arrays may outlive static destructors
+    return *state;
+}
+
+// Rounded up to four steps per power of two, so that nearly equal sizes share.
+int64_t size_class(int64_t size_bytes) {
+    int64_t step = 16 * 1024;
+    while (8 * step < size_bytes) step *= 2;
+    return (std::max<int64_t>(size_bytes, 1) + step - 1) / step * step;
+}
+
 }  // namespace
 
 uint8_t* map_memory(int64_t size_bytes) {
@@ -41,6 +63,34 @@ uint8_t* map_memory(int64_t size_bytes) {
 
 void unmap_memory(uint8_t* memory, int64_t size_bytes) {
     munmap(memory, static_cast<size_t>(std::max<int64_t>(size_bytes, 1)));
+}
+
+uint8_t* take_memory(int64_t size_bytes) {
+    const int64_t size = size_class(size_bytes);
+    {
+        const std::lock_guard<std::mutex> guard(kept().lock);
+        std::vector<uint8_t*>& same = kept().by_size[size];
+        if (!same.empty()) {
+            uint8_t* memory = same.back();
+            same.pop_back();
+            kept().size_bytes -= size;
+            return memory;
+        }
+    }
+    return map_memory(size);
+}
+
+void give_memory(uint8_t* memory, int64_t size_bytes) {
+    const int64_t size = size_class(size_bytes);
+    {
+        const std::lock_guard<std::mutex> guard(kept().lock);
+        if (kept().size_bytes + size <= kMostKept) {
+            kept().by_size[size].push_back(memory);
+            kept().size_bytes += size;
+            return;
+        }
+    }
+    unmap_memory(memory, size);
 }
 
 double measure_read(int64_t size_bytes, int threads) {

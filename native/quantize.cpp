@@ -80,8 +80,7 @@ void quantize(const Rows& x_TD, int8_t* codes_TD, float* scales_T) {
     const Codes codes = place_codes(x_TD.rows, x_TD.columns);
     for (int64_t row = 0; row < x_TD.rows; ++row) {
         quantize_row(x_TD.data + row * x_TD.stride, x_TD.columns, codes, row);
-        __builtin_memcpy(codes_TD + row * x_TD.columns, codes.row(row),
-                         static_cast<size_t>(x_TD.columns));
+        __builtin_memcpy(codes_TD + row * x_TD.columns, codes.row(row), static_cast<size_t>(x_TD.columns));
         scales_T[row] = codes.scales[row];
     }
 }

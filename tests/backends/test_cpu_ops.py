@@ -222,3 +222,23 @@ def test_the_machine_is_described_and_measured() -> None:
     assert module.measure_read(1 << 22, 2) > 1e8
     assert module.Native().measure_int8(1) > 1e8
     assert module.isas()[0] == "generic"
+
+
+def test_memory_of_outputs_is_used_again_only_when_nobody_holds_it() -> None:
+    module = load_native()
+    shape = (700, 1000)
+    held = module.floats(shape)
+    address = held.ctypes.data
+    held[...] = 3
+    view = held[5:]
+    other = module.floats(shape)
+    other[...] = 4
+    del held
+    gc.collect()
+    assert (view == 3).all(), "a view keeps the memory"
+    del view
+    gc.collect()
+    assert module.floats(shape).ctypes.data == address
+    assert module.floats((0, 5)).shape == (0, 5)
+    with pytest.raises(MemoryError):
+        module.floats((2**40, 2**40))

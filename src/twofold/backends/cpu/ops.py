@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import weakref
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,6 +73,8 @@ def wrap(module: Any, weight: Dense | Int8 | Int4) -> _native.Weight:
 
 
 PANEL_SLOTS = 16
+REUSED_FROM = 64 * 1024
+"""Items from which an output pays for the call: below it NumPy's own memory is warm anyway."""
 KV_ITEMS: dict[KvDtype, type] = {"f32": np.float32, "bf16": np.uint16, "int8": np.int8}
 
 
@@ -107,6 +110,13 @@ class CpuOps:
             self._weights[key] = known
         return known[1]
 
+    def _output(self, *shape: int) -> Floats:
+        """Memory for what an op returns. Large arrays come from memory that was used before (native/memory.h)."""
+        if prod(shape) < REUSED_FROM:
+            return np.empty(shape, np.float32)
+        result: Floats = self._module.floats(shape)
+        return result
+
     def upload(self, batch: Batch) -> Batch:
         """Nothing to move."""
         return batch
@@ -133,7 +143,7 @@ class CpuOps:
         """Rows of the table, decoded."""
         if isinstance(table_VD, Refined):
             return self.add(self.embed(table_VD.coarse, tokens_T), self.embed(table_VD.residual, tokens_T))
-        x_TD = np.empty((len(tokens_T), table_VD.shape[1]), np.float32)
+        x_TD = self._output(len(tokens_T), table_VD.shape[1])
         self._native.embed(self._view(table_VD), tokens_T, x_TD)
         return x_TD
 
@@ -143,7 +153,7 @@ class CpuOps:
 
     def norm(self, x_TD: Floats, weight_D: Dense, epsilon: float) -> Floats:
         """RMS norm with a weight."""
-        y_TD = np.empty(x_TD.shape, np.float32)
+        y_TD = self._output(*x_TD.shape)
         weight = np.asarray(weight_D.values, np.float32)
         self._native.norm(x_TD[:, None, :], weight, epsilon, y_TD[:, None, :])
         return y_TD
@@ -152,7 +162,7 @@ class CpuOps:
         """Product with a weight of any format."""
         if isinstance(weight_ND, Refined):
             return self.add(self.linear(x_TD, weight_ND.coarse), self.linear(x_TD, weight_ND.residual))
-        y_TN = np.empty((len(x_TD), weight_ND.shape[0]), np.float32)
+        y_TN = self._output(len(x_TD), weight_ND.shape[0])
         self._native.linear(x_TD, self._view(weight_ND), y_TN)
         return y_TN
 
@@ -171,13 +181,13 @@ class CpuOps:
 
     def rotate(self, x_THK: Floats, angles: tuple[Floats, Floats], setting: Rope) -> Floats:
         """Rotary position embedding."""
-        y_THK = np.empty(x_THK.shape, np.float32)
+        y_THK = self._output(*x_THK.shape)
         self._native.rotate(x_THK, angles[0], angles[1], setting.interleaved, y_THK)
         return y_THK
 
     def unit_norm(self, x_THK: Floats, epsilon: float) -> Floats:
         """RMS norm of every head."""
-        y_THK = np.empty(x_THK.shape, np.float32)
+        y_THK = self._output(*x_THK.shape)
         self._native.unit_norm(x_THK, epsilon, y_THK)
         return y_THK
 
@@ -185,7 +195,7 @@ class CpuOps:
         """Scale queries by 1 + scale * ln(1 + floor((p + 1) / floor))."""
         steps_T = np.floor((positions_T.astype(np.float32) + 1) / np.float32(setting.floor))
         factors_T = np.float32(1) + np.float32(setting.scale) * np.log1p(steps_T)
-        y_THK = np.empty(q_THK.shape, np.float32)
+        y_THK = self._output(*q_THK.shape)
         self._native.scale_heads(q_THK, factors_T, y_THK)
         return y_THK
 
@@ -200,7 +210,7 @@ class CpuOps:
         chunk: int | None,
     ) -> Floats:
         """Store keys and values, then attend."""
-        o_THK = np.empty(q_THK.shape, np.float32)
+        o_THK = self._output(*q_THK.shape)
         self._native.attend(
             q_THK,
             k_TGK,
@@ -218,13 +228,13 @@ class CpuOps:
 
     def add(self, x_TD: Floats, y_TD: Floats) -> Floats:
         """x + y."""
-        z_TD = np.empty(x_TD.shape, np.float32)
+        z_TD = self._output(*x_TD.shape)
         self._native.add(x_TD, y_TD, z_TD)
         return z_TD
 
     def swiglu(self, gate_up_TN: Floats) -> Floats:
         """silu(first half) * second half."""
-        a_TF = np.empty((len(gate_up_TN), gate_up_TN.shape[1] // 2), np.float32)
+        a_TF = self._output(len(gate_up_TN), gate_up_TN.shape[1] // 2)
         self._native.swiglu(gate_up_TN, a_TF)
         return a_TF
 
@@ -239,7 +249,7 @@ class CpuOps:
         self, x_TD: Floats, experts_TA: Ints, gates_TA: Floats, gate_up_END: Packed, down_EDF: Packed
     ) -> Floats:
         """Every token through each of its experts."""
-        y_TD = np.empty((len(x_TD), down_EDF.shape[1]), np.float32)
+        y_TD = self._output(len(x_TD), down_EDF.shape[1])
         gates = np.ascontiguousarray(gates_TA)
         self._native.experts(x_TD, experts_TA, gates, self._view(gate_up_END), self._view(down_EDF), y_TD)
         return y_TD
