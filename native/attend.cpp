@@ -14,7 +14,7 @@
 namespace twofold::TWOFOLD_ISA {
 namespace {
 
-constexpr int64_t kTileRows = 32;       // query rows (tokens times the heads that share a KV head) of a task, about
+constexpr int64_t kTileRows = 64;       // query rows (tokens times the heads that share a KV head) of a task, about
 constexpr int64_t kSegmentPanels = 64;  // a multiple of kBlockPanels
 constexpr int64_t kTilesPerThread = 4;  // with fewer, tiles are split along the context
 
@@ -106,13 +106,14 @@ Tile place_tile(const Problem& problem, const Task& task) {
     tile.size = problem.cache.size;
     tile.width = problem.width();
     const int64_t rows = tile.padded_rows, state = rows * (tile.width + 2);
-    float* memory = scratch<float>(Slot::kAttend, rows * (tile.width + kBlock + 4) + 2 * state);
+    float* memory = scratch<float>(Slot::kAttend, rows * (tile.width + kBlock + 4) + 2 * state + round_up(rows, 16));
     tile.firsts = reinterpret_cast<int64_t*>(memory);
     tile.lasts = tile.firsts + rows;
     tile.queries = memory + 4 * rows;
     tile.scores = tile.queries + rows * tile.width;
     tile.state = place_state(tile.scores + rows * kBlock, rows, tile.width);
     tile.total = place_state(tile.scores + rows * kBlock + state, rows, tile.width);
+    tile.factors = tile.scores + rows * kBlock + 2 * state;
     if (problem.cache.type == KvType::kInt8) tile.codes = place_codes(rows, tile.size);
     return tile;
 }

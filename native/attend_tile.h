@@ -14,10 +14,9 @@ namespace twofold::TWOFOLD_ISA {
 namespace {
 
 constexpr int kBlockPanels = 4;
-constexpr int kBlock = kBlockPanels * kSlots;   // keys of a key block
-constexpr int kQueries = 4;                     // query rows whose sums are held in registers
-constexpr int kColumns = kLanes == 16 ? 4 : 1;  // times 16 keys or dims
-constexpr float kNothing = -__builtin_inff();   // score of what must not be seen
+constexpr int kBlock = kBlockPanels * kSlots;  // keys of a key block
+constexpr int kQueries = 4;                    // query rows come in multiples of this
+constexpr float kNothing = -__builtin_inff();  // score of what must not be seen
 
 // What a row has gathered so far: o / s is its output.
 struct State {
@@ -33,6 +32,7 @@ struct Tile {
     float* queries;                          // [padded_rows, width], already divided by sqrt(size)
     Codes codes;                             // the same as codes, for int8 keys
     float* scores;                           // [padded_rows, kBlock], then weights
+    float* factors;                          // [padded_rows, rounded up to 16]: see weigh
     int64_t* firsts;                         // [padded_rows], first and last visible position
     int64_t* lasts;
     State state, total;
@@ -50,29 +50,41 @@ struct KeyBlock {
     int64_t widths[kBlockPanels];  // slots in use
 };
 
+// Calls body.operator()<T, P>(row) for all rows: T of them with P panels of 16 keys or dims are summed up in registers.
+// Eight rows share what it costs to spread a panel over floats, so that nine in ten operations multiply; four rows (a
+// token of one sequence) take more panels at once instead, as far as the items of one fit beside the sums.
+template <class Items, class Body>
+inline void for_rows(int64_t rows, const Body& body) {
+    constexpr int kFewPanels = kLanes < 16 ? 1 : Items::kPack == 4 ? 2 : 4;
+    int64_t row = 0;
+    if constexpr (kLanes == 16)
+        for (; row + 8 <= rows; row += 8) body.template operator()<8, 2>(row);
+    for (; row < rows; row += kQueries) body.template operator()<kQueries, kFewPanels>(row);
+}
+
 // sums[p][t] += rows[t] . panels[p], over `steps` steps of kPack items.
-template <class Items, int P>
-inline void add_products(F (&sums)[P][kQueries][kParts], const float* rows, int64_t stride,
+template <class Items, int T, int P>
+inline void add_products(F (&sums)[P][T][kParts], const float* rows, int64_t stride,
                          const typename Items::Item* const* panels, int64_t steps) {
     for (int64_t step = 0; step < steps; ++step)
         for (int part = 0; part < kParts; ++part) {
             F w[P][Items::kPack];
             for (int p = 0; p < P; ++p) Items::expand(panels[p] + (step * 16 + part * kLanes) * Items::kPack, w[p]);
             for (int i = 0; i < Items::kPack; ++i)
-                for (int t = 0; t < kQueries; ++t) {
+                for (int t = 0; t < T; ++t) {
                     const F x = broadcast(rows[t * stride + step * Items::kPack + i]);
                     for (int p = 0; p < P; ++p) sums[p][t][part] = fma(w[p][i], x, sums[p][t][part]);
                 }
         }
 }
 
-// Scores of kQueries rows with P panels of keys.
-template <class Items, int P>
-inline void score_panels(const Tile& tile, int64_t row, const KeyBlock<Items>& block, int panel) {
+// Scores of T rows with P panels of keys.
+template <class Items, int T, int P>
+[[gnu::noinline]] void score_panels(const Tile& tile, int64_t row, const KeyBlock<Items>& block, int panel) {
     float* scores = tile.scores + row * kBlock + panel * kSlots;
     if constexpr (Items::kIsInteger) {
-        I sums[P][kQueries][kParts];
-        for (int t = 0; t < kQueries; ++t)
+        I sums[P][T][kParts];
+        for (int t = 0; t < T; ++t)
             for (int p = 0; p < P; ++p)
                 for (int part = 0; part < kParts; ++part) sums[p][t][part] = broadcast(tile.codes.starts[row + t]);
         for (int64_t step = 0; step < tile.width / 4; ++step)
@@ -80,7 +92,7 @@ inline void score_panels(const Tile& tile, int64_t row, const KeyBlock<Items>& b
                 Bytes w[P];
                 for (int p = 0; p < P; ++p)
                     w[p] = load<Bytes>(block.keys[panel + p] + (step * 16 + part * kLanes) * 4) ^ kWeightOffset;
-                for (int t = 0; t < kQueries; ++t) {
+                for (int t = 0; t < T; ++t) {
                     int32_t quad;
                     __builtin_memcpy(&quad, tile.codes.row(row + t) + 4 * step, 4);
                     const I x = broadcast(quad);
@@ -88,98 +100,120 @@ inline void score_panels(const Tile& tile, int64_t row, const KeyBlock<Items>& b
                 }
             }
         for (int p = 0; p < P; ++p)
-            for (int t = 0; t < kQueries; ++t)
+            for (int t = 0; t < T; ++t)
                 for (int part = 0; part < kParts; ++part)
                     store(scores + t * kBlock + p * kSlots + part * kLanes,
                           __builtin_convertvector(sums[p][t][part], F) *
                               (load_f32(block.key_scales[panel + p] + part * kLanes) * tile.codes.scales[row + t]));
     } else {
-        F sums[P][kQueries][kParts] = {};
-        add_products<Items, P>(sums, tile.queries + row * tile.width, tile.width, block.keys + panel,
-                               tile.width / Items::kPack);
+        F sums[P][T][kParts] = {};
+        add_products<Items, T, P>(sums, tile.queries + row * tile.width, tile.width, block.keys + panel,
+                                  tile.width / Items::kPack);
         for (int p = 0; p < P; ++p)
-            for (int t = 0; t < kQueries; ++t)
+            for (int t = 0; t < T; ++t)
                 for (int part = 0; part < kParts; ++part)
                     store(scores + t * kBlock + p * kSlots + part * kLanes, sums[p][t][part]);
     }
 }
 
+// A maximum to subtract: 0 where nothing is visible yet, so that every weight is 0.
+inline float finite(float maximum) { return maximum == kNothing ? 0.0f : maximum; }
+
 // Hides the slots of a panel that the row must not see.
 inline void mask_panel(float* scores, int64_t first, int64_t last) {
-    if (first <= 0 && last >= kSlots - 1) return;
-    for (int64_t slot = 0; slot < kSlots; ++slot)
-        if (slot < first || slot > last) scores[slot] = kNothing;
+    const I from = broadcast(static_cast<int32_t>(larger<int64_t>(first, 0)));
+    const I to = broadcast(static_cast<int32_t>(smaller<int64_t>(larger<int64_t>(last, -1), kSlots)));
+    for (int part = 0; part < kParts; ++part) {
+        const I slots = lane_numbers() + part * kLanes;
+        float* place = scores + part * kLanes;
+        store(place, select((slots >= from) & (slots <= to), load_f32(place), broadcast(kNothing)));
+    }
 }
 
-// Turns one row's scores into weights and moves its maximum and sum; returns what its outputs so far must be
-// multiplied with. Weights of int8 values carry the values' scales.
+// Whether every row sees all keys of the block: positions and what rows see ascend.
 template <class Items>
-inline float weigh(const Tile& tile, int64_t row, const KeyBlock<Items>& block) {
-    float* scores = tile.scores + row * kBlock;
-    F most = broadcast(kNothing);
+inline bool is_whole(const Tile& tile, const KeyBlock<Items>& block) {
+    bool is_full = block.starts[0] >= tile.firsts[tile.padded_rows - 1];
     for (int p = 0; p < kBlockPanels; ++p)
-        mask_panel(scores + p * kSlots, tile.firsts[row] - block.starts[p],
-                   smaller(tile.lasts[row] - block.starts[p], block.widths[p] - 1));
-    for (int i = 0; i < kBlock; i += kLanes) most = vmax(load_f32(scores + i), most);
-    const float before = tile.state.maxima[row], maximum = larger(before, max_lanes(most));
-    const float base = maximum == kNothing ? 0.0f : maximum;  // nothing visible yet: every weight is 0
-    F sum{};
-    for (int p = 0; p < kBlockPanels; ++p)
-        for (int part = 0; part < kParts; ++part) {
-            float* place = scores + p * kSlots + part * kLanes;
-            F weights = exp(load_f32(place) - base);
-            sum += weights;
-            if constexpr (Items::kIsInteger) weights *= load_f32(block.value_scales[p] + part * kLanes);
-            store(place, weights);
-        }
-    const float factor = exp(broadcast(before - base))[0];
-    tile.state.sums[row] = tile.state.sums[row] * factor + sum_lanes(sum);
-    tile.state.maxima[row] = maximum;
-    return factor;
+        is_full = is_full && block.widths[p] == kSlots && block.starts[p] + kSlots - 1 <= tile.lasts[0];
+    return is_full;
 }
 
-// outputs = outputs * factor + weights @ values: kQueries rows, P times 16 dims from `dims` on.
-template <class Items, int P>
-inline void accumulate(const Tile& tile, int64_t row, const KeyBlock<Items>& block, int64_t dims,
-                       const float* factors) {
+// Turns scores into weights, moves every row's maximum and sum, and leaves in `factors` what the row's outputs so far
+// must be multiplied with. Weights of int8 values carry the values' scales.
+template <class Items>
+void weigh(const Tile& tile, const KeyBlock<Items>& block) {
+    const bool masks = !is_whole(tile, block);
+    for (int64_t row = 0; row < tile.padded_rows; ++row) {
+        float* scores = tile.scores + row * kBlock;
+        if (masks)
+            for (int p = 0; p < kBlockPanels; ++p)
+                mask_panel(scores + p * kSlots, tile.firsts[row] - block.starts[p],
+                           smaller(tile.lasts[row] - block.starts[p], block.widths[p] - 1));
+        F most = broadcast(kNothing);
+        for (int i = 0; i < kBlock; i += kLanes) most = vmax(load_f32(scores + i), most);
+        const float before = tile.state.maxima[row], maximum = larger(before, max_lanes(most));
+        tile.factors[row] = before - finite(maximum);
+        tile.state.maxima[row] = maximum;
+    }
+    for (int64_t row = 0; row < tile.padded_rows; row += kLanes)
+        store(tile.factors + row, exp_of_negative(load_f32(tile.factors + row)));
+    for (int64_t row = 0; row < tile.padded_rows; ++row) {
+        float* scores = tile.scores + row * kBlock;
+        const float base = finite(tile.state.maxima[row]);
+        F sum{};
+        for (int p = 0; p < kBlockPanels; ++p)
+            for (int part = 0; part < kParts; ++part) {
+                float* place = scores + p * kSlots + part * kLanes;
+                F weights = exp_of_negative(load_f32(place) - base);
+                sum += weights;
+                if constexpr (Items::kIsInteger) weights *= load_f32(block.value_scales[p] + part * kLanes);
+                store(place, weights);
+            }
+        tile.state.sums[row] = tile.state.sums[row] * tile.factors[row] + sum_lanes(sum);
+    }
+}
+
+// outputs = outputs * factor + weights @ values: T rows, P times 16 dims from `dims` on.
+template <class Items, int T, int P>
+[[gnu::noinline]] void accumulate(const Tile& tile, int64_t row, const KeyBlock<Items>& block, int64_t dims) {
     float* outputs = tile.state.outputs + row * tile.width + dims;
-    F sums[P][kQueries][kParts];
+    F sums[P][T][kParts];
     for (int p = 0; p < P; ++p)
-        for (int t = 0; t < kQueries; ++t)
+        for (int t = 0; t < T; ++t)
             for (int part = 0; part < kParts; ++part)
-                sums[p][t][part] = load_f32(outputs + t * tile.width + p * 16 + part * kLanes) * factors[t];
+                sums[p][t][part] = load_f32(outputs + t * tile.width + p * 16 + part * kLanes) * tile.factors[row + t];
     for (int panel = 0; panel < kBlockPanels; ++panel) {
         const typename Items::Item* columns[P];
         for (int p = 0; p < P; ++p) columns[p] = block.values[panel] + (dims + p * 16) * kSlots;
-        add_products<Items, P>(sums, tile.scores + row * kBlock + panel * kSlots, kBlock, columns,
-                               kSlots / Items::kPack);
+        add_products<Items, T, P>(sums, tile.scores + row * kBlock + panel * kSlots, kBlock, columns,
+                                  kSlots / Items::kPack);
     }
     for (int p = 0; p < P; ++p)
-        for (int t = 0; t < kQueries; ++t)
+        for (int t = 0; t < T; ++t)
             for (int part = 0; part < kParts; ++part)
                 store(outputs + t * tile.width + p * 16 + part * kLanes, sums[p][t][part]);
 }
 
-// All rows of the tile with one key block.
+// All rows of the tile with one key block: its keys stay in the first-level cache while all rows pass, then its values.
 template <class Items>
 void visit(const Tile& tile, const KeyBlock<Items>& block) {
-    for (int64_t row = 0; row < tile.padded_rows; row += kQueries) {
-        for (int panel = 0; panel < kBlockPanels; panel += kColumns)
-            score_panels<Items, kColumns>(tile, row, block, panel);
-        float factors[kQueries];
-        for (int t = 0; t < kQueries; ++t) factors[t] = weigh<Items>(tile, row + t, block);
+    for_rows<Items>(tile.padded_rows, [&]<int T, int P>(int64_t row) {
+        for (int panel = 0; panel < kBlockPanels; panel += P) score_panels<Items, T, P>(tile, row, block, panel);
+    });
+    weigh(tile, block);
+    for_rows<Items>(tile.padded_rows, [&]<int T, int P>(int64_t row) {
         int64_t dims = 0;
-        for (; dims + kColumns * 16 <= tile.width; dims += kColumns * 16)
-            accumulate<Items, kColumns>(tile, row, block, dims, factors);
-        for (; dims < tile.width; dims += 16) accumulate<Items, 1>(tile, row, block, dims, factors);
-    }
+        for (; dims + P * 16 <= tile.width; dims += P * 16) accumulate<Items, T, P>(tile, row, block, dims);
+        for (; dims < tile.width; dims += 16) accumulate<Items, T, 1>(tile, row, block, dims);
+    });
 }
 
 // Adds what `part` has gathered over later keys to `total`.
 inline void merge(const Tile& tile, const State& total, const State& part) {
     for (int64_t row = 0; row < tile.rows; ++row) {
         const float maximum = larger(total.maxima[row], part.maxima[row]);
-        const float base = maximum == kNothing ? 0.0f : maximum;
+        const float base = finite(maximum);
         const float old = exp(broadcast(total.maxima[row] - base))[0];
         const float added = exp(broadcast(part.maxima[row] - base))[0];
         total.maxima[row] = maximum;

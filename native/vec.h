@@ -163,12 +163,11 @@ inline V sum_each(const V (&v)[kLanes]) {
 constexpr float kRoundMagic = 12582912.0f;
 inline I round_to_int(F v) { return (I)(v + kRoundMagic) - 0x4B400000; }
 
-// e^x to about 2 ulp; 0 below -87.3 (also for -inf), e^88.7 = 3.3e38 from there on. Polynomial of Cephes' expf.
-inline F exp(F x) {
-    const F clamped = vmin(vmax(x, broadcast(-87.3f)), broadcast(88.7f));
-    const F shifted = fma(clamped, broadcast(1.44269504088896341f), broadcast(kRoundMagic));
+// What both exponentials share: x = n ln 2 + r as `shifted` (kRoundMagic + n), and e^r. Polynomial of Cephes' expf.
+inline F exp_of_rest(F x, F& shifted) {
+    shifted = fma(x, broadcast(1.44269504088896341f), broadcast(kRoundMagic));
     const F n = shifted - kRoundMagic;
-    F r = fma(n, broadcast(-0.693359375f), clamped);
+    F r = fma(n, broadcast(-0.693359375f), x);
     r = fma(n, broadcast(2.12194440e-4f), r);
     F p = broadcast(1.9875691500e-4f);
     p = fma(p, r, broadcast(1.3981999507e-3f));
@@ -176,10 +175,24 @@ inline F exp(F x) {
     p = fma(p, r, broadcast(4.1665795894e-2f));
     p = fma(p, r, broadcast(1.6666665459e-1f));
     p = fma(p, r, broadcast(5.0000001201e-1f));
-    const F series = fma(p, r * r, r) + 1.0f;
+    return fma(p, r * r, r) + 1.0f;
+}
+
+// e^x to about 2 ulp; 0 below -87.3 (also for -inf), e^88.7 = 3.3e38 from there on.
+inline F exp(F x) {
+    F shifted;
+    const F series = exp_of_rest(vmin(vmax(x, broadcast(-87.3f)), broadcast(88.7f)), shifted);
     const I exponent = (I)shifted - 0x4B400000;
     const I half = exponent >> 1;  // two steps: 2^128 alone is no float
     const F result = series * (F)((half + 127) << 23) * (F)((exponent - half + 127) << 23);
+    return select(x < -87.3f, F{}, result);
+}
+
+// The same bits for x <= 0, for less.
+inline F exp_of_negative(F x) {
+    F shifted;
+    const F series = exp_of_rest(vmax(x, broadcast(-87.3f)), shifted);
+    const F result = series * (F)(((I)shifted - (0x4B400000 - 127)) << 23);
     return select(x < -87.3f, F{}, result);
 }
 
