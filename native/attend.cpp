@@ -164,8 +164,12 @@ void visit_segment(const Tile& tile, const State& state, const Task& task, int64
     clear(state, tile.padded_rows, tile.width);
     const int64_t first = larger(task.first_panel / kBlockPanels * kBlockPanels, segment * kSegmentPanels);
     const int64_t last = smaller(task.last_panel, (segment + 1) * kSegmentPanels - 1);
-    for (int64_t panel = first; panel <= last; panel += kBlockPanels)
-        visit(own, key_block<Items>(problem, task, panel));
+    KeyBlock<Items> block = key_block<Items>(problem, task, first);
+    for (int64_t panel = first; panel <= last; panel += kBlockPanels) {
+        const KeyBlock<Items> later = key_block<Items>(problem, task, panel + kBlockPanels);
+        visit(own, block, later);
+        block = later;
+    }
 }
 
 void write_outputs(const Tile& tile, const Task& task, const Problem& problem) {

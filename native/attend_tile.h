@@ -62,14 +62,20 @@ inline void for_rows(int64_t rows, const Body& body) {
     for (; row < rows; row += kQueries) body.template operator()<kQueries, kFewPanels>(row);
 }
 
-// sums[p][t] += rows[t] . panels[p], over `steps` steps of kPack items.
+// sums[p][t] += rows[t] . panels[p], over `steps` steps of kPack items. A few rows are done with a panel sooner than
+// the next one comes from memory, where panels lie far apart; so they ask for what they will read one key block later.
 template <class Items, int T, int P>
 inline void add_products(F (&sums)[P][T][kParts], const float* rows, int64_t stride,
-                         const typename Items::Item* const* panels, int64_t steps) {
+                         const typename Items::Item* const* panels, const typename Items::Item* const* later,
+                         int64_t steps) {
     for (int64_t step = 0; step < steps; ++step)
         for (int part = 0; part < kParts; ++part) {
+            const int64_t place = (step * 16 + part * kLanes) * Items::kPack;
             F w[P][Items::kPack];
-            for (int p = 0; p < P; ++p) Items::expand(panels[p] + (step * 16 + part * kLanes) * Items::kPack, w[p]);
+            for (int p = 0; p < P; ++p) {
+                if constexpr (T == kQueries) __builtin_prefetch(later[p] + place, 0, 2);
+                Items::expand(panels[p] + place, w[p]);
+            }
             for (int i = 0; i < Items::kPack; ++i)
                 for (int t = 0; t < T; ++t) {
                     const F x = broadcast(rows[t * stride + step * Items::kPack + i]);
@@ -80,7 +86,8 @@ inline void add_products(F (&sums)[P][T][kParts], const float* rows, int64_t str
 
 // Scores of T rows with P panels of keys.
 template <class Items, int T, int P>
-[[gnu::noinline]] void score_panels(const Tile& tile, int64_t row, const KeyBlock<Items>& block, int panel) {
+[[gnu::noinline]] void score_panels(const Tile& tile, int64_t row, const KeyBlock<Items>& block,
+                                    const KeyBlock<Items>& later, int panel) {
     float* scores = tile.scores + row * kBlock + panel * kSlots;
     if constexpr (Items::kIsInteger) {
         I sums[P][T][kParts];
@@ -90,8 +97,11 @@ template <class Items, int T, int P>
         for (int64_t step = 0; step < tile.width / 4; ++step)
             for (int part = 0; part < kParts; ++part) {
                 Bytes w[P];
-                for (int p = 0; p < P; ++p)
-                    w[p] = load<Bytes>(block.keys[panel + p] + (step * 16 + part * kLanes) * 4) ^ kWeightOffset;
+                for (int p = 0; p < P; ++p) {
+                    const int64_t place = (step * 16 + part * kLanes) * 4;
+                    if constexpr (T == kQueries) __builtin_prefetch(later.keys[panel + p] + place, 0, 2);
+                    w[p] = load<Bytes>(block.keys[panel + p] + place) ^ kWeightOffset;
+                }
                 for (int t = 0; t < T; ++t) {
                     int32_t quad;
                     __builtin_memcpy(&quad, tile.codes.row(row + t) + 4 * step, 4);
@@ -108,7 +118,7 @@ template <class Items, int T, int P>
     } else {
         F sums[P][T][kParts] = {};
         add_products<Items, T, P>(sums, tile.queries + row * tile.width, tile.width, block.keys + panel,
-                                  tile.width / Items::kPack);
+                                  later.keys + panel, tile.width / Items::kPack);
         for (int p = 0; p < P; ++p)
             for (int t = 0; t < T; ++t)
                 for (int part = 0; part < kParts; ++part)
@@ -176,7 +186,8 @@ void weigh(const Tile& tile, const KeyBlock<Items>& block) {
 
 // outputs = outputs * factor + weights @ values: T rows, P times 16 dims from `dims` on.
 template <class Items, int T, int P>
-[[gnu::noinline]] void accumulate(const Tile& tile, int64_t row, const KeyBlock<Items>& block, int64_t dims) {
+[[gnu::noinline]] void accumulate(const Tile& tile, int64_t row, const KeyBlock<Items>& block,
+                                  const KeyBlock<Items>& later, int64_t dims) {
     float* outputs = tile.state.outputs + row * tile.width + dims;
     F sums[P][T][kParts];
     for (int p = 0; p < P; ++p)
@@ -184,9 +195,12 @@ template <class Items, int T, int P>
             for (int part = 0; part < kParts; ++part)
                 sums[p][t][part] = load_f32(outputs + t * tile.width + p * 16 + part * kLanes) * tile.factors[row + t];
     for (int panel = 0; panel < kBlockPanels; ++panel) {
-        const typename Items::Item* columns[P];
-        for (int p = 0; p < P; ++p) columns[p] = block.values[panel] + (dims + p * 16) * kSlots;
-        add_products<Items, T, P>(sums, tile.scores + row * kBlock + panel * kSlots, kBlock, columns,
+        const typename Items::Item *columns[P], *columns_later[P];
+        for (int p = 0; p < P; ++p) {
+            columns[p] = block.values[panel] + (dims + p * 16) * kSlots;
+            columns_later[p] = later.values[panel] + (dims + p * 16) * kSlots;
+        }
+        add_products<Items, T, P>(sums, tile.scores + row * kBlock + panel * kSlots, kBlock, columns, columns_later,
                                   kSlots / Items::kPack);
     }
     for (int p = 0; p < P; ++p)
@@ -195,17 +209,18 @@ template <class Items, int T, int P>
                 store(outputs + t * tile.width + p * 16 + part * kLanes, sums[p][t][part]);
 }
 
-// All rows of the tile with one key block: its keys stay in the first-level cache while all rows pass, then its values.
+// All rows of the tile with one key block (`later` is the one that follows): its keys stay in the first-level cache
+// while all rows pass, then its values.
 template <class Items>
-void visit(const Tile& tile, const KeyBlock<Items>& block) {
+void visit(const Tile& tile, const KeyBlock<Items>& block, const KeyBlock<Items>& later) {
     for_rows<Items>(tile.padded_rows, [&]<int T, int P>(int64_t row) {
-        for (int panel = 0; panel < kBlockPanels; panel += P) score_panels<Items, T, P>(tile, row, block, panel);
+        for (int panel = 0; panel < kBlockPanels; panel += P) score_panels<Items, T, P>(tile, row, block, later, panel);
     });
     weigh(tile, block);
     for_rows<Items>(tile.padded_rows, [&]<int T, int P>(int64_t row) {
         int64_t dims = 0;
-        for (; dims + P * 16 <= tile.width; dims += P * 16) accumulate<Items, T, P>(tile, row, block, dims);
-        for (; dims < tile.width; dims += 16) accumulate<Items, T, 1>(tile, row, block, dims);
+        for (; dims + P * 16 <= tile.width; dims += P * 16) accumulate<Items, T, P>(tile, row, block, later, dims);
+        for (; dims < tile.width; dims += 16) accumulate<Items, T, 1>(tile, row, block, later, dims);
     });
 }
 
