@@ -7,14 +7,14 @@
 // A tile of query rows passes over its keys block by block (attend_tile.h). Every kSegmentPanels panels, counted from
 // position 0, begin afresh and are merged into the total in their order. So the result is the same whether one thread
 // takes all segments of a tile or, when there are fewer tiles than work for all threads, each one takes some.
-#include "attend_tile.h"
+#include "attend_bf16.h"
 #include "scratch.h"
 #include "threads.h"
 
 namespace twofold::TWOFOLD_ISA {
 namespace {
 
-constexpr int64_t kTileRows = 64;       // query rows (tokens times the heads that share a KV head) of a task, about
+constexpr int64_t kQueryRows = 64;      // query rows (tokens times the heads that share a KV head) of a task, about
 constexpr int64_t kSegmentPanels = 64;  // a multiple of kBlockPanels
 constexpr int64_t kTilesPerThread = 4;  // with fewer, tiles are split along the context
 
@@ -34,7 +34,7 @@ struct Problem {
     float* o_THK;
 
     int64_t group() const { return q_THK.heads / cache.kv_heads; }
-    int64_t tile_tokens() const { return larger<int64_t>(1, kTileRows / group()); }
+    int64_t tile_tokens() const { return larger<int64_t>(1, kQueryRows / group()); }
     int64_t width() const { return round_up(cache.size, 16); }
     int64_t most_rows() const { return round_up(tile_tokens() * group(), kQueries); }
     int64_t first_visible(int64_t position) const {
@@ -100,20 +100,25 @@ void clear(const State& state, int64_t rows, int64_t width) {
 }
 
 Tile place_tile(const Problem& problem, const Task& task) {
-    Tile tile;
+    Tile tile{};
     tile.rows = (task.last - task.first) * problem.group();
     tile.padded_rows = round_up(tile.rows, kQueries);
     tile.size = problem.cache.size;
     tile.width = problem.width();
     const int64_t rows = tile.padded_rows, state = rows * (tile.width + 2);
-    float* memory = scratch<float>(Slot::kAttend, rows * (tile.width + kBlock + 4) + 2 * state + round_up(rows, 16));
+    const bool has_halves = problem.cache.type == KvType::kBf16 && takes_tiles(tile);
+    const int64_t halves = has_halves ? halves_size(tile) : 0;
+    float* memory =
+        scratch<float>(Slot::kAttend, rows * (tile.width + kBlock + 4) + halves + 2 * state + round_up(rows, 16));
     tile.firsts = reinterpret_cast<int64_t*>(memory);
     tile.lasts = tile.firsts + rows;
     tile.queries = memory + 4 * rows;
     tile.scores = tile.queries + rows * tile.width;
-    tile.state = place_state(tile.scores + rows * kBlock, rows, tile.width);
-    tile.total = place_state(tile.scores + rows * kBlock + state, rows, tile.width);
-    tile.factors = tile.scores + rows * kBlock + 2 * state;
+    if (has_halves) place_halves(tile, reinterpret_cast<uint16_t*>(tile.scores + rows * kBlock));
+    float* rest = tile.scores + rows * kBlock + halves;
+    tile.state = place_state(rest, rows, tile.width);
+    tile.total = place_state(rest + state, rows, tile.width);
+    tile.factors = rest + 2 * state;
     if (problem.cache.type == KvType::kInt8) tile.codes = place_codes(rows, tile.size);
     return tile;
 }
@@ -131,6 +136,7 @@ void fill_queries(const Tile& tile, const Task& task, const Problem& problem) {
         tile.lasts[row] = problem.layout.positions_T[token];
         tile.firsts[row] = problem.first_visible(tile.lasts[row]);
     }
+    if (tile.values != nullptr) split_queries(tile);
 }
 
 template <class Items>
@@ -167,7 +173,7 @@ void visit_segment(const Tile& tile, const State& state, const Task& task, int64
     KeyBlock<Items> block = key_block<Items>(problem, task, first);
     for (int64_t panel = first; panel <= last; panel += kBlockPanels) {
         const KeyBlock<Items> later = key_block<Items>(problem, task, panel + kBlockPanels);
-        visit(own, block, later);
+        visit_block(own, block, later);
         block = later;
     }
 }

@@ -33,6 +33,9 @@ struct Tile {
     Codes codes;                             // the same as codes, for int8 keys
     float* scores;                           // [padded_rows, kBlock], then weights
     float* factors;                          // [padded_rows, rounded up to 16]: see weigh
+    uint16_t* query_halves[2];               // these are for attend_bf16.h: the queries, as two bf16 numbers each,
+    uint16_t* weight_halves[2];              // the weights likewise, [padded_rows, kBlock],
+    uint16_t* values;                        // and the values of a key block brought together
     int64_t* firsts;                         // [padded_rows], first and last visible position
     int64_t* lasts;
     State state, total;

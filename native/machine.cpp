@@ -69,7 +69,8 @@ unsigned saved_states() {
 }
 
 TileState ask_for_tiles() {
-    if ((feature_bits() & (kAmxTile | kAmxInt8)) != (kAmxTile | kAmxInt8)) return TileState::kNone;
+    constexpr unsigned kNeeded = kAmxTile | kAmxInt8 | kAmxBf16;  // no CPU has only some of them
+    if ((feature_bits() & kNeeded) != kNeeded) return TileState::kNone;
     constexpr unsigned kConfiguration = 1u << 17, kData = 1u << 18;
     if ((saved_states() & (kConfiguration | kData)) != (kConfiguration | kData)) return TileState::kNotSaved;
     constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, asm/prctl.h

@@ -14,15 +14,6 @@
 namespace twofold::TWOFOLD_ISA {
 namespace {
 
-// body.operator()<0>(), <1>() .. <N - 1>(): the numbers of tiles are part of the instructions.
-template <int N, class Body>
-inline void each(const Body& body) {
-    if constexpr (N > 0) {
-        each<N - 1>(body);
-        body.template operator()<N - 1>();
-    }
-}
-
 // Which tile is what for T tiles of tokens: C tiles 0 to 3, A 4 and 5, B 6 and 7 by turns.
 template <int T>
 struct Numbers {
