@@ -26,28 +26,37 @@ std::string first_line(const std::string& path) {
     return line;
 }
 
-// CPUs of the cgroup's quota, 0 when there is none: cpu.max of version 2 in our group and its parents, else version 1.
+// The quota of a folder of cgroups, in CPUs; 0 when there is none. Version 2 keeps it in one file, version 1 in two.
+double quota_of(const std::string& folder) {
+    std::istringstream fields(first_line(folder + "/cpu.max"));
+    std::string quota;
+    double period = 0;
+    if (fields >> quota >> period) return quota == "max" || period <= 0 ? 0 : std::atof(quota.c_str()) / period;
+    const double microseconds = std::atof(first_line(folder + "/cpu.cfs_quota_us").c_str());
+    period = std::atof(first_line(folder + "/cpu.cfs_period_us").c_str());
+    return microseconds <= 0 || period <= 0 ? 0 : microseconds / period;
+}
+
+// Whole CPUs of the least quota on our group and its parents, at least 1; 0 when there is none. A line of
+// /proc/self/cgroup is id:controllers:group, without controllers for version 2. In a container the group may be named
+// as the host sees it: then only the root exists here, and it is the container's.
 int quota_cores() {
-    int result = 0;
-    const auto consider = [&result](double quota, double period) {
-        if (quota <= 0 || period <= 0) return;
-        const int cores = std::max(1, static_cast<int>(quota / period));
-        result = result == 0 ? cores : std::min(result, cores);
-    };
-    std::string group;
+    double least = 0;
     std::ifstream groups("/proc/self/cgroup");
-    for (std::string line; std::getline(groups, line);)
-        if (line.rfind("0::", 0) == 0) group = line.substr(3);
-    for (;; group.resize(group.rfind('/'))) {
-        std::istringstream fields(first_line("/sys/fs/cgroup" + group + "/cpu.max"));
-        std::string quota;
-        double period = 0;
-        if (fields >> quota >> period && quota != "max") consider(std::atof(quota.c_str()), period);
-        if (group.empty() || group.rfind('/') == std::string::npos) break;
+    for (std::string line; std::getline(groups, line);) {
+        const size_t first = line.find(':'), second = line.find(':', first + 1);
+        if (first == std::string::npos || second == std::string::npos) continue;
+        const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+        const bool is_second = controllers == ",,";
+        if (!is_second && controllers.find(",cpu,") == std::string::npos) continue;
+        const std::string root = is_second ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu";
+        for (std::string group = line.substr(second + 1);; group.resize(group.rfind('/'))) {
+            const double cores = quota_of(root + group);
+            if (cores > 0) least = least == 0 ? cores : std::min(least, cores);
+            if (group.empty() || group.rfind('/') == std::string::npos) break;
+        }
     }
-    consider(std::atof(first_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").c_str()),
-             std::atof(first_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us").c_str()));
-    return result;
+    return least == 0 ? 0 : std::max(1, static_cast<int>(least));
 }
 
 #if defined(__x86_64__)
