@@ -27,7 +27,7 @@ constexpr int64_t kTokenBytes = 1536 * 1024;       // activations that pass, fro
 constexpr int64_t kTileFrom = 8;                   // tokens worth AMX tiles; reckoned from cycles, not measured
 constexpr int64_t kTileBlock = 128 * 1024;         // unpacked panels for them
 constexpr int kGroupQuads = 8;
-constexpr int64_t kAhead = 2048;  // bytes; the hardware looks ahead within a page of 4096 only
+constexpr int64_t kAhead = 4096;  // bytes; the hardware looks ahead within a page of 4096 only
 
 typedef uint16_t Pairs __attribute__((vector_size(4 * kLanes)));
 

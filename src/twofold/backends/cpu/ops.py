@@ -193,6 +193,8 @@ class CpuOps:
 
     def temperature(self, q_THK: Floats, positions_T: Ints, setting: Temperature) -> Floats:
         """Scale queries by 1 + scale * ln(1 + floor((p + 1) / floor))."""
+        if not len(positions_T) or positions_T.max() + 1 < setting.floor:
+            return q_THK  # the factor is exactly 1
         steps_T = np.floor((positions_T.astype(np.float32) + 1) / np.float32(setting.floor))
         factors_T = np.float32(1) + np.float32(setting.scale) * np.log1p(steps_T)
         y_THK = self._output(*q_THK.shape)
