@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def write_toy(toy: Toy, folder: Path) -> Any:
     values = dict(toy.values)
     if values.get("attention_chunk_size", 0) is None:
         values["attention_chunk_size"] = 4096  # transformers needs a number; beyond any toy it changes nothing
-    config = config_class(**values, attn_implementation="eager")
+    config = config_class(**deepcopy(values), attn_implementation="eager")  # 5.24 writes into rope_scaling
     model = model_class(config).float().eval()
     with torch.no_grad():  # wider than the usual initialisation, so that every branch moves the logits
         for name, parameter in model.named_parameters():
