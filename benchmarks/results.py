@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,12 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def short_name(cpu: str) -> str:
+    """A CPU's name as part of a file name: "Intel(R) Xeon(R) Processor" is intel-xeon."""
+    words = re.sub(r"\((r|tm)\)|processor|cpu|[^a-z0-9]+", " ", cpu.lower()).split()
+    return "-".join(words) or "unknown"
+
+
 def write_result(benchmark: str, command: str, figures: list[dict[str, Any]]) -> Path:
     """Write a result under a name of its own, whole or not at all."""
     now = datetime.now(UTC)
@@ -39,8 +46,7 @@ def write_result(benchmark: str, command: str, figures: list[dict[str, Any]]) ->
         "machine": describe_machine(),
         "figures": figures,
     }
-    name = content["machine"]["cpu"].lower().replace(" ", "-")
-    path = FOLDER / f"{now:%Y-%m-%d-%H%M}-{benchmark}-{name}.json"
+    path = FOLDER / f"{now:%Y-%m-%d-%H%M}-{benchmark}-{short_name(content['machine']['cpu'])}.json"
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     temporary.rename(path)
