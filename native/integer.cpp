@@ -8,9 +8,8 @@
 //     for each group g: dot = sum over its columns of (nibble - 8) * code;  sum += m[g] * dot
 //
 // Few tokens: nibbles are used as they lie, a group's sum is corrected by -8 * sum(codes) and multiplied by m once.
-// Many tokens: a slice of the columns of two panels is unpacked to m * q and stays in the first-level cache while all
-// tokens pass; their sums wait in memory for the next slice. (Whole panels of 2048 columns, read again from the second
-// level for every eight tokens, left half of the arithmetic idle: LOG.md.)
+// Many tokens: a slice of the columns of four panels is unpacked to m * q and stays in the caches while the tokens
+// pass; their sums wait in memory for the next slice. So a weight's width does not decide how many panels share a pass.
 #include "panels.h"
 #include "scratch.h"
 #include "vec.h"

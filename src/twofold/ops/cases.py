@@ -26,6 +26,8 @@ Tensor = Callable[[AnyArray], Array]
 FORMATS: tuple[Format, ...] = get_args(Format)
 TOKENS = (0, 1, 2, 3, 5, 8, 17, 33, 50)
 ROWS = (1, 2, 15, 16, 17, 31, 32, 33, 80)
+WIDE = (1088, 2150)
+"""Columns that integer products take in more than one stretch."""
 COLUMNS = (1, 3, 4, 7, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129, 300)
 WIDTHS = tuple(range(1, 36))
 
@@ -186,8 +188,9 @@ def cases(op: str) -> Iterator[Case]:
 def linear_cases() -> Iterator[Case]:
     """Every format over rows, columns and tokens, one of them varied at a time."""
     sizes = [(t, n, 96) for t in TOKENS for n in ROWS] + [(t, 48, d) for t in TOKENS for d in COLUMNS]
+    wide = [(t, 80, d) for t in (1, 7, 20, 33) for d in WIDE]
     for form in FORMATS:
-        for tokens, rows, columns in sizes:
+        for tokens, rows, columns in sizes if form in DENSE_DTYPES else sizes + wide:
             rng = generator(tokens, rows, columns)
             yield Case(
                 op="linear",
