@@ -13,37 +13,35 @@
 namespace twofold {
 namespace {
 
-struct Region {
-    uint8_t* memory;
-    int64_t size_bytes;
-};
+// What an array owns: memory that goes back by kRelease when the last view of it is gone. Throws without memory.
+template <void (*kRelease)(uint8_t*, int64_t)>
+nb::capsule owner_of(uint8_t* memory, int64_t size_bytes) {
+    struct Region {
+        uint8_t* memory;
+        int64_t size_bytes;
+    };
+    if (memory == nullptr) throw std::bad_alloc();
+    return nb::capsule(new Region{memory, size_bytes}, [](void* region) noexcept {
+        auto* mine = static_cast<Region*>(region);
+        kRelease(mine->memory, mine->size_bytes);
+        delete mine;
+    });
+}
 
 nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> arena(int64_t size_bytes) {
     require(size_bytes >= 0, "size_bytes must not be negative");
     uint8_t* memory = map_memory(size_bytes);
-    if (memory == nullptr) throw std::bad_alloc();
-    nb::capsule owner(new Region{memory, size_bytes}, [](void* region) noexcept {
-        auto* mine = static_cast<Region*>(region);
-        unmap_memory(mine->memory, mine->size_bytes);
-        delete mine;
-    });
     const size_t shape[1] = {static_cast<size_t>(size_bytes)};
-    return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(memory, 1, shape, owner);
+    return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(memory, 1, shape, owner_of<unmap_memory>(memory, size_bytes));
 }
 
-// float32 of this shape, contents undefined, whose memory goes back to take_memory's when the array is gone.
+// float32 of this shape, contents undefined, in memory of take_memory's.
 nb::ndarray<nb::numpy, float> floats(const std::vector<size_t>& shape) {
     int64_t size_bytes = sizeof(float);
     for (const size_t extent : shape)
         if (__builtin_mul_overflow(size_bytes, extent, &size_bytes)) throw std::bad_alloc();
     uint8_t* memory = take_memory(size_bytes);
-    if (memory == nullptr) throw std::bad_alloc();
-    nb::capsule owner(new Region{memory, size_bytes}, [](void* region) noexcept {
-        auto* mine = static_cast<Region*>(region);
-        give_memory(mine->memory, mine->size_bytes);
-        delete mine;
-    });
-    return nb::ndarray<nb::numpy, float>(memory, shape.size(), shape.data(), owner);
+    return nb::ndarray<nb::numpy, float>(memory, shape.size(), shape.data(), owner_of<give_memory>(memory, size_bytes));
 }
 
 }  // namespace

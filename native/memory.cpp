@@ -6,7 +6,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
-#include <map>
+#include <deque>
+#include <iterator>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -33,9 +34,15 @@ uint64_t read_all(const uint8_t* memory, int64_t size_bytes) {
 
 constexpr int64_t kMostKept = 64 * 1024 * 1024;  // a layer of 512 tokens of the benchmark networks gives back 60
 
+struct Block {
+    uint8_t* memory;
+    int64_t size_bytes;
+};
+
+// What was given back, the latest last: sizes no longer asked for are the first to go.
 struct Kept {
     std::mutex lock;
-    std::map<int64_t, std::vector<uint8_t*>> by_size;
+    std::deque<Block> blocks;
     int64_t size_bytes = 0;
 };
 
@@ -69,10 +76,12 @@ uint8_t* take_memory(int64_t size_bytes) {
     const int64_t size = size_class(size_bytes);
     {
         const std::lock_guard<std::mutex> guard(kept().lock);
-        std::vector<uint8_t*>& same = kept().by_size[size];
-        if (!same.empty()) {
-            uint8_t* memory = same.back();
-            same.pop_back();
+        std::deque<Block>& blocks = kept().blocks;
+        const auto latest = std::find_if(blocks.rbegin(), blocks.rend(),
+                                         [size](const Block& block) { return block.size_bytes == size; });
+        if (latest != blocks.rend()) {
+            uint8_t* memory = latest->memory;
+            blocks.erase(std::next(latest).base());
             kept().size_bytes -= size;
             return memory;
         }
@@ -81,16 +90,14 @@ uint8_t* take_memory(int64_t size_bytes) {
 }
 
 void give_memory(uint8_t* memory, int64_t size_bytes) {
-    const int64_t size = size_class(size_bytes);
-    {
-        const std::lock_guard<std::mutex> guard(kept().lock);
-        if (kept().size_bytes + size <= kMostKept) {
-            kept().by_size[size].push_back(memory);
-            kept().size_bytes += size;
-            return;
-        }
+    const std::lock_guard<std::mutex> guard(kept().lock);
+    std::deque<Block>& blocks = kept().blocks;
+    blocks.push_back({memory, size_class(size_bytes)});
+    kept().size_bytes += blocks.back().size_bytes;
+    for (; kept().size_bytes > kMostKept; blocks.pop_front()) {
+        unmap_memory(blocks.front().memory, blocks.front().size_bytes);
+        kept().size_bytes -= blocks.front().size_bytes;
     }
-    unmap_memory(memory, size);
 }
 
 double measure_read(int64_t size_bytes, int threads) {

@@ -242,3 +242,11 @@ def test_memory_of_outputs_is_used_again_only_when_nobody_holds_it() -> None:
     assert module.floats((0, 5)).shape == (0, 5)
     with pytest.raises(MemoryError):
         module.floats((2**40, 2**40))
+
+
+def test_outputs_of_sizes_no_longer_asked_for_make_room() -> None:
+    module = load_native()
+    for rows in range(1000, 2000, 10):  # far more sizes than are kept
+        module.floats((rows, 1000))
+    address = module.floats((700, 1000)).ctypes.data
+    assert module.floats((700, 1000)).ctypes.data == address

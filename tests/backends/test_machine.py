@@ -68,7 +68,6 @@ def test_more_threads_than_cpus_change_nothing() -> None:
     assert work(64)[1:] == work(1)[1:]
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
 def test_a_process_that_may_use_one_cpu_takes_one_thread_and_survives_64() -> None:
     cpu = min(os.sched_getaffinity(0))
     lines = work(64, "taskset", "-c", str(cpu))
