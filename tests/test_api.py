@@ -111,6 +111,8 @@ def test_one_bad_prompt_in_a_batch_leaves_nothing_behind(llm: LLM) -> None:
 def test_settings_are_checked_by_name() -> None:
     with pytest.raises(SettingsError, match="did you mean threads"):
         LLM("demo", thread=2)
+    with pytest.raises(SettingsError, match="at most 256"):
+        LLM("demo", threads=257)
     with pytest.raises(SettingsError, match="at most 2048"):
         LLM("demo", context=4096)
     with pytest.raises(SettingsError, match="w4a8"):

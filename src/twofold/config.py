@@ -18,6 +18,8 @@ KV_DTYPES: tuple[KvDtype, ...] = get_args(KvDtype)
 DEFAULT_CONTEXT = 8192
 ROOMY_CACHE_BYTES = 512 * 2**20
 ROOMY_SEQUENCES = 16
+MOST_THREADS = 256
+"""What the pool of the native kernels can hold (native/threads.cpp)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise SettingsError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise SettingsError(
+                f"threads is {self.threads}; at most {MOST_THREADS} can be used. Leave it out for all cores."
+            )
         if isinstance(self.guess_tokens, bool) or not 0 <= self.guess_tokens <= 7:
             raise SettingsError(f"guess_tokens is {self.guess_tokens!r}; it must be a whole number from 0 to 7")
         if self.draft is not None and (not isinstance(self.draft, str | Path) or not str(self.draft)):
