@@ -1,5 +1,6 @@
 // Rows of an embedding table of any format, decoded: float(integer) * scale, as ops.packed.decode.
 #include "kernels.h"
+#include "levels.h"
 #include "threads.h"
 #include "vec.h"
 
@@ -25,7 +26,7 @@ void decode_int4(const Weight& table, int64_t token, float* x_D) {
     for (int64_t d = 0; d < table.columns; ++d) {
         const int64_t group = d / kGroupColumns, column = d % kGroupColumns, low = column % 16;
         const uint8_t both = panel[group * 256 + low / 4 * 64 + row * 4 + low % 4];
-        const int q = (column < 16 ? both & 15 : both >> 4) - 8;
+        const int q = kLevels[column < 16 ? both & 15 : both >> 4];
         x_D[d] = static_cast<float>(q * multiplier_of(multipliers + group * 8, row)) * table.scales[token];
     }
 }

@@ -5,11 +5,12 @@
 // The sum is exact in int32, hence the same on every ISA and in every order; the float operations are those of the
 // reference, so results are bit-equal to it. Scalar version of one sum, Int4:
 //
-//     for each group g: dot = sum over its columns of (nibble - 8) * code;  sum += m[g] * dot
+//     for each group g: dot = sum over its columns of level[nibble] * code;  sum += m[g] * dot
 //
-// Few tokens: nibbles are used as they lie, a group's sum is corrected by -8 * sum(codes) and multiplied by m once.
+// Few tokens: nibbles become level + 15, a group's sum is corrected by -15 * sum(codes) and multiplied by m once.
 // Many tokens: a slice of the columns of four panels is unpacked to m * q and stays in the caches while the tokens
 // pass; their sums wait in memory for the next slice. So a weight's width does not decide how many panels share a pass.
+#include "levels.h"
 #include "panels.h"
 #include "scratch.h"
 #include "vec.h"
@@ -82,39 +83,42 @@ template <int T>
     const int64_t groups = x.width / kGroupColumns;
     for (int t = 0; t < T; ++t) codes[t] = x.row(token + t);
     for (int64_t group = 0; group < groups; ++group) {
-        Group dots[T][kParts];
+        Group dots[T][kGroupSums][kParts];
         for (int t = 0; t < T; ++t)
-            for (int part = 0; part < kParts; ++part) dots[t][part] = (Group)load_quad(codes[t] + x.width + 4 * group);
+            for (int sum = 0; sum < kGroupSums; ++sum)
+                for (int part = 0; part < kParts; ++part)
+                    dots[t][sum][part] = (Group)load_quad(codes[t] + x.width + 4 * (group * kGroupSums + sum));
 #pragma GCC unroll 1  // unrolled, GCC moves all loads to the front and spills them
         for (int j = 0; j < kGroupQuads / 2; ++j) {
             const uint8_t* both = panel.codes + group * 256 + j * kQuadBytes;
             __builtin_prefetch(both + kAhead);
             for (int half = 0; half < 2; ++half) {
-                Bytes nibbles[kParts];
+                Bytes levels[kParts];
                 for (int part = 0; part < kParts; ++part) {
                     const Bytes bytes = load<Bytes>(both + part * 4 * kLanes);
-                    nibbles[part] = (half == 0 ? bytes : (Bytes)((Pairs)bytes >> 4)) & 15;
+                    levels[part] = offset_levels((half == 0 ? bytes : (Bytes)((Pairs)bytes >> 4)) & 15);
                 }
                 for (int t = 0; t < T; ++t) {
                     const I values = load_quad(codes[t] + group * kGroupColumns + half * 16 + 4 * j);
-                    for (int part = 0; part < kParts; ++part)
-                        dots[t][part] = group_dot(dots[t][part], nibbles[part], values);
+                    Group* dot = dots[t][half % kGroupSums];
+                    for (int part = 0; part < kParts; ++part) dot[part] = group_dot(dot[part], levels[part], values);
                 }
             }
         }
         I multipliers[kParts];
         unpack_multipliers(panel.multipliers + group * 8, multipliers);
         for (int t = 0; t < T; ++t)
-            for (int part = 0; part < kParts; ++part)
-                sums[t][part] = group_finish(sums[t][part], dots[t][part], multipliers[part]);
+            for (int sum = 0; sum < kGroupSums; ++sum)
+                for (int part = 0; part < kParts; ++part)
+                    sums[t][part] = group_finish(sums[t][part], dots[t][sum][part], multipliers[part]);
     }
     finish(sums, x, token, panel);
 }
 
-// m * q of four columns of kLanes rows. Both bytes of a 16-bit lane at once: m times (low + 256 high) carries nothing
-// from one to the other once 128 - 8 m is added to each, for then they lie between 64 and 192.
+// m * level of four columns of kLanes rows. Both bytes of a 16-bit lane at once: m times (low + 256 high) carries
+// nothing from one to the other once 128 - 15 m is added to each, for then they lie between 8 and 248.
 inline Bytes scale_codes(Bytes nibbles, Pairs m) {
-    const Bytes offset_by_128 = (Bytes)((Pairs)nibbles * m + (128 - 8 * m) * 257);
+    const Bytes offset_by_128 = (Bytes)((Pairs)offset_levels(nibbles) * m + (128 - kLevelOffset * m) * 257);
     return kHasTiles || kWeightOffset == 0 ? offset_by_128 ^ 128 : offset_by_128;
 }
 

@@ -4,6 +4,7 @@
 // A panel is first gathered as floats [column][16 rows], zeros where padded. Lanes are rows: every step is vertical,
 // and four columns of 8-bit codes shifted into one 32-bit lane are at once the layout [quad][row][4].
 #include "kernels.h"
+#include "levels.h"
 #include "scratch.h"
 #include "threads.h"
 #include "vec.h"
@@ -83,14 +84,12 @@ F pack_int8(const float* lanes, int64_t width, int8_t* codes) {
     return scale;
 }
 
-// One candidate multiplier for a group in units of the scale: codes (as floats) and the squared error.
-F try_multiplier(const F (&units)[32], F m, F (&q)[32]) {
+// One candidate multiplier for a group in units of the scale: the squared error.
+F try_multiplier(const F (&units)[32], F m) {
     const F inverse = 1.0f / m;
     F terms[32];
     for (int c = 0; c < 32; ++c) {
-        const F scaled = vmin(vmax(units[c] * inverse, broadcast(-8.0f)), broadcast(7.0f));
-        q[c] = (scaled + kRoundMagic) - kRoundMagic;  // clipping first changes nothing: the bounds are integers
-        const F difference = units[c] - q[c] * m;
+        const F difference = units[c] - look_up(kNearest.levels, cell_of(units[c] * inverse)) * m;
         terms[c] = difference * difference;
     }
     for (int half = 16; half > 0; half /= 2)
@@ -98,7 +97,7 @@ F try_multiplier(const F (&units)[32], F m, F (&q)[32]) {
     return terms[0];
 }
 
-// The best of three multipliers and its codes + 8.
+// The best of six multipliers and its codes.
 I choose_multiplier(const F (&units)[32], I (&stored)[32]) {
     F most = broadcast(-1.0f), extreme{};
     for (int c = 0; c < 32; ++c) {
@@ -107,26 +106,26 @@ I choose_multiplier(const F (&units)[32], I (&stored)[32]) {
         extreme = select(wider, units[c], extreme);
     }
     const F sign = select(extreme > 0.0f, broadcast(-1.0f), broadcast(1.0f));
-    const F eighths = vabs(extreme) * 0.125f, nearest = (eighths + kRoundMagic) - kRoundMagic;
-    const F covering = select(nearest < eighths, nearest + 1.0f, nearest);
-    F best_error = broadcast(__builtin_inff()), best_m = broadcast(1.0f), best_q[32] = {};
-    for (int step = -1; step <= 1; ++step) {
-        const F size = vmin(vmax(covering + static_cast<float>(step), broadcast(1.0f)), broadcast(8.0f));
-        const F m = size * sign;
-        F q[32];
-        const F error = try_multiplier(units, m, q);
+    const F least = vabs(extreme) * (1.0f / 15.0f), nearest = (least + kRoundMagic) - kRoundMagic;
+    const F covering = select(nearest < least, nearest + 1.0f, nearest);
+    F best_error = broadcast(__builtin_inff()), best_m = broadcast(1.0f);
+    for (int i = 0; i < 6; ++i) {
+        const float step = static_cast<float>(i % 3 - 1);
+        const F size = vmin(vmax(covering + step, broadcast(1.0f)), broadcast(8.0f));
+        const F m = i < 3 ? size * sign : -size * sign;
+        const F error = try_multiplier(units, m);
         const I better = error < best_error;
         best_error = select(better, error, best_error);
         best_m = select(better, m, best_m);
-        for (int c = 0; c < 32; ++c) best_q[c] = select(better, q[c], best_q[c]);
     }
-    for (int c = 0; c < 32; ++c) stored[c] = round_to_int(best_q[c]) + 8;
+    const F inverse = 1.0f / best_m;
+    for (int c = 0; c < 32; ++c) stored[c] = round_to_int(look_up(kNearest.codes, cell_of(units[c] * inverse)));
     const I m = round_to_int(best_m);
     return m + (m < 0 ? broadcast(8) : broadcast(7));
 }
 
 F pack_int4(const float* lanes, int64_t width, uint8_t* codes, int32_t* stored_multipliers) {
-    const F scale = scale_of(lanes, width, 64.0f), inverse = inverse_of(scale);
+    const F scale = scale_of(lanes, width, 120.0f), inverse = inverse_of(scale);
     for (int64_t group = 0; group < width / kGroupColumns; ++group) {
         F units[32];
         for (int c = 0; c < 32; ++c) units[c] = load_f32(lanes + (group * kGroupColumns + c) * kRows) * inverse;
@@ -151,7 +150,7 @@ void subtract_panel(const Weight& coarse, int64_t index, int64_t width, float* p
             const int stored = row < 8 ? multipliers[row] & 15 : multipliers[row - 8] >> 4;
             const int m = stored < 8 ? stored - 8 : stored - 7;
             for (int c = 0; c < kGroupColumns; ++c) {
-                const int both = codes[c % 16 / 4 * 64 + row * 4 + c % 4], q = (c < 16 ? both & 15 : both >> 4) - 8;
+                const int both = codes[c % 16 / 4 * 64 + row * 4 + c % 4], q = kLevels[c < 16 ? both & 15 : both >> 4];
                 panel[(group * kGroupColumns + c) * kRows + row] -=
                     static_cast<float>(m * q) * coarse.scales[index * kRows + row];
             }

@@ -15,6 +15,7 @@ struct Codes {
     int64_t width, stride;  // bytes
 
     int8_t* row(int64_t index) const { return codes + index * stride; }
+    // kGroupSums of each group.
     int32_t* group_starts(int64_t index) const { return reinterpret_cast<int32_t*>(row(index) + width); }
 };
 

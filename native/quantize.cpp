@@ -3,6 +3,7 @@
 //     s = max|x| / 127,  code = clip(rint(x * (1 / s)), -127, 127), all in float32; a row of zeros has s = 0
 //
 // Compiled without contraction. Beside the codes come the sums from which the dot products start.
+#include "levels.h"
 #include "products.h"
 #include "scratch.h"
 #include "threads.h"
@@ -46,7 +47,7 @@ inline Four sum_quads(V v) {
 Codes place_codes(int64_t rows, int64_t columns) {
     Codes result;
     result.width = round_up(columns, kColumnStep);
-    result.stride = round_up(result.width + 4 * (result.width / kGroupColumns), 64);
+    result.stride = round_up(result.width + 4 * kGroupSums * (result.width / kGroupColumns), 64);
     char* memory = scratch<char>(Slot::kCodes, rows * (result.stride + 8));
     result.codes = reinterpret_cast<int8_t*>(memory);
     result.starts = reinterpret_cast<int32_t*>(memory + rows * result.stride);
@@ -60,16 +61,17 @@ void quantize_row(const float* x_D, int64_t columns, const Codes& into, int64_t 
     int8_t* codes = into.row(row);
     int32_t* group_starts = into.group_starts(row);
     int32_t total = 0;
-    for (int64_t group = 0; group < into.width / kGroupColumns; ++group) {
+    constexpr int64_t kSumColumns = kGroupColumns / kGroupSums;
+    for (int64_t part = 0; part < into.width / kSumColumns; ++part) {
         I sums{};
-        for (int64_t d = group * kGroupColumns; d < (group + 1) * kGroupColumns; d += kLanes) {
+        for (int64_t d = part * kSumColumns; d < (part + 1) * kSumColumns; d += kLanes) {
             const F scaled = load_at(x_D, d, columns) * inverse;
             const I code = round_to_int(vmin(vmax(scaled, broadcast(-127.0f)), broadcast(127.0f)));
             store(codes + d, __builtin_convertvector(code, Codes8));
             sums += code;
         }
-        const Four quads = sum_quads(sums);
-        group_starts[group] = group_start(quads[0] + quads[1], quads[2] + quads[3]);
+        const Four quads = sum_quads(sums), starts = -kLevelOffset * quads;
+        group_starts[part] = group_start(starts[0] + starts[1], starts[2] + starts[3]);
         total += quads[0] + quads[1] + quads[2] + quads[3];
     }
     into.starts[row] = -static_cast<int32_t>(kWeightOffset) * total;

@@ -26,18 +26,24 @@ inline I dot_int8(I acc, Bytes w, I x) {
 }
 
 // A group keeps two 16-bit sums per row (columns 0, 1 and 2, 3 of its quads). Each product pair is at most
-// 2 * 15 * 127, so vpmaddubsw is exact; the running sums may wrap, the corrected ones fit: 16 * 8 * 127 < 32768.
+// 2 * 28 * 127, so vpmaddubsw is exact; the running sums may wrap, the corrected ones fit: 16 * 15 * 127 < 32768.
 typedef I Group;
-inline int32_t group_start(int32_t sum01, int32_t sum23) {
-    return static_cast<int32_t>((static_cast<uint32_t>(-8 * sum01) & 0xFFFFu) | static_cast<uint32_t>(-8 * sum23)
-                                                                                    << 16);
+constexpr int kGroupSums = 1;
+inline int32_t group_start(int32_t start01, int32_t start23) {
+    return static_cast<int32_t>((static_cast<uint32_t>(start01) & 0xFFFFu) | static_cast<uint32_t>(start23) << 16);
 }
-inline Group group_dot(Group group, Bytes nibbles, I x) {
-    return (I)_mm256_add_epi16((__m256i)group, _mm256_maddubs_epi16((__m256i)nibbles, (__m256i)x));
+inline Group group_dot(Group group, Bytes levels, I x) {
+    return (I)_mm256_add_epi16((__m256i)group, _mm256_maddubs_epi16((__m256i)levels, (__m256i)x));
 }
 inline I group_finish(I acc, Group group, I multipliers) {
     return acc + (I)_mm256_madd_epi16((__m256i)group, (__m256i)multipliers);
 }
+
+inline Bytes look_up(const uint8_t (&table)[16], Bytes index) {
+    const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+    return (Bytes)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries), (__m256i)index);
+}
+inline F look_up(const float (&table)[64], I index) { return (F)_mm256_i32gather_ps(table, (__m256i)index, 4); }
 
 // Each multiplier stands in both 16-bit halves of its row's lane.
 inline void unpack_multipliers(const uint8_t* stored, I (&out)[2]) {

@@ -21,14 +21,28 @@ inline F fma(F a, F b, F c) { return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (_
 constexpr uint8_t kWeightOffset = 128;
 inline I dot_int8(I acc, Bytes w, I x) { return (I)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, (__m512i)x); }
 
-// The corrected sum of a group fits 16 bits (32 * 8 * 127 < 32768), so one 16-bit dot multiplies and accumulates it.
+// The corrected sum of half a group fits 16 bits (16 * 15 * 127 < 32768), so one 16-bit dot multiplies and accumulates
+// it.
 typedef I Group;
-inline int32_t group_start(int32_t sum01, int32_t sum23) { return -8 * (sum01 + sum23); }
-inline Group group_dot(Group group, Bytes nibbles, I x) {
-    return (I)_mm512_dpbusd_epi32((__m512i)group, (__m512i)nibbles, (__m512i)x);
+constexpr int kGroupSums = 2;
+inline int32_t group_start(int32_t start01, int32_t start23) { return start01 + start23; }
+inline Group group_dot(Group group, Bytes levels, I x) {
+    return (I)_mm512_dpbusd_epi32((__m512i)group, (__m512i)levels, (__m512i)x);
 }
 inline I group_finish(I acc, Group group, I multipliers) {
     return (I)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)group, (__m512i)multipliers);
+}
+
+inline Bytes look_up(const uint8_t (&table)[16], Bytes index) {
+    const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+    return (Bytes)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(entries), (__m512i)index);
+}
+inline F look_up(const float (&table)[64], I index) {
+    const __m512i low = _mm512_castps_si512(
+        _mm512_permutex2var_ps(_mm512_loadu_ps(table), (__m512i)index, _mm512_loadu_ps(table + 16)));
+    const __m512i high = _mm512_castps_si512(
+        _mm512_permutex2var_ps(_mm512_loadu_ps(table + 32), (__m512i)index, _mm512_loadu_ps(table + 48)));
+    return (F)_mm512_mask_mov_epi32(low, _mm512_test_epi32_mask((__m512i)index, _mm512_set1_epi32(32)), high);
 }
 
 // Each multiplier stands in the low half of its lane, zero above: the high half of a group's sum is only its sign.

@@ -25,11 +25,23 @@ inline I dot_int8(I acc, Bytes w, I x) {
     return acc + ((pairs << 16) >> 16) + (pairs >> 16);
 }
 
-// Int4: a group's sum over stored nibbles (q + 8), then corrected and multiplied.
+// Int4: a group's sum over levels + kLevelOffset, in kGroupSums parts, then multiplied. It starts from the corrections
+// of its columns 0, 1 and 2, 3 of four.
 typedef I Group;
-inline int32_t group_start(int32_t sum01, int32_t sum23) { return -8 * (sum01 + sum23); }
-inline Group group_dot(Group group, Bytes nibbles, I x) { return dot_int8(group, nibbles, x); }
+constexpr int kGroupSums = 1;
+inline int32_t group_start(int32_t start01, int32_t start23) { return start01 + start23; }
+inline Group group_dot(Group group, Bytes levels, I x) { return dot_int8(group, levels, x); }
 inline I group_finish(I acc, Group group, I multipliers) { return acc + group * multipliers; }
+
+// The table's entry for each byte 0..15, for each lane 0..63.
+inline Bytes look_up(const uint8_t (&table)[16], Bytes index) {
+    Bytes result;
+    for (int i = 0; i < 16; ++i) result[i] = table[index[i]];
+    return result;
+}
+inline F look_up(const float (&table)[64], I index) {
+    return F{table[index[0]], table[index[1]], table[index[2]], table[index[3]]};
+}
 
 inline void unpack_multipliers(const uint8_t* stored, I (&out)[4]) {
     int32_t values[16];

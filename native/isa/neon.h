@@ -20,9 +20,17 @@ constexpr uint8_t kWeightOffset = 0;
 inline I dot_int8(I acc, Bytes w, I x) { return (I)vdotq_s32((int32x4_t)acc, (int8x16_t)w, (int8x16_t)x); }
 
 typedef I Group;
-inline int32_t group_start(int32_t sum01, int32_t sum23) { return -8 * (sum01 + sum23); }
-inline Group group_dot(Group group, Bytes nibbles, I x) { return dot_int8(group, nibbles, x); }
+constexpr int kGroupSums = 1;
+inline int32_t group_start(int32_t start01, int32_t start23) { return start01 + start23; }
+inline Group group_dot(Group group, Bytes levels, I x) { return dot_int8(group, levels, x); }
 inline I group_finish(I acc, Group group, I multipliers) { return acc + group * multipliers; }
+
+inline Bytes look_up(const uint8_t (&table)[16], Bytes index) {
+    return (Bytes)vqtbl1q_u8(vld1q_u8(table), (uint8x16_t)index);
+}
+inline F look_up(const float (&table)[64], I index) {
+    return F{table[index[0]], table[index[1]], table[index[2]], table[index[3]]};
+}
 
 inline void unpack_multipliers(const uint8_t* stored, I (&out)[4]) {
     const uint8x8_t bytes = vld1_u8(stored);

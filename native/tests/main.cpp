@@ -130,6 +130,23 @@ void test_integer_definition() {
     }
 }
 
+// The largest sums there are: every code 127, every level and multiplier at its end.
+void test_largest_sums(const Isa& isa, int64_t tokens) {
+    const int64_t rows = 16, columns = 256;
+    Floats x(tokens * columns), w(rows * columns), y(tokens * rows), expected(tokens * rows);
+    for (int64_t i = 0; i < tokens * columns; ++i) x.data[i] = i / columns % 2 == 0 ? 1.0f : -1.0f;
+    for (int64_t i = 0; i < rows * columns; ++i) w.data[i] = i / columns % 2 == 0 ? 1.0f : -1.0f;
+    for (const Format format : {Format::kInt8, Format::kInt4}) {
+        const Packed packed = pack(*isa.kernels, format, w.data, rows, columns);
+        isa.kernels->linear(Rows{x.data, tokens, columns, columns}, packed.view, y.data);
+        for (int64_t i = 0; i < tokens * rows; ++i) {
+            const float sign = (i / rows + i % rows) % 2 == 0 ? 1.0f : -1.0f;
+            CHECK(std::fabs(y.data[i] - sign * float(columns)) < 1e-3f * float(columns), "%s format %d, %g",
+                  isa.name.c_str(), int(format), double(y.data[i]));
+        }
+    }
+}
+
 void test_rows(const Isa& isa, int64_t width) {
     Random random{static_cast<uint64_t>(width)};
     const Floats x(2 * width, random);
@@ -221,6 +238,7 @@ int run_all() {
     for (const Isa& isa : testable_isas()) {
         std::printf("%s\n", isa.name.c_str());
         for (int64_t width = 1; width <= 35; ++width) test_rows(isa, width);
+        for (const int64_t tokens : {1, 4, 8, 50}) test_largest_sums(isa, tokens);
         for (const int64_t tokens : {1, 2, 3, 5, 8, 17, 33, 50})
             for (const int64_t size : {1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 64, 65}) {
                 test_products(isa, tokens, size, 96);

@@ -7,6 +7,7 @@ import pytest
 
 from twofold.ops import packed
 from twofold.ops.codes import Codes, join, store, widen
+from twofold.ops.levels import LEVELS
 from twofold.ops.packed import Format
 from twofold.ops.reference import ReferencePacker
 
@@ -19,7 +20,7 @@ def make_codes(form: Format, rows: int, columns: int, seed: int = 0) -> Codes:
     m_NG = random.integers(1, 9, (rows, -(-columns // 32))).astype(np.int8)
     m_NG *= random.choice([-1, 1], m_NG.shape).astype(np.int8)
     residual = make_codes("int4", rows, columns, seed + 1) if form == "refined" else None
-    return Codes(random.integers(-8, 8, (rows, columns), np.int8), m_NG, s_N, residual)
+    return Codes(random.choice(LEVELS, (rows, columns)), m_NG, s_N, residual)
 
 
 @pytest.mark.parametrize("form", ["int8", "int4", "refined"])

@@ -15,7 +15,7 @@ from twofold.ops.reference import ReferencePacker
 from twofold.ops.types import Role, Target
 from twofold.weights.checkpoint import Checkpoint
 from twofold.weights.load import load
-from twofold.weights.packed_file import PackedFile, arrays_of, read_packed, write_packed
+from twofold.weights.packed_file import VERSION, PackedFile, arrays_of, read_packed, write_packed
 
 SHAPES = llama_shapes(layers=1, hidden=48, width=80, vocabulary=70)
 FORMATS: dict[Role, Format] = {"norm": "f32", "dense": "int4", "expert": "int8"}
@@ -62,7 +62,9 @@ def test_a_truncated_file_is_refused(packed: tuple[Path, list[Target], dict[str,
 
 def test_a_file_of_another_version_is_refused(packed: tuple[Path, list[Target], dict[str, Packed]]) -> None:
     path, _, _ = packed
-    path.write_bytes(path.read_bytes().replace(b'"twofold": "1"', b'"twofold": "9"'))
+    current = f'"twofold": "{VERSION}"'.encode()
+    assert current in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(current, b'"twofold": "9"'))
     with pytest.raises(CheckpointError, match="pack the model again"):
         PackedFile.open(path)
 

@@ -2,7 +2,8 @@
 
     Dense   w[n, d]                       float32 or bfloat16, row after row
     Int8    w[n, d] = s[n] * q            q in -127..127, s float32 per output row                     8.0 bit
-    Int4    w[n, d] = s[n] * m[n, g] * q  q in -8..7, m in -8..-1, 1..8 per group g of 32 columns    4.125 bit
+    Int4    w[n, d] = s[n] * m[n, g] * q  q of the 16 ops.levels, m in -8..-1, 1..8 per group g of 32
+                                          columns                                                  4.125 bit
     Refined w[n, d] = coarse + residual   both Int4, the residual holding what rounding cost the coarse one: 8.25 bit,
                                           of which a head reads the first half for every token (Ops.logits)
 
@@ -15,7 +16,7 @@ rows, then the next four columns:
 
     Int8.codes  int8  [panel, quad, row, 4]       column = 4 * quad + last index
     Int4.codes  uint8 [panel, group, 4, row, 4]   low nibble: column 32 * group + 4 * j + i; high nibble: 16 further;
-                                                  stored as q + 8
+                                                  the code of a level, ops.levels
     Int4.multipliers uint8 [panel, group, 8]      low nibble: row i, high nibble: row i + 8;
                                                   stored n: m = n - 8 below 8, else n - 7
 
@@ -24,12 +25,15 @@ A panel of Int8 is at the same time a tile of AMX: 16 rows of 64 bytes. Stacks o
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
+
+from twofold.ops.levels import LEVELS, REACH, codes_of, nearest
 
 PANEL_ROWS = 16
 COLUMN_STEP = 64
@@ -181,26 +185,26 @@ def quantize_int8(rows_ND: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
 
 
 def quantize_int4(rows_ND: Floats) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8], Floats]:
-    """Two-level codes by plain rounding: q_ND in -8..7, m_NG, s_N. D is a multiple of 32.
+    """Two-level codes by plain rounding: q_ND as levels, m_NG, s_N. D is a multiple of 32.
 
-    s = max|w| / 64, so that the widest group of a row takes |m| = 8. A group's multiplier carries the sign that
-    sends its extreme value to -8, where the codes reach furthest; of three sizes (the one that just covers the
-    extreme, one less, one more) the one with the least squared error wins, the smaller on ties.
+    s = max|w| / 120, so that the widest group of a row takes |m| = 8. Of six multipliers the one with the least
+    squared error wins, the first on ties: the sign that sends the group's extreme value to -15, where the levels
+    reach furthest, then the other; of each the size that just covers the extreme, after one less and before one more.
     """
     count = rows_ND.shape[0]
     groups_NGC = rows_ND.reshape(count, -1, GROUP_COLUMNS)
-    scales_N = np.abs(rows_ND).max(axis=-1) / np.float32(64.0)
+    scales_N = np.abs(rows_ND).max(axis=-1) / np.float32(8 * REACH)
     inverse_N = np.divide(np.float32(1.0), scales_N, out=np.zeros_like(scales_N), where=scales_N > 0)
-    units_NGC = groups_NGC * inverse_N[:, None, None]  # in units of s: at most 64
+    units_NGC = groups_NGC * inverse_N[:, None, None]  # in units of s: at most 120
     extremes_NG = np.take_along_axis(units_NGC, np.abs(units_NGC).argmax(axis=-1)[..., None], axis=-1)[..., 0]
     signs_NG = np.where(extremes_NG > 0, np.float32(-1), np.float32(1))
-    covering_NG = np.ceil(np.abs(extremes_NG) * np.float32(0.125))
+    covering_NG = np.ceil(np.abs(extremes_NG) * np.float32(1 / REACH))
     best_error_NG = np.full(extremes_NG.shape, np.inf, np.float32)
     best_m_NG = np.ones(extremes_NG.shape, np.float32)
     best_q_NGC = np.zeros(units_NGC.shape, np.float32)
-    for step in (-1.0, 0.0, 1.0):
-        m_NG = np.clip(covering_NG + np.float32(step), 1, 8) * signs_NG
-        q_NGC = np.clip(np.rint(units_NGC * (np.float32(1.0) / m_NG)[..., None]), -8, 7)
+    for sign, step in itertools.product((1.0, -1.0), (-1.0, 0.0, 1.0)):
+        m_NG = np.clip(covering_NG + np.float32(step), 1, 8) * (signs_NG * np.float32(sign))
+        q_NGC = nearest(units_NGC * (np.float32(1.0) / m_NG)[..., None])
         error_NG = squared_error(units_NGC, q_NGC * m_NG[..., None])
         better = error_NG < best_error_NG
         best_error_NG = np.where(better, error_NG, best_error_NG)
@@ -248,9 +252,9 @@ def encode(rows_ND: AnyArray, into: Packed, first_row: int) -> None:
 def pack_nibbles(
     q_ND: npt.NDArray[np.int8], m_NG: npt.NDArray[np.int8]
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Codes and multipliers of whole panels in the layout of Int4."""
+    """Levels and multipliers of whole panels in the layout of Int4."""
     panels, groups = len(q_ND) // PANEL_ROWS, m_NG.shape[1]
-    codes = (q_ND + 8).astype(np.uint8).reshape(panels, PANEL_ROWS, groups, 2, 4, 4)
+    codes = codes_of(q_ND).reshape(panels, PANEL_ROWS, groups, 2, 4, 4)
     codes = codes.transpose(0, 2, 3, 4, 1, 5)  # panel, group, half, j, row, i
     stored = np.where(m_NG < 0, m_NG + 8, m_NG + 7).astype(np.uint8)
     stored = stored.reshape(panels, 2, PANEL_ROWS // 2, groups).transpose(0, 3, 1, 2)
@@ -272,7 +276,7 @@ def integer_rows(weight: Int8 | Int4) -> npt.NDArray[np.int8]:
         panels, quads = weight.codes.shape[:2]
         return weight.codes.swapaxes(1, 2).reshape(panels * PANEL_ROWS, quads * 4)
     panels, groups = weight.codes.shape[:2]
-    halves = np.stack([weight.codes & 15, weight.codes >> 4], axis=2).astype(np.int8) - np.int8(8)
+    halves = LEVELS[np.stack([weight.codes & 15, weight.codes >> 4], axis=2)]
     q = halves.transpose(0, 4, 1, 2, 3, 5).reshape(panels * PANEL_ROWS, groups, GROUP_COLUMNS)
     stored = np.concatenate([weight.multipliers & 15, weight.multipliers >> 4], axis=2).astype(np.int8)
     m = np.where(stored < 8, stored - 8, stored - 7).astype(np.int8)

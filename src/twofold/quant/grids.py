@@ -6,12 +6,14 @@ column is multiplied by): errors of important columns count more when scales are
 
 from __future__ import annotations
 
+import itertools
 from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from twofold.errors import QuantisationError
 from twofold.ops.codes import Bytes, Codes
+from twofold.ops.levels import REACH, nearest
 from twofold.ops.packed import BF16, GROUP_COLUMNS, Floats
 from twofold.weights.compressed_rows import FP8, Fp8Rows, GroupRows
 
@@ -19,10 +21,10 @@ Rows: TypeAlias = Codes | Fp8Rows | GroupRows
 """Quantised rows, whatever format they are in."""
 
 INT4_SCALES = tuple(np.linspace(0.7, 1.1, 6, dtype=np.float32))
-"""Scales tried, relative to the one that sends a row's largest weight to 64."""
+"""Scales tried, relative to the one that sends a row's largest weight to 120."""
 INT8_SCALES = tuple(np.linspace(0.8, 1.0, 9, dtype=np.float32))
 """Scales tried, relative to the one that sends a row's largest weight to 127."""
-MULTIPLIER_STEPS = (-2, -1, 0, 1)
+MULTIPLIER_STEPS = (-1, 0, 1)
 """Sizes of a multiplier that are tried, counted from the one that just covers a group."""
 SLICE_ROWS = 512
 """Rows whose scales are searched at a time: candidates take several copies."""
@@ -72,7 +74,7 @@ class Int4Grid:
 
     def __init__(self, w_ND: Floats, importance_D: Floats) -> None:
         rows, columns = w_ND.shape
-        self.scales_N = choose_scales(w_ND, importance_D, np.float32(64), INT4_SCALES, int4_error)
+        self.scales_N = choose_scales(w_ND, importance_D, np.float32(8 * REACH), INT4_SCALES, int4_error)
         self.inverse_N = inverse(self.scales_N)
         self.q_DN = np.zeros((columns, rows), np.int8)
         self.m_GN = np.ones((-(-columns // GROUP_COLUMNS), rows), np.int8)
@@ -85,7 +87,7 @@ class Int4Grid:
     def round(self, column: int, values_N: Floats) -> Floats:
         """See Grid."""
         m_N = self.m_GN[column // GROUP_COLUMNS].astype(np.float32)
-        q_N = np.clip(np.rint(values_N * self.inverse_N / m_N), -8, 7)
+        q_N = nearest(values_N * self.inverse_N / m_N)
         self.q_DN[column] = q_N.astype(np.int8)
         result: Floats = q_N * m_N * self.scales_N
         return result
@@ -224,21 +226,18 @@ def int4_error(units_ND: Floats, importance_D: Floats) -> Floats:
 def fit_multipliers(units_GCN: Floats, importance_GC: Floats) -> tuple[Bytes, Floats]:
     """The multiplier of each group and row with the least weighted squared error, and that error.
 
-    Both signs are tried: codes reach to -8 on one side and 7 on the other.
+    Both signs are tried: levels reach to -15 on one side and 13 on the other, and lie otherwise between.
     """
     most_GN = np.abs(units_GCN).max(axis=1)
-    covering_GN = np.ceil(most_GN * np.float32(0.125))
+    covering_GN = np.ceil(most_GN * np.float32(1 / REACH))
     weights_GC1 = importance_GC[..., None]
     best_GN = np.full(most_GN.shape, np.inf, np.float32)
     chosen_GN = np.ones(most_GN.shape, np.float32)
-    for step in MULTIPLIER_STEPS:
-        size_GN = np.clip(covering_GN + np.float32(step), 1, 8)
-        scaled_GCN = units_GCN / size_GN[:, None]
-        nearest_GCN = np.rint(scaled_GCN)
-        for sign, low, high in ((1, -8, 7), (-1, -7, 8)):
-            lost_GCN = np.square(scaled_GCN - np.clip(nearest_GCN, low, high))
-            error_GN = (lost_GCN * weights_GC1).sum(axis=1) * size_GN**2
-            better_GN = error_GN < best_GN
-            best_GN = np.where(better_GN, error_GN, best_GN)
-            chosen_GN = np.where(better_GN, size_GN * np.float32(sign), chosen_GN)
+    for step, sign in itertools.product(MULTIPLIER_STEPS, (1, -1)):
+        m_GN = np.clip(covering_GN + np.float32(step), 1, 8) * np.float32(sign)
+        scaled_GCN = units_GCN / m_GN[:, None]
+        error_GN = (np.square(scaled_GCN - nearest(scaled_GCN)) * weights_GC1).sum(axis=1) * m_GN**2
+        better_GN = error_GN < best_GN
+        best_GN = np.where(better_GN, error_GN, best_GN)
+        chosen_GN = np.where(better_GN, m_GN, chosen_GN)
     return chosen_GN.astype(np.int8), best_GN

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from twofold.ops.codes import Codes
+from twofold.ops.levels import LEVELS
 from twofold.ops.packed import Floats
 from twofold.quant.calibrate import Inputs
 from twofold.quant.gptq import factorise, round_plainly, round_with_compensation
@@ -115,6 +116,7 @@ def clipped_share(codes: Rows) -> float:
     """Share of codes at the ends of their range."""
     if isinstance(codes, Fp8Rows):
         return float((np.abs(codes.q_ND.astype(np.float32)) == 448).mean())
-    is_eight = isinstance(codes, Codes) and codes.m_NG is None
-    low, high = (-127, 127) if is_eight else (-8, 7)
+    low, high = -8, 7
+    if isinstance(codes, Codes):
+        low, high = (-127, 127) if codes.m_NG is None else (int(LEVELS[0]), int(LEVELS[-1]))
     return float(((codes.q_ND == low) | (codes.q_ND == high)).mean())

@@ -11,7 +11,7 @@ from twofold.weights.gptq_codec import awq_codec, gptq_codec
 from twofold.weights.native_codec import NativeCodec
 from twofold.weights.quantised import Codec
 
-NATIVE_METHOD, NATIVE_VERSION = "twofold", 1
+NATIVE_METHOD, NATIVE_VERSION = "twofold", 2
 
 
 def codec_of(config: Mapping[str, Any]) -> Codec | None:

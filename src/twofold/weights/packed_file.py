@@ -27,7 +27,7 @@ from twofold.weights.safetensors import SafetensorsFile
 from twofold.weights.strict_json import parse_object
 
 FILE_NAME = "weights.twofold"
-VERSION = "1"
+VERSION = "2"
 LINE_BYTES = 64
 HEADER_BYTES = 4096
 """The weights begin at a multiple of this, a page, so that reads are aligned."""

@@ -7,7 +7,7 @@ Eight bits, one scale per row, exactly as compressed-tensors "int-quantized" (W8
 
 Four bits with multipliers (ops.packed, Int4):
 
-    MODULE.weight_packed      U8  [N, ceil(D / 2)]       column 2j in the low nibble, 2j + 1 in the high one, as q + 8
+    MODULE.weight_packed      U8  [N, ceil(D / 2)]       ops.levels; column 2j in the low nibble, 2j + 1 in the high
     MODULE.weight_multiplier  I8  [N, ceil(D / 32)]      m in -8..-1, 1..8
     MODULE.weight_scale       F32 [N, 1]
     MODULE.weight_shape       I64 [2]                    (N, D)
@@ -21,6 +21,7 @@ import numpy as np
 
 from twofold.errors import CheckpointError
 from twofold.ops.codes import Codes
+from twofold.ops.levels import LEVELS, ZERO_CODE, codes_of
 from twofold.ops.packed import GROUP_COLUMNS, AnyArray
 from twofold.weights.checkpoint import Checkpoint
 
@@ -45,20 +46,20 @@ def tensors_of(module: str, codes: Codes, prefix: str = "weight") -> dict[str, A
 
 
 def pack_pairs(q_ND: AnyArray) -> AnyArray:
-    """Codes in -8..7, two to a byte."""
+    """The codes of levels, two to a byte."""
     rows, columns = q_ND.shape
-    stored = np.full((rows, columns + columns % 2), 8, np.uint8)
-    stored[:, :columns] = (q_ND + 8).astype(np.uint8)
+    stored = np.full((rows, columns + columns % 2), ZERO_CODE, np.uint8)
+    stored[:, :columns] = codes_of(q_ND)
     result: AnyArray = stored[:, 0::2] | (stored[:, 1::2] << np.uint8(4))
     return result
 
 
 def unpack_pairs(packed: AnyArray, columns: int) -> AnyArray:
-    """The codes of pack_pairs."""
-    codes = np.empty((len(packed), packed.shape[1] * 2), np.int8)
-    codes[:, 0::2] = (packed & 15).astype(np.int8) - 8
-    codes[:, 1::2] = (packed >> 4).astype(np.int8) - 8
-    return codes[:, :columns]
+    """The levels of pack_pairs."""
+    levels = np.empty((len(packed), packed.shape[1] * 2), np.int8)
+    levels[:, 0::2] = LEVELS[packed & 15]
+    levels[:, 1::2] = LEVELS[packed >> 4]
+    return levels[:, :columns]
 
 
 def read_codes(checkpoint: Checkpoint, module: str, start: int, stop: int) -> Codes:
