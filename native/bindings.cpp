@@ -130,12 +130,14 @@ void route(const Native& native, const In<float, 2>& x, const PackedWeight& rout
     native.kernels->route(rows, router.view, active, experts.data(), gates.data());
 }
 
-void quantize(const Native& native, const In<float, 2>& x, const Out<int8_t, 2>& codes, const Out<float, 1>& scales) {
+int64_t quantize(const Native& native, const In<float, 2>& x, const Out<int8_t, 2>& codes, const Out<float, 1>& scales,
+                 const Out<int64_t, 1>& places) {
     const Rows rows = rows_of(x, "x_TD");
-    require_shape(codes, {rows.rows, rows.columns}, "codes_TD");
-    require_shape(scales, {rows.rows}, "scales_T");
+    require_shape(codes, {2 * rows.rows, rows.columns}, "codes_RD");
+    require_shape(scales, {2 * rows.rows}, "scales_R");
+    require_shape(places, {rows.rows + 1}, "places");
     const nb::gil_scoped_release unlocked;
-    native.kernels->quantize(rows, codes.data(), scales.data());
+    return native.kernels->quantize(rows, codes.data(), scales.data(), places.data());
 }
 
 // Operations (a multiplication and an addition are two) per second from registers.
@@ -189,7 +191,8 @@ NB_MODULE(_native, m) {
         .def("add", &add, "x_TD"_a.noconvert(), "y_TD"_a.noconvert(), "z_TD"_a.noconvert())
         .def("swiglu", &swiglu, "gate_up_TN"_a.noconvert(), "a_TF"_a.noconvert())
         .def("route", &route, "x_TD"_a.noconvert(), "router_ED"_a, "experts_TA"_a.noconvert(), "gates_TA"_a.noconvert())
-        .def("quantize", &quantize, "x_TD"_a.noconvert(), "codes_TD"_a.noconvert(), "scales_T"_a.noconvert())
+        .def("quantize", &quantize, "x_TD"_a.noconvert(), "codes_RD"_a.noconvert(), "scales_R"_a.noconvert(),
+             "places"_a.noconvert())
         .def("measure_int8", &measure_int8, "threads"_a,
              "Operations per second of the int8 dot product, from registers.");
     bind_attend(m, native);

@@ -58,6 +58,24 @@ PackedWeight make_int4(nb::object codes, nb::object multipliers, nb::object scal
             s.is_stack};
 }
 
+PackedWeight make_group4(nb::object codes, nb::object halves, const std::vector<int64_t>& shape) {
+    const Shape s = read_shape(shape);
+    const int64_t rows = s.matrices * padded(s.rows, kPanelRows), width = padded(s.columns, kColumnStep);
+    return {codes, halves, nb::none(),
+            Weight{Format::kGroup4, take<uint8_t>(codes, rows * width / 2, "codes"), nullptr, nullptr, s.matrices,
+                   s.rows, s.columns, take<uint16_t>(halves, rows * 2 * (width / kGroupColumns), "halves")},
+            s.is_stack};
+}
+
+PackedWeight make_fp8(nb::object values, nb::object scales, const std::vector<int64_t>& shape) {
+    const Shape s = read_shape(shape);
+    const int64_t rows = s.matrices * s.rows;
+    return {values, nb::none(), scales,
+            Weight{Format::kFp8, take<uint8_t>(values, rows * s.columns, "values"), nullptr,
+                   take<float>(scales, rows, "scales"), s.matrices, s.rows, s.columns},
+            s.is_stack};
+}
+
 // What a packer may write: rows of whole panels inside the weight, or its last rows.
 SourceRows source_of(const nb::ndarray<nb::ndim<2>, nb::device::cpu, nb::ro>& rows, const PackedWeight& into,
                      int64_t first_row) {
@@ -66,6 +84,7 @@ SourceRows source_of(const nb::ndarray<nb::ndim<2>, nb::device::cpu, nb::ro>& ro
     if (!is_f32 && !is_bf16 && !is_f16) throw nb::type_error("rows_ND must be float32, float16 or uint16 (bf16 bits)");
     const Weight& w = into.view;
     const auto count = static_cast<int64_t>(rows.shape(0)), columns = static_cast<int64_t>(rows.shape(1));
+    require(w.format != Format::kGroup4 && w.format != Format::kFp8, "this format is not packed natively");
     require(!into.is_stack && columns == w.columns, "rows_ND must have the columns of a 2-D weight");
     require(first_row >= 0 && first_row % kPanelRows == 0 && first_row + count <= w.rows &&
                 (count % kPanelRows == 0 || first_row + count == w.rows),
@@ -116,6 +135,8 @@ void bind_weights(nb::module_& m) {
           "float32 values, or uint16 (bf16 bits) with is_bf16, contiguous [..., N, D].");
     m.def("int8", &make_int8, "codes"_a, "scales"_a, "shape"_a, "ops.packed.Int8 of this shape.");
     m.def("int4", &make_int4, "codes"_a, "multipliers"_a, "scales"_a, "shape"_a, "ops.packed.Int4 of this shape.");
+    m.def("group4", &make_group4, "codes"_a, "halves"_a, "shape"_a, "ops.packed.Group4; halves as uint16.");
+    m.def("fp8", &make_fp8, "values"_a, "scales"_a, "shape"_a, "ops.packed.Fp8 of this shape.");
 }
 
 }  // namespace twofold

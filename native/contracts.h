@@ -64,7 +64,7 @@ inline Heads heads_of(const In<float, 3>& x, const char* name) {
 
 // A packed weight held from Python: its arrays, checked once.
 struct PackedWeight {
-    nb::object codes, multipliers, scales;  // owners
+    nb::object codes, multipliers, scales;  // owners; halves of a Group4 weight are its multipliers
     Weight view;
     bool is_stack;
 };

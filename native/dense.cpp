@@ -1,6 +1,6 @@
-// Products of float32 activations with float32 or bf16 rows.
+// Products of float32 activations with float32, bf16 or float8 rows.
 //
-//     y[t, n] = sum over d of x[t, d] * w[n, d]
+//     y[t, n] = sum over d of x[t, d] * w[n, d], of float8 times the row's scale
 //
 // Every sum has kLanes accumulators along d, added at the end by one tree, whatever the number of tokens and rows
 // beside it: a row of a batch is bit-equal to that row alone. Scalar version: lane[d % kLanes] += x[d] * w[d].
@@ -10,25 +10,34 @@
 namespace twofold::TWOFOLD_ISA {
 namespace {
 
-template <bool kBf16>
-struct Element {
+struct F32Row {
     using Type = float;
+    static constexpr bool kHasScale = false;
     static F load(const float* from) { return load_f32(from); }
     static F load_some(const float* from, int64_t count) { return TWOFOLD_ISA::load_some(from, count); }
 };
-template <>
-struct Element<true> {
+struct Bf16Row {
     using Type = uint16_t;
+    static constexpr bool kHasScale = false;
     static F load(const uint16_t* from) { return load_bf16(from); }
     static F load_some(const uint16_t* from, int64_t count) { return load_bf16_some(from, count); }
+};
+struct Fp8Row {
+    using Type = uint8_t;
+    static constexpr bool kHasScale = true;
+    static F load(const uint8_t* from) { return load_fp8(from); }
+    static F load_some(const uint8_t* from, int64_t count) {
+        uint8_t buffer[kLanes] = {};
+        for (int i = 0; i < count; ++i) buffer[i] = from[i];
+        return load_fp8(buffer);
+    }
 };
 
 // T tokens times kLanes / T rows, from row n on; rows beyond the last repeat it and are not written.
 // Two vectors of a row at a time: rows are often a multiple of 4096 bytes apart and share the sets of the first-level
 // cache, so that a line would be gone before its second half is wanted.
-template <int T, bool kBf16>
+template <int T, class E>
 void multiply_tile(const Rows& x_TD, int64_t token, const Weight& weight_ND, int64_t n, float* y, int64_t stride) {
-    using E = Element<kBf16>;
     constexpr int kRows = kLanes / T;
     const int64_t columns = x_TD.columns;
     const float* x[T];
@@ -56,29 +65,31 @@ void multiply_tile(const Rows& x_TD, int64_t token, const Weight& weight_ND, int
     float totals[kLanes];
     store(totals, sum_each(sums));
     for (int r = 0; r < kRows && n + r < weight_ND.rows; ++r)
-        for (int t = 0; t < T; ++t) y[(token + t) * stride + r] = totals[r * T + t];
+        for (int t = 0; t < T; ++t)
+            y[(token + t) * stride + r] =
+                E::kHasScale ? totals[r * T + t] * weight_ND.scales[n + r] : totals[r * T + t];
 }
 
-template <int T, bool kBf16>
+template <int T, class E>
 int64_t multiply_tiles(const Rows& x_TD, int64_t token, const Weight& weight_ND, int64_t first, int64_t last, float* y,
                        int64_t stride) {
     for (; token + T <= x_TD.rows; token += T)
         for (int64_t n = first; n < last; n += kLanes / T)
-            multiply_tile<T, kBf16>(x_TD, token, weight_ND, n, y + n - first, stride);
+            multiply_tile<T, E>(x_TD, token, weight_ND, n, y + n - first, stride);
     return token;
 }
 
 // Some panels at a time: their rows stay in the second-level cache while the tokens pass.
-template <bool kBf16>
+template <class E>
 void multiply_all(const Rows& x_TD, const Weight& weight_ND, int64_t first, int64_t last, float* y, int64_t stride) {
     constexpr int kMost = kLanes == 16 ? 4 : 2;
     constexpr int64_t kBlockRows = 4 * kPanelRows;
     const int64_t end = smaller(last * kPanelRows, weight_ND.rows);
     for (int64_t n = first * kPanelRows; n < end; n += kBlockRows, y += kBlockRows) {
         const int64_t stop = smaller(n + kBlockRows, end);
-        int64_t token = multiply_tiles<kMost, kBf16>(x_TD, 0, weight_ND, n, stop, y, stride);
-        token = multiply_tiles<2, kBf16>(x_TD, token, weight_ND, n, stop, y, stride);
-        multiply_tiles<1, kBf16>(x_TD, token, weight_ND, n, stop, y, stride);
+        int64_t token = multiply_tiles<kMost, E>(x_TD, 0, weight_ND, n, stop, y, stride);
+        token = multiply_tiles<2, E>(x_TD, token, weight_ND, n, stop, y, stride);
+        multiply_tiles<1, E>(x_TD, token, weight_ND, n, stop, y, stride);
     }
 }
 
@@ -86,9 +97,11 @@ void multiply_all(const Rows& x_TD, const Weight& weight_ND, int64_t first, int6
 
 void multiply_floats(const Rows& x_TD, const Weight& weight_ND, int64_t first, int64_t last, float* y, int64_t stride) {
     if (weight_ND.format == Format::kBf16)
-        multiply_all<true>(x_TD, weight_ND, first, last, y, stride);
+        multiply_all<Bf16Row>(x_TD, weight_ND, first, last, y, stride);
+    else if (weight_ND.format == Format::kFp8)
+        multiply_all<Fp8Row>(x_TD, weight_ND, first, last, y, stride);
     else
-        multiply_all<false>(x_TD, weight_ND, first, last, y, stride);
+        multiply_all<F32Row>(x_TD, weight_ND, first, last, y, stride);
 }
 
 }  // namespace twofold::TWOFOLD_ISA

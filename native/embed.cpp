@@ -31,6 +31,29 @@ void decode_int4(const Weight& table, int64_t token, float* x_D) {
     }
 }
 
+void decode_group4(const Weight& table, int64_t token, float* x_D) {
+    const int64_t groups = round_up(table.columns, kColumnStep) / kGroupColumns, row = token % 16;
+    const uint8_t* panel = static_cast<const uint8_t*>(table.codes) + token / 16 * groups * 256;
+    const uint16_t* halves = table.halves + token / 16 * groups * 2 * kPanelRows;
+    for (int64_t d = 0; d < table.columns; ++d) {
+        const int64_t group = d / kGroupColumns, column = d % kGroupColumns, low = column % 16;
+        const int both = panel[group * 256 + low / 4 * 64 + row * 4 + low % 4];
+        const uint16_t* pair = halves + group * 2 * kPanelRows + row / kLanes * kLanes;
+        const float scale = load_f16(pair)[row % kLanes], offset = load_f16(pair + kPanelRows)[row % kLanes];
+        x_D[d] = static_cast<float>(column < 16 ? both & 15 : both >> 4) * scale + offset;
+    }
+}
+
+void decode_fp8(const Weight& table, int64_t token, float* x_D) {
+    const uint8_t* row = static_cast<const uint8_t*>(table.codes) + token * table.columns;
+    for (int64_t d = 0; d < table.columns; d += kLanes) {
+        const int64_t count = smaller<int64_t>(kLanes, table.columns - d);
+        uint8_t some[kLanes] = {};
+        __builtin_memcpy(some, row + d, static_cast<size_t>(count));
+        store_some(x_D + d, load_fp8(some) * table.scales[token], count);
+    }
+}
+
 }  // namespace
 
 void embed(const Weight& table_VD, const int32_t* tokens_T, int64_t tokens, float* x_TD) {
@@ -54,6 +77,12 @@ void embed(const Weight& table_VD, const int32_t* tokens_T, int64_t tokens, floa
                     break;
                 case Format::kInt4:
                     decode_int4(table_VD, token, x_D);
+                    break;
+                case Format::kGroup4:
+                    decode_group4(table_VD, token, x_D);
+                    break;
+                case Format::kFp8:
+                    decode_fp8(table_VD, token, x_D);
                     break;
             }
         }

@@ -16,84 +16,95 @@ namespace {
 // reckoned, not measured: a row takes width / 64 cycles, reading or unpacking the panel about one per column.)
 constexpr int64_t kPanelCost = kHasTiles ? 64 : 4;
 
-// Entries by expert: entry = token * active + slot; those of expert e are order[starts[e]] .. order[starts[e + 1] - 1].
+// Entries by expert: entry = token * active + slot; those of expert e are entries[starts[e]] .. entries[starts[e + 1] -
+// 1] of tokens[..].
 struct Order {
     int32_t* starts;
     int32_t* entries;
+    int32_t* tokens;
     int64_t experts, count;
 };
 
-Order sort_by_expert(const int32_t* experts_TA, int64_t count, int64_t experts) {
-    int32_t* memory = scratch<int32_t>(Slot::kOrder, 2 * (experts + 1) + count);
-    const Order order{memory, memory + 2 * (experts + 1), experts, count};
+Order sort_by_expert(const int32_t* experts_TA, int64_t count, int64_t active, int64_t experts) {
+    int32_t* memory = scratch<int32_t>(Slot::kOrder, 2 * (experts + 1) + 2 * count);
+    int32_t* entries = memory + 2 * (experts + 1);
+    const Order order{memory, entries, entries + count, experts, count};
     int32_t* next = memory + experts + 1;
     for (int64_t e = 0; e <= experts; ++e) order.starts[e] = 0;
     for (int64_t i = 0; i < count; ++i) ++order.starts[experts_TA[i] + 1];
     for (int64_t e = 0; e < experts; ++e) order.starts[e + 1] += order.starts[e];
     for (int64_t e = 0; e < experts; ++e) next[e] = order.starts[e];
     for (int64_t i = 0; i < count; ++i) order.entries[next[experts_TA[i]]++] = static_cast<int32_t>(i);
+    for (int64_t i = 0; i < count; ++i) order.tokens[i] = order.entries[i] / static_cast<int32_t>(active);
     return order;
 }
 
+// What a stack of matrices is multiplied by: a row for each entry, in their order; of wide ones two rows of codes.
+struct Sorted {
+    Input input;
+    Expanded rows;
+};
+
 // Sorted rows through each expert's matrix: one region over (expert, panel), shared out by cost.
-void multiply_stack(const Input& x, const Weight& weight_END, const Order& order, float* y) {
+void multiply_sorted(const Sorted& x, const Weight& weight_END, const Order& order, float* y) {
     const int64_t panels = (weight_END.rows + kPanelRows - 1) / kPanelRows;
+    const auto first_row = [&](int64_t e) { return x.rows.place(order.starts[e]); };
     int64_t total = 0;
     for (int64_t e = 0; e < order.experts; ++e) {
-        const int64_t rows = order.starts[e + 1] - order.starts[e];
+        const int64_t rows = first_row(e + 1) - first_row(e);
         if (rows > 0) total += panels * (rows + kPanelCost);
     }
     parallel(total, 1 + (1 + kPanelCost) * 4096 / weight_END.columns, [&](int64_t from, int64_t to) {
         int64_t passed = 0;  // cost of the experts before this one; a panel belongs to the share its start falls in
         for (int64_t e = 0; e < order.experts && passed < to; ++e) {
-            const int64_t rows = order.starts[e + 1] - order.starts[e], cost = rows + kPanelCost;
+            const int64_t rows = first_row(e + 1) - first_row(e), cost = rows + kPanelCost;
             if (rows == 0) continue;
             const int64_t first = from <= passed ? 0 : (from - passed + cost - 1) / cost;
             const int64_t last = smaller(panels, (to - passed + cost - 1) / cost);
             if (first < last)
-                multiply_panels(x, order.starts[e], rows, matrix_of(weight_END, e), first, last, y, weight_END.rows);
+                multiply_panels(x.input, first_row(e), rows, matrix_of(weight_END, e), first, last, y, weight_END.rows);
             passed += panels * cost;
         }
     });
 }
 
-// Row i of the result: the x of entry order[i], times its gate (folded into the scale of integer codes).
-Input gather(const Rows& x_TD, const float* gates_TA, int64_t active, const Order& order, bool is_integer) {
-    Input input{is_integer, {}, {}};
-    float* rows = nullptr;
+// y [entries, N]: the products of every entry with its expert's matrix.
+void multiply_stack(const Sorted& x, const Weight& weight_END, const Order& order, float* y) {
+    if (x.rows.places == nullptr) return multiply_sorted(x, weight_END, order, y);
+    float* products = scratch<float>(Slot::kExpanded, x.rows.place(order.count) * weight_END.rows);
+    multiply_sorted(x, weight_END, order, products);
+    fold_rows(x.rows, products, weight_END.rows, y);
+}
+
+// Row i: the x of entry order[i], times its gate (folded into the scale of integer codes).
+Sorted gather(const Rows& x_TD, const float* gates_TA, const Order& order, bool is_integer) {
     if (is_integer) {
-        input.codes = place_codes(order.count, x_TD.columns);
-    } else {
-        rows = scratch<float>(Slot::kRows, order.count * x_TD.columns);
-        input.rows = Rows{rows, order.count, x_TD.columns, x_TD.columns};
+        const Expanded rows = quantize_rows({x_TD.data, order.count, x_TD.columns, x_TD.stride}, order.tokens);
+        for (int64_t i = 0; i < order.count; ++i)
+            for (int64_t row = rows.place(i); row < rows.place(i + 1); ++row)
+                rows.codes.scales[row] *= gates_TA[order.entries[i]];
+        return {{true, rows.codes, {}}, rows};
     }
+    float* gated = scratch<float>(Slot::kRows, order.count * x_TD.columns);
     parallel(order.count, 1 + 16384 / x_TD.columns, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
-            const float* x = x_TD.data + order.entries[i] / active * x_TD.stride;
+            const float* x = x_TD.data + order.tokens[i] * x_TD.stride;
             const float gate = gates_TA[order.entries[i]];
-            if (is_integer) {
-                quantize_row(x, x_TD.columns, input.codes, i);
-                input.codes.scales[i] *= gate;
-            } else {
-                for (int64_t d = 0; d < x_TD.columns; ++d) rows[i * x_TD.columns + d] = x[d] * gate;
-            }
+            for (int64_t d = 0; d < x_TD.columns; ++d) gated[i * x_TD.columns + d] = x[d] * gate;
         }
     });
-    return input;
+    return {{false, {}, {gated, order.count, x_TD.columns, x_TD.columns}}, {{}, nullptr, order.count}};
 }
 
 // swiglu of each row in place (its first half), then codes if the next weight wants them.
-Input activate(float* hidden, int64_t rows, int64_t width, bool is_integer) {
-    Input input{is_integer, {}, Rows{hidden, rows, width, 2 * width}};
-    if (is_integer) input.codes = place_codes(rows, width);
+Sorted activate(float* hidden, int64_t rows, int64_t width, bool is_integer) {
     parallel(rows, 1 + 8192 / width, [&](int64_t first, int64_t last) {
-        for (int64_t i = first; i < last; ++i) {
-            float* row = hidden + i * 2 * width;
-            swiglu_row(row, width, row);
-            if (is_integer) quantize_row(row, width, input.codes, i);
-        }
+        for (int64_t i = first; i < last; ++i) swiglu_row(hidden + i * 2 * width, width, hidden + i * 2 * width);
     });
-    return input;
+    const Rows activated{hidden, rows, width, 2 * width};
+    if (!is_integer) return {{false, {}, activated}, {{}, nullptr, rows}};
+    const Expanded expanded = quantize_rows(activated);
+    return {{true, expanded.codes, {}}, expanded};
 }
 
 void add_slots(const float* outputs, const Order& order, int64_t active, int64_t columns, float* y_TD) {
@@ -113,17 +124,15 @@ void add_slots(const float* outputs, const Order& order, int64_t active, int64_t
     });
 }
 
-bool is_integer(const Weight& weight) { return weight.format == Format::kInt8 || weight.format == Format::kInt4; }
-
 }  // namespace
 
 void experts(const Rows& x_TD, const int32_t* experts_TA, const float* gates_TA, int64_t active,
              const Weight& gate_up_END, const Weight& down_EDF, float* y_TD) {
     if (x_TD.rows == 0) return;
-    const Order order = sort_by_expert(experts_TA, x_TD.rows * active, gate_up_END.matrices);
+    const Order order = sort_by_expert(experts_TA, x_TD.rows * active, active, gate_up_END.matrices);
     float* hidden = scratch<float>(Slot::kHidden, order.count * gate_up_END.rows);
-    multiply_stack(gather(x_TD, gates_TA, active, order, is_integer(gate_up_END)), gate_up_END, order, hidden);
-    const Input activated = activate(hidden, order.count, down_EDF.columns, is_integer(down_EDF));
+    multiply_stack(gather(x_TD, gates_TA, order, is_integer(gate_up_END)), gate_up_END, order, hidden);
+    const Sorted activated = activate(hidden, order.count, down_EDF.columns, is_integer(down_EDF));
     if (order.count == 1) return multiply_stack(activated, down_EDF, order, y_TD);
     float* outputs = scratch<float>(Slot::kOutputs, order.count * down_EDF.rows);
     multiply_stack(activated, down_EDF, order, outputs);

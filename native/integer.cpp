@@ -20,22 +20,11 @@ namespace {
 
 constexpr int kWideTile = kLanes == 16 ? 8 : 4;    // tokens per tile
 constexpr int kWidePanels = kLanes == 16 ? 2 : 1;  // and panels: accumulators fill the registers but a few
-constexpr int64_t kQuadBytes = 64;                 // 16 rows of 4 codes
 constexpr int kBlockPanels = 4;                    // panels that the tokens pass at once,
 constexpr int64_t kSliceColumns = 1024;            // so many columns of them: 64 KiB
 constexpr int64_t kTokenBytes = 1536 * 1024;       // activations that pass, from the second-level cache
 constexpr int64_t kTileFrom = 8;                   // tokens worth AMX tiles; reckoned from cycles, not measured
 constexpr int64_t kTileBlock = 128 * 1024;         // unpacked panels for them
-constexpr int kGroupQuads = 8;
-constexpr int64_t kAhead = 4096;  // bytes; the hardware looks ahead within a page of 4096 only
-
-typedef uint16_t Pairs __attribute__((vector_size(4 * kLanes)));
-
-inline I load_quad(const int8_t* codes) {
-    int32_t quad;
-    __builtin_memcpy(&quad, codes, 4);
-    return broadcast(quad);
-}
 
 // sums += T tokens times P panels, over some columns from `codes` and `w` on. The panels' codes carry kWeightOffset
 // already but for kOffset; those of kFromMemory are asked for ahead. Two panels share each quad of activations once it
@@ -84,27 +73,7 @@ template <int T>
     for (int t = 0; t < T; ++t) codes[t] = x.row(token + t);
     for (int64_t group = 0; group < groups; ++group) {
         Group dots[T][kGroupSums][kParts];
-        for (int t = 0; t < T; ++t)
-            for (int sum = 0; sum < kGroupSums; ++sum)
-                for (int part = 0; part < kParts; ++part)
-                    dots[t][sum][part] = (Group)load_quad(codes[t] + x.width + 4 * (group * kGroupSums + sum));
-#pragma GCC unroll 1  // unrolled, GCC moves all loads to the front and spills them
-        for (int j = 0; j < kGroupQuads / 2; ++j) {
-            const uint8_t* both = panel.codes + group * 256 + j * kQuadBytes;
-            __builtin_prefetch(both + kAhead);
-            for (int half = 0; half < 2; ++half) {
-                Bytes levels[kParts];
-                for (int part = 0; part < kParts; ++part) {
-                    const Bytes bytes = load<Bytes>(both + part * 4 * kLanes);
-                    levels[part] = offset_levels((half == 0 ? bytes : (Bytes)((Pairs)bytes >> 4)) & 15);
-                }
-                for (int t = 0; t < T; ++t) {
-                    const I values = load_quad(codes[t] + group * kGroupColumns + half * 16 + 4 * j);
-                    Group* dot = dots[t][half % kGroupSums];
-                    for (int part = 0; part < kParts; ++part) dot[part] = group_dot(dot[part], levels[part], values);
-                }
-            }
-        }
+        dot_group<T>(x, codes, group, panel.codes + group * 256, offset_levels, dots);
         I multipliers[kParts];
         unpack_multipliers(panel.multipliers + group * 8, multipliers);
         for (int t = 0; t < T; ++t)
@@ -172,15 +141,6 @@ template <bool kInt4, int T, int P>
                 store(kept + (t * slice.count + i) * kPanelRows + part * kLanes, sums[i][t][part]);
 }
 
-// body.operator()<T>(token) for tiles of kWideTile tokens, and for one of those left.
-template <int T = kWideTile, class Body>
-inline void for_each_tile(int64_t tokens, const Body& body, int64_t token = 0) {
-    for (; token + T <= tokens; token += T) body.template operator()<T>(token);
-    if constexpr (T > 1) {
-        if (token < tokens) for_each_tile<T - 1>(tokens, body, token);
-    }
-}
-
 // All tokens with a block of panels, slice by slice.
 template <bool kInt4>
 void multiply_block(const Codes& x, int64_t tokens, const Panel* panels, int64_t count) {
@@ -193,7 +153,7 @@ void multiply_block(const Codes& x, int64_t tokens, const Panel* panels, int64_t
             if (kInt4) unpack(panels[p], slice.first, slice.columns, own);
             slice.codes[p] = kInt4 ? own : panels[p].codes + slice.first * kPanelRows;
         }
-        for_each_tile(tokens, [&]<int T>(int64_t token) {
+        for_each_tile<kWideTile>(tokens, [&]<int T>(int64_t token) {
             int64_t p = 0;
             for (; p + kWidePanels <= count; p += kWidePanels)
                 multiply_slice<kInt4, T, kWidePanels>(x, token, slice, p, panels);
@@ -249,9 +209,9 @@ void multiply_few(const Codes& x, int64_t tokens, const Panels& all) {
     for (; i < all.last; ++i) {
         const Panel panel = all.at(i);
         if (is_int4)
-            for_each_tile(tokens, [&]<int T>(int64_t token) { multiply_int4<T>(x, token, panel); });
+            for_each_tile<kWideTile>(tokens, [&]<int T>(int64_t token) { multiply_int4<T>(x, token, panel); });
         else
-            for_each_tile(tokens, [&]<int T>(int64_t token) { multiply_int8<T, 1>(x, token, &panel); });
+            for_each_tile<kWideTile>(tokens, [&]<int T>(int64_t token) { multiply_int8<T, 1>(x, token, &panel); });
     }
 }
 
@@ -277,6 +237,7 @@ void multiply_few(const Codes& x, int64_t tokens, const Panels& all) {
 void multiply_codes(const Codes& x, int64_t tokens, const Weight& weight_ND, int64_t first, int64_t last, float* y,
                     int64_t stride) {
     const Panels all{weight_ND, x.width, first, last, y, stride};
+    if (weight_ND.format == Format::kGroup4) return multiply_groups(x, tokens, weight_ND, first, last, y, stride);
     const bool is_int4 = weight_ND.format == Format::kInt4;
     const int64_t many = kHasTiles ? kTileFrom : is_int4 ? kUnpackFrom : kWideTile + 1;
     if (tokens < many) return multiply_few(x, tokens, all);

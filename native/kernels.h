@@ -8,11 +8,11 @@
 
 namespace twofold {
 
-constexpr int64_t kPanelRows = 16;     // ops/packed.py, PANEL_ROWS
+constexpr int64_t kPanelRows = 16;     // ops/layout.py, PANEL_ROWS
 constexpr int64_t kColumnStep = 64;    // COLUMN_STEP
 constexpr int64_t kGroupColumns = 32;  // GROUP_COLUMNS
 
-enum class Format : int { kF32, kBf16, kInt8, kInt4 };
+enum class Format : int { kF32, kBf16, kInt8, kInt4, kGroup4, kFp8 };
 
 // float32 [rows, columns].
 struct Rows {
@@ -26,13 +26,14 @@ struct Heads {
     int64_t tokens, heads, size, token_stride, head_stride;
 };
 
-// A packed weight, bit by bit as ops/packed.py says. `matrices` is 1 but for stacks of experts.
+// A packed weight, bit by bit as ops/layout.py says. `matrices` is 1 but for stacks of experts.
 struct Weight {
     Format format;
-    const void* codes;           // float32, uint16 (bf16 bits), int8 or uint8
+    const void* codes;           // float32, uint16 (bf16 bits), int8, uint8 (nibbles or float8 bits)
     const uint8_t* multipliers;  // Int4 only
-    const float* scales;         // Int8 and Int4
+    const float* scales;         // Int8, Int4 and Fp8
     int64_t matrices, rows, columns;
+    const uint16_t* halves = nullptr;  // Group4 only: float16 bits
 };
 
 // The same to be written by the packers; one matrix.
@@ -80,7 +81,8 @@ struct Layout {
 };
 
 // Name and arguments of each kernel; ops/interface.py and ops/reference.py say what it computes.
-//   quantize     codes_TD int8 and scales_T of ops.packed.quantize_activations
+//   quantize     codes_RD int8, scales_R and firsts of ops.activations.quantize_activations, room for R = 2 T rows;
+//                places [T + 1] ends with R, which is returned
 //   norm         weight_D may be null (unit_norm); a row is one head of one token
 //   encode       packs rows minus those of coarse_ND (an Int4 weight, or null)
 //   store_heads  writes keys and values to slots_T of the cache; attend reads them
@@ -104,7 +106,7 @@ struct Layout {
     KERNEL(void, swiglu, (const Rows& gate_up_TN, float* a_TF))                                                     \
     KERNEL(void, route,                                                                                             \
            (const Rows& x_TD, const Weight& router_ED, int64_t active, int32_t* experts_TA, float* gates_TA))       \
-    KERNEL(void, quantize, (const Rows& x_TD, int8_t* codes_TD, float* scales_T))                                   \
+    KERNEL(int64_t, quantize, (const Rows& x_TD, int8_t* codes_RD, float* scales_R, int64_t* places))               \
     KERNEL(void, encode,                                                                                            \
            (const SourceRows& rows_ND, const Weight* coarse_ND, const WeightOut& into, int64_t first_row))          \
     KERNEL(int64_t, measure_int8, (int64_t rounds))

@@ -1,5 +1,6 @@
 // y_TN = x_TD @ weight_ND^T: activations once to codes (integer weights), then panels of 16 rows over the threads.
 #include "products.h"
+#include "scratch.h"
 #include "threads.h"
 #include "vec.h"
 
@@ -21,18 +22,24 @@ Weight matrix_of(const Weight& weight_END, int64_t index) {
             bytes = panels * kPanelRows * width;
             break;
         case Format::kInt4:
+        case Format::kGroup4:
             bytes = panels * kPanelRows * width / 2;
+            break;
+        case Format::kFp8:
+            bytes = weight_END.rows * weight_END.columns;
             break;
     }
     result.codes = static_cast<const char*>(weight_END.codes) + index * bytes;
-    if (weight_END.scales != nullptr) result.scales += index * panels * kPanelRows;
+    const int64_t scales = weight_END.format == Format::kFp8 ? weight_END.rows : panels * kPanelRows;
+    if (weight_END.scales != nullptr) result.scales += index * scales;
     if (weight_END.multipliers != nullptr) result.multipliers += index * panels * (width / kGroupColumns) * 8;
+    if (weight_END.halves != nullptr) result.halves += index * panels * (width / kGroupColumns) * 2 * kPanelRows;
     result.matrices = 1;
     return result;
 }
 
 Codes from_row(const Codes& codes, int64_t row) {
-    return {codes.row(row), codes.scales + row, codes.starts + row, codes.width, codes.stride};
+    return {codes.row(row), codes.scales + row, codes.starts + row, codes.width, codes.stride, codes.sums};
 }
 
 void multiply_panels(const Input& x, int64_t first_row, int64_t rows, const Weight& weight_ND, int64_t first,
@@ -47,19 +54,19 @@ void multiply_panels(const Input& x, int64_t first_row, int64_t rows, const Weig
 
 void linear(const Rows& x_TD, const Weight& weight_ND, float* y_TN) {
     if (x_TD.rows == 0) return;
-    Input input{weight_ND.format == Format::kInt8 || weight_ND.format == Format::kInt4, {}, x_TD};
+    Input input{is_integer(weight_ND), {}, x_TD};
+    Expanded expanded{{}, nullptr, x_TD.rows};
     if (input.is_integer) {
-        input.codes = place_codes(x_TD.rows, x_TD.columns);
-        parallel(x_TD.rows, 1 + 16384 / x_TD.columns, [&](int64_t first, int64_t last) {
-            for (int64_t row = first; row < last; ++row)
-                quantize_row(x_TD.data + row * x_TD.stride, x_TD.columns, input.codes, row);
-        });
+        expanded = quantize_rows(x_TD);
+        input.codes = expanded.codes;
     }
-    const int64_t panels = (weight_ND.rows + kPanelRows - 1) / kPanelRows;
+    const int64_t panels = (weight_ND.rows + kPanelRows - 1) / kPanelRows, rows = expanded.place(x_TD.rows);
+    float* y = expanded.places == nullptr ? y_TN : scratch<float>(Slot::kExpanded, rows * weight_ND.rows);
     // a share is worth a thread's attention from about 64 thousand products on
-    parallel(panels, 1 + 4096 / (x_TD.columns * x_TD.rows), [&](int64_t first, int64_t last) {
-        multiply_panels(input, 0, x_TD.rows, weight_ND, first, last, y_TN, weight_ND.rows);
+    parallel(panels, 1 + 4096 / (x_TD.columns * rows), [&](int64_t first, int64_t last) {
+        multiply_panels(input, 0, rows, weight_ND, first, last, y, weight_ND.rows);
     });
+    if (expanded.places != nullptr) fold_rows(expanded, y, weight_ND.rows, y_TN);
 }
 
 }  // namespace twofold::TWOFOLD_ISA

@@ -22,6 +22,55 @@ int64_t measure_tiles(int64_t rounds);
 
 namespace {
 
+constexpr int64_t kQuadBytes = 64;  // 16 rows of 4 codes
+constexpr int kGroupQuads = 8;
+constexpr int64_t kAhead = 4096;  // bytes; the hardware looks ahead within a page of 4096 only
+
+typedef uint16_t Pairs __attribute__((vector_size(4 * kLanes)));
+
+inline I load_quad(const int8_t* codes) {
+    int32_t quad;
+    __builtin_memcpy(&quad, codes, 4);
+    return broadcast(quad);
+}
+
+// body.operator()<T>(token) for tiles of kMost tokens, and for one of those left.
+template <int kMost, class Body>
+inline void for_each_tile(int64_t tokens, const Body& body, int64_t token = 0) {
+    for (; token + kMost <= tokens; token += kMost) body.template operator()<kMost>(token);
+    if constexpr (kMost > 1) {
+        if (token < tokens) for_each_tile<kMost - 1>(tokens, body, token);
+    }
+}
+
+// Sums of T tokens over a group of nibbles: sum of (unsigned byte - kLevelOffset) * code, the byte made by `spread`.
+template <int T, class Spread>
+[[gnu::always_inline]] inline void dot_group(const Codes& x, const int8_t* const (&codes)[T], int64_t group,
+                                             const uint8_t* nibbles, const Spread& spread,
+                                             Group (&dots)[T][kGroupSums][kParts]) {
+    for (int t = 0; t < T; ++t)
+        for (int sum = 0; sum < kGroupSums; ++sum)
+            for (int part = 0; part < kParts; ++part)
+                dots[t][sum][part] = (Group)load_quad(codes[t] + x.width + 4 * (group * kGroupSums + sum));
+#pragma GCC unroll 1  // unrolled, GCC moves all loads to the front and spills them
+    for (int j = 0; j < kGroupQuads / 2; ++j) {
+        const uint8_t* both = nibbles + j * kQuadBytes;
+        __builtin_prefetch(both + kAhead);
+        for (int half = 0; half < 2; ++half) {
+            Bytes bytes[kParts];
+            for (int part = 0; part < kParts; ++part) {
+                const Bytes two = load<Bytes>(both + part * 4 * kLanes);
+                bytes[part] = spread((half == 0 ? two : (Bytes)((Pairs)two >> 4)) & 15);
+            }
+            for (int t = 0; t < T; ++t) {
+                const I values = load_quad(codes[t] + group * kGroupColumns + half * 16 + 4 * j);
+                Group* dot = dots[t][half % kGroupSums];
+                for (int part = 0; part < kParts; ++part) dot[part] = group_dot(dot[part], bytes[part], values);
+            }
+        }
+    }
+}
+
 // Outputs of T tokens, from the sums of one panel.
 template <int T>
 inline void finish(const I (&sums)[T][kParts], const Codes& x, int64_t token, const Panel& panel) {

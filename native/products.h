@@ -6,17 +6,20 @@
 namespace twofold::TWOFOLD_ISA {
 
 // Activations as int8 codes, one scale per row, and the two corrections that the ISA's dot products start from
-// (isa/*.h). A row has zeros from `columns` to width (a multiple of 64), then the corrections of its groups: what is
-// read together lies together, and rows are rarely a power of two apart, which would crowd a few sets of the cache.
+// (isa/*.h). A row has zeros from `columns` to width (a multiple of 64), then the corrections of its groups and their
+// sums as floats: what is read together lies together, and rows are rarely a power of two apart, which would crowd a
+// few sets of the cache.
 struct Codes {
     int8_t* codes;
     float* scales;
     int32_t* starts;        // [rows]: -kWeightOffset * sum of codes
     int64_t width, stride;  // bytes
+    int64_t sums;           // where a row's float sums begin, bytes
 
     int8_t* row(int64_t index) const { return codes + index * stride; }
     // kGroupSums of each group.
     int32_t* group_starts(int64_t index) const { return reinterpret_cast<int32_t*>(row(index) + width); }
+    float* group_sums(int64_t index) const { return reinterpret_cast<float*>(row(index) + sums); }
 };
 
 // Codes over this thread's scratch, to be filled row by row.
@@ -24,9 +27,23 @@ Codes place_codes(int64_t rows, int64_t columns);
 Codes from_row(const Codes& codes, int64_t row);  // the rows from `row` on
 void quantize_row(const float* x_D, int64_t columns, const Codes& into, int64_t row);
 
+// Rows as an integer weight takes them: of a wide row (ops/activations.py) the second codes lie behind the first.
+struct Expanded {
+    Codes codes;
+    const int64_t* places;  // [rows + 1]: where each row's codes begin; null where none is wide
+    int64_t rows;
+
+    int64_t place(int64_t row) const { return places == nullptr ? row : places[row]; }
+};
+Expanded quantize_rows(const Rows& x_TD, const int32_t* picks = nullptr);  // row i is row picks[i] of the data
+// Products of the rows [rows, N] from those of all codes [place(rows), N].
+void fold_rows(const Expanded& x, const float* products, int64_t columns, float* y_TN);
+
 // y[t, n - 16 * first] for the rows n of panels first <= panel < last; y points at column 16 * first of row 0.
 void multiply_codes(const Codes& x, int64_t tokens, const Weight& weight_ND, int64_t first, int64_t last, float* y,
                     int64_t stride);
+void multiply_groups(const Codes& x, int64_t tokens, const Weight& weight_ND, int64_t first, int64_t last, float* y,
+                     int64_t stride);
 void multiply_floats(const Rows& x_TD, const Weight& weight_ND, int64_t first, int64_t last, float* y, int64_t stride);
 
 // Either, with y at column 0: what a parallel region over panels calls.
@@ -35,6 +52,9 @@ struct Input {
     Codes codes;
     Rows rows;
 };
+inline bool is_integer(const Weight& weight) {
+    return weight.format == Format::kInt8 || weight.format == Format::kInt4 || weight.format == Format::kGroup4;
+}
 void multiply_panels(const Input& x, int64_t first_row, int64_t rows, const Weight& weight_ND, int64_t first,
                      int64_t last, float* y, int64_t stride);
 

@@ -1,6 +1,7 @@
-// int8 codes of activations, bit for bit as ops.packed.quantize_activations:
+// int8 codes of activations, bit for bit as ops.activations.quantize_activations:
 //
 //     s = max|x| / 127,  code = clip(rint(x * (1 / s)), -127, 127), all in float32; a row of zeros has s = 0
+//     a wide row has second codes, rint((x * (1 / s) - code) * 254), in steps of s / 254
 //
 // Compiled without contraction. Beside the codes come the sums from which the dot products start.
 #include "levels.h"
@@ -12,6 +13,9 @@
 namespace twofold::TWOFOLD_ISA {
 namespace {
 
+constexpr int64_t kBlockColumns = 128;  // ops/activations.py
+constexpr float kWideRatio = 8.0f, kRestSteps = 254.0f;
+
 typedef int8_t Codes8 __attribute__((vector_size(kLanes)));
 
 inline F load_at(const float* x_D, int64_t d, int64_t columns) {
@@ -19,11 +23,27 @@ inline F load_at(const float* x_D, int64_t d, int64_t columns) {
     return d < columns ? load_some(x_D + d, columns - d) : F{};
 }
 
-float largest_magnitude(const float* x_D, int64_t columns) {
+// The largest magnitude of a row, and whether the row is wide.
+struct Peak {
+    float most;
+    int32_t is_wide;
+};
+
+float largest_magnitude(const float* x_D, int64_t first, int64_t last) {
     F most[4] = {};  // chains: the order of a maximum does not matter
-    for (int64_t d = 0; d < columns; d += 4 * kLanes)
-        for (int i = 0; i < 4; ++i) most[i] = vmax(vabs(load_at(x_D, d + i * kLanes, columns)), most[i]);
+    for (int64_t d = first; d < last; d += 4 * kLanes)
+        for (int i = 0; i < 4; ++i) most[i] = vmax(vabs(load_at(x_D, d + i * kLanes, last)), most[i]);
     return max_lanes(vmax(vmax(most[0], most[1]), vmax(most[2], most[3])));
+}
+
+Peak peak_of(const float* x_D, int64_t columns) {
+    float most = 0.0f, least = __builtin_inff();
+    for (int64_t d = 0; d < columns; d += kBlockColumns) {
+        const float here = largest_magnitude(x_D, d, smaller(d + kBlockColumns, columns));
+        most = larger(here, most);
+        if (here > 0.0f) least = smaller(here, least);
+    }
+    return {most, least * kWideRatio < most};
 }
 
 typedef int32_t Four __attribute__((vector_size(16)));
@@ -47,7 +67,9 @@ inline Four sum_quads(V v) {
 Codes place_codes(int64_t rows, int64_t columns) {
     Codes result;
     result.width = round_up(columns, kColumnStep);
-    result.stride = round_up(result.width + 4 * kGroupSums * (result.width / kGroupColumns), 64);
+    const int64_t groups = result.width / kGroupColumns;
+    result.sums = result.width + 4 * kGroupSums * groups;
+    result.stride = round_up(result.sums + 4 * groups, 64);
     char* memory = scratch<char>(Slot::kCodes, rows * (result.stride + 8));
     result.codes = reinterpret_cast<int8_t*>(memory);
     result.starts = reinterpret_cast<int32_t*>(memory + rows * result.stride);
@@ -55,36 +77,92 @@ Codes place_codes(int64_t rows, int64_t columns) {
     return result;
 }
 
-void quantize_row(const float* x_D, int64_t columns, const Codes& into, int64_t row) {
-    const float scale = largest_magnitude(x_D, columns) / 127.0f;
-    const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+namespace {
+
+// Codes of one row and the sums beside them; `code_at` gives kLanes of them from column d on.
+template <class CodeAt>
+inline void write_row(const Codes& into, int64_t row, float scale, const CodeAt& code_at) {
     int8_t* codes = into.row(row);
     int32_t* group_starts = into.group_starts(row);
+    float* group_sums = into.group_sums(row);
     int32_t total = 0;
     constexpr int64_t kSumColumns = kGroupColumns / kGroupSums;
-    for (int64_t part = 0; part < into.width / kSumColumns; ++part) {
-        I sums{};
-        for (int64_t d = part * kSumColumns; d < (part + 1) * kSumColumns; d += kLanes) {
-            const F scaled = load_at(x_D, d, columns) * inverse;
-            const I code = round_to_int(vmin(vmax(scaled, broadcast(-127.0f)), broadcast(127.0f)));
-            store(codes + d, __builtin_convertvector(code, Codes8));
-            sums += code;
+    for (int64_t group = 0; group < into.width / kGroupColumns; ++group) {
+        int32_t group_total = 0;
+        for (int64_t part = group * kGroupSums; part < (group + 1) * kGroupSums; ++part) {
+            I sums{};
+            for (int64_t d = part * kSumColumns; d < (part + 1) * kSumColumns; d += kLanes) {
+                const I code = code_at(d);
+                store(codes + d, __builtin_convertvector(code, Codes8));
+                sums += code;
+            }
+            const Four quads = sum_quads(sums), starts = -kLevelOffset * quads;
+            group_starts[part] = group_start(starts[0] + starts[1], starts[2] + starts[3]);
+            group_total += quads[0] + quads[1] + quads[2] + quads[3];
         }
-        const Four quads = sum_quads(sums), starts = -kLevelOffset * quads;
-        group_starts[part] = group_start(starts[0] + starts[1], starts[2] + starts[3]);
-        total += quads[0] + quads[1] + quads[2] + quads[3];
+        group_sums[group] = static_cast<float>(group_total);
+        total += group_total;
     }
     into.starts[row] = -static_cast<int32_t>(kWeightOffset) * total;
     into.scales[row] = scale;
 }
 
-void quantize(const Rows& x_TD, int8_t* codes_TD, float* scales_T) {
-    const Codes codes = place_codes(x_TD.rows, x_TD.columns);
-    for (int64_t row = 0; row < x_TD.rows; ++row) {
-        quantize_row(x_TD.data + row * x_TD.stride, x_TD.columns, codes, row);
-        __builtin_memcpy(codes_TD + row * x_TD.columns, codes.row(row), static_cast<size_t>(x_TD.columns));
-        scales_T[row] = codes.scales[row];
+inline I nearest_code(F scaled) { return round_to_int(vmin(vmax(scaled, broadcast(-127.0f)), broadcast(127.0f))); }
+
+void quantize_peak(const float* x_D, int64_t columns, Peak peak, const Codes& into, int64_t row) {
+    const float scale = peak.most / 127.0f, inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+    write_row(into, row, scale, [&](int64_t d) { return nearest_code(load_at(x_D, d, columns) * inverse); });
+    if (!peak.is_wide) return;
+    write_row(into, row + 1, scale * (1.0f / kRestSteps), [&](int64_t d) {
+        const F scaled = load_at(x_D, d, columns) * inverse;
+        return round_to_int((scaled - __builtin_convertvector(nearest_code(scaled), F)) * kRestSteps);
+    });
+}
+
+}  // namespace
+
+void quantize_row(const float* x_D, int64_t columns, const Codes& into, int64_t row) {
+    quantize_peak(x_D, columns, {largest_magnitude(x_D, 0, columns), false}, into, row);
+}
+
+Expanded quantize_rows(const Rows& x_TD, const int32_t* picks) {
+    const int64_t rows = x_TD.rows, columns = x_TD.columns, grain = 1 + 16384 / columns;
+    int64_t* places = scratch<int64_t>(Slot::kPlaces, 2 * rows + 1);
+    Peak* peaks = reinterpret_cast<Peak*>(places + rows + 1);
+    const auto data = [&](int64_t row) { return x_TD.data + (picks == nullptr ? row : picks[row]) * x_TD.stride; };
+    parallel(rows, grain, [&](int64_t first, int64_t last) {
+        for (int64_t row = first; row < last; ++row) peaks[row] = peak_of(data(row), columns);
+    });
+    places[0] = 0;
+    for (int64_t row = 0; row < rows; ++row) places[row + 1] = places[row] + 1 + peaks[row].is_wide;
+    const Codes codes = place_codes(places[rows], columns);
+    parallel(rows, grain, [&](int64_t first, int64_t last) {
+        for (int64_t row = first; row < last; ++row) quantize_peak(data(row), columns, peaks[row], codes, places[row]);
+    });
+    return {codes, places[rows] == rows ? nullptr : places, rows};
+}
+
+void fold_rows(const Expanded& x, const float* products, int64_t columns, float* y_TN) {
+    parallel(x.rows, 1 + 16384 / columns, [&](int64_t first, int64_t last) {
+        for (int64_t row = first; row < last; ++row) {
+            const float* from = products + x.place(row) * columns;
+            float* y_N = y_TN + row * columns;
+            if (x.place(row + 1) - x.place(row) == 1)
+                __builtin_memcpy(y_N, from, static_cast<size_t>(columns) * sizeof(float));
+            else
+                for (int64_t n = 0; n < columns; ++n) y_N[n] = from[n] + from[columns + n];
+        }
+    });
+}
+
+int64_t quantize(const Rows& x_TD, int8_t* codes_RD, float* scales_R, int64_t* places) {
+    const Expanded x = quantize_rows(x_TD);
+    for (int64_t row = 0; row <= x_TD.rows; ++row) places[row] = x.place(row);
+    for (int64_t row = 0; row < places[x_TD.rows]; ++row) {
+        __builtin_memcpy(codes_RD + row * x_TD.columns, x.codes.row(row), static_cast<size_t>(x_TD.columns));
+        scales_R[row] = x.codes.scales[row];
     }
+    return places[x_TD.rows];
 }
 
 }  // namespace twofold::TWOFOLD_ISA

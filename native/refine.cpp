@@ -62,7 +62,7 @@ void choose_panels(const int32_t* ranks, int64_t count, int64_t wanted, int32_t*
 void refine(const Rows& x_RD, const Weight& residual_VD, int64_t panels, float* y_RV) {
     if (x_RD.rows == 0) return;
     const int64_t tokens = residual_VD.rows, all = (tokens + kPanelRows - 1) / kPanelRows;
-    const Codes codes = place_codes(x_RD.rows, x_RD.columns);
+    const Expanded x = quantize_rows(x_RD);
     int32_t* ranks = scratch<int32_t>(Slot::kOrder, x_RD.rows * (all + panels));
     int32_t* chosen = ranks + x_RD.rows * all;
     parallel(x_RD.rows * all, 8192, [&](int64_t first, int64_t last) {
@@ -71,17 +71,16 @@ void refine(const Rows& x_RD, const Weight& residual_VD, int64_t panels, float* 
                         ranks + r * all);
     });
     parallel(x_RD.rows, 1, [&](int64_t first, int64_t last) {
-        for (int64_t r = first; r < last; ++r) {
-            quantize_row(x_RD.data + r * x_RD.stride, x_RD.columns, codes, r);
-            choose_panels(ranks + r * all, all, panels, chosen + r * panels);
-        }
+        for (int64_t r = first; r < last; ++r) choose_panels(ranks + r * all, all, panels, chosen + r * panels);
     });
     parallel(x_RD.rows * panels, 8, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
             const int64_t r = i / panels, p = chosen[i], count = smaller(kPanelRows, tokens - p * kPanelRows);
-            float more[kPanelRows];
-            multiply_codes(from_row(codes, r), 1, residual_VD, p, p + 1, more, kPanelRows);
-            for (int64_t n = 0; n < count; ++n) y_RV[r * tokens + p * kPanelRows + n] += more[n];
+            const int64_t first_row = x.place(r), rows = x.place(r + 1) - first_row;
+            float more[2 * kPanelRows];
+            multiply_codes(from_row(x.codes, first_row), rows, residual_VD, p, p + 1, more, kPanelRows);
+            float* y = y_RV + r * tokens + p * kPanelRows;
+            for (int64_t n = 0; n < count; ++n) y[n] += rows == 1 ? more[n] : more[n] + more[kPanelRows + n];
         }
     });
 }

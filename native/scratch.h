@@ -5,7 +5,21 @@
 
 namespace twofold {
 
-enum class Slot : int { kCodes, kPanel, kSums, kRows, kHidden, kAttend, kTasks, kPartials, kOrder, kOutputs, kCount };
+enum class Slot : int {
+    kCodes,
+    kPanel,
+    kSums,
+    kRows,
+    kHidden,
+    kAttend,
+    kTasks,
+    kPartials,
+    kOrder,
+    kOutputs,
+    kPlaces,
+    kExpanded,
+    kCount
+};
 
 // At least size_bytes of this thread's memory for this purpose, 64-byte aligned, contents undefined. Grows, never
 // shrinks. Aborts when the system has none left: there is no way to go on inside a kernel.

@@ -35,10 +35,14 @@ inline int32_t group_start(int32_t start01, int32_t start23) {
 inline Group group_dot(Group group, Bytes levels, I x) {
     return (I)_mm256_add_epi16((__m256i)group, _mm256_maddubs_epi16((__m256i)levels, (__m256i)x));
 }
+inline I group_total(Group group) { return (I)_mm256_madd_epi16((__m256i)group, _mm256_set1_epi16(1)); }
 inline I group_finish(I acc, Group group, I multipliers) {
     return acc + (I)_mm256_madd_epi16((__m256i)group, (__m256i)multipliers);
 }
 
+inline F load_f16(const uint16_t* from) {
+    return (F)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
 inline Bytes look_up(const uint8_t (&table)[16], Bytes index) {
     const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
     return (Bytes)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries), (__m256i)index);

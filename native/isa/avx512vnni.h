@@ -29,10 +29,14 @@ inline int32_t group_start(int32_t start01, int32_t start23) { return start01 + 
 inline Group group_dot(Group group, Bytes levels, I x) {
     return (I)_mm512_dpbusd_epi32((__m512i)group, (__m512i)levels, (__m512i)x);
 }
+inline I group_total(Group group) { return group; }
 inline I group_finish(I acc, Group group, I multipliers) {
     return (I)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)group, (__m512i)multipliers);
 }
 
+inline F load_f16(const uint16_t* from) {
+    return (F)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
 inline Bytes look_up(const uint8_t (&table)[16], Bytes index) {
     const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
     return (Bytes)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(entries), (__m512i)index);

@@ -31,8 +31,20 @@ typedef I Group;
 constexpr int kGroupSums = 1;
 inline int32_t group_start(int32_t start01, int32_t start23) { return start01 + start23; }
 inline Group group_dot(Group group, Bytes levels, I x) { return dot_int8(group, levels, x); }
+inline I group_total(Group group) { return group; }
 inline I group_finish(I acc, Group group, I multipliers) { return acc + group * multipliers; }
 
+// kLanes float16 values, by their bits.
+inline F load_f16(const uint16_t* from) {
+    F result;
+    for (int i = 0; i < kLanes; ++i) {
+        const uint32_t magnitude = static_cast<uint32_t>(from[i] & 0x7FFF) << 13;
+        float value;
+        __builtin_memcpy(&value, &magnitude, 4);
+        result[i] = (from[i] & 0x8000 ? -value : value) * 0x1p112f;  // exact, also for subnormal halves
+    }
+    return result;
+}
 // The table's entry for each byte 0..15, for each lane 0..63.
 inline Bytes look_up(const uint8_t (&table)[16], Bytes index) {
     Bytes result;

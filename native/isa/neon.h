@@ -23,8 +23,10 @@ typedef I Group;
 constexpr int kGroupSums = 1;
 inline int32_t group_start(int32_t start01, int32_t start23) { return start01 + start23; }
 inline Group group_dot(Group group, Bytes levels, I x) { return dot_int8(group, levels, x); }
+inline I group_total(Group group) { return group; }
 inline I group_finish(I acc, Group group, I multipliers) { return acc + group * multipliers; }
 
+inline F load_f16(const uint16_t* from) { return (F)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))); }
 inline Bytes look_up(const uint8_t (&table)[16], Bytes index) {
     return (Bytes)vqtbl1q_u8(vld1q_u8(table), (uint8x16_t)index);
 }

@@ -105,10 +105,11 @@ void test_integer_definition() {
     Random random{5};
     const int64_t rows = 18, columns = 70, tokens = 3;
     const Floats x(tokens * columns, random), w(rows * columns, random);
-    std::vector<int8_t> codes(static_cast<size_t>(tokens * columns));
-    std::vector<float> scales(static_cast<size_t>(tokens)), y(static_cast<size_t>(tokens * rows));
+    std::vector<int8_t> codes(static_cast<size_t>(2 * tokens * columns));
+    std::vector<int64_t> places(static_cast<size_t>(tokens + 1));
+    std::vector<float> scales(static_cast<size_t>(2 * tokens)), y(static_cast<size_t>(tokens * rows));
     const Rows input{x.data, tokens, columns, columns};
-    generic::kernels.quantize(input, codes.data(), scales.data());
+    CHECK(generic::kernels.quantize(input, codes.data(), scales.data(), places.data()) == tokens, "none is wide");
     for (const Format format : {Format::kInt8, Format::kInt4}) {
         const Packed weight = pack(generic::kernels, format, w.data, rows, columns);
         generic::kernels.linear(input, weight.view, y.data());

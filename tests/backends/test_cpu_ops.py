@@ -16,6 +16,7 @@ from twofold.backends.cpu import ops as cpu
 from twofold.backends.cpu.ops import CpuOps, load_native
 from twofold.errors import NativeUnavailable
 from twofold.ops import packed
+from twofold.ops.activations import quantize_activations
 from twofold.ops.attention_cases import ATTENTION_CASES, attend
 from twofold.ops.cases import BUILDERS, FORMATS, cases, generator, normal, outliers, pack, run
 from twofold.ops.types import CacheShape
@@ -92,14 +93,18 @@ def test_a_forked_child_has_a_pool_of_its_own() -> None:
 @pytest.mark.parametrize("isa", ISAS)
 def test_activation_codes_are_the_bits_of_the_reference(isa: str) -> None:
     native = load_native().Native(isa)
-    for columns in (*range(1, 70), 300):
+    for columns in (*range(1, 70), 300, 1000):
         x_TD = outliers(generator(columns), 5, columns)
         x_TD[0, 0] = 0.5 * np.abs(x_TD[0]).max()  # half-way between two codes, more often than not
-        codes, scales = np.empty(x_TD.shape, np.int8), np.empty(5, np.float32)
-        native.quantize(x_TD, codes, scales)
-        wanted_codes, wanted_scales = packed.quantize_activations(x_TD)
-        assert np.array_equal(codes, wanted_codes)
-        assert np.array_equal(scales, wanted_scales)
+        x_TD[1::2, columns // 2] *= 500
+        codes, scales, places = np.empty((10, columns), np.int8), np.empty(10, np.float32), np.empty(6, np.int64)
+        rows = native.quantize(x_TD, codes, scales, places)
+        wanted = quantize_activations(x_TD)
+        assert rows == len(wanted.codes_RD) == places[-1]
+        assert (rows > 5) == (columns > 128)
+        assert np.array_equal(places[:-1], wanted.firsts_T)
+        assert np.array_equal(codes[:rows], wanted.codes_RD)
+        assert np.array_equal(scales[:rows], wanted.scales_R)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from twofold.ops import packed
-from twofold.ops.codes import Codes, join, store, widen
+from twofold.ops.codes import Codes, Fp8Codes, GroupCodes, join, store, widen
 from twofold.ops.levels import LEVELS
-from twofold.ops.packed import Format
+from twofold.ops.packed import FP8, Format
 from twofold.ops.reference import ReferencePacker
 
 
@@ -53,3 +55,29 @@ def test_eight_bits_hold_four_bit_codes_exactly() -> None:
 def test_joined_codes_are_one_under_another() -> None:
     parts = [make_codes("refined", 3, 40, seed) for seed in (0, 5)]
     np.testing.assert_array_equal(join(parts).values(), np.concatenate([part.values() for part in parts]))
+
+
+def make_groups(rows: int, columns: int) -> GroupCodes:
+    random = np.random.default_rng(columns)
+    pairs = random.uniform(-1, 1, (2, rows, -(-columns // 32))).astype(np.float16).astype(np.float32)
+    return GroupCodes(random.integers(0, 16, (rows, columns), np.uint8), pairs[0], pairs[1])
+
+
+def make_fp8(rows: int, columns: int) -> Fp8Codes:
+    random = np.random.default_rng(columns)
+    values_ND = random.standard_normal((rows, columns)).astype(FP8)
+    return Fp8Codes(values_ND, random.uniform(0.1, 1, rows).astype(np.float32))
+
+
+@pytest.mark.parametrize("make", [make_groups, make_fp8])
+@pytest.mark.parametrize(("rows", "columns"), [(16, 64), (33, 70), (1, 1), (48, 96)])
+def test_what_others_wrote_is_kept_bit_for_bit(
+    make: Callable[[int, int], GroupCodes | Fp8Codes], rows: int, columns: int
+) -> None:
+    codes = make(rows, columns)
+    form = codes.format
+    weight = packed.place(form, (rows, columns), ReferencePacker().arena(packed.size_bytes(form, (rows, columns))))
+    store(codes, weight, 0)
+    np.testing.assert_array_equal(packed.decode(weight), codes.values())
+    joined = join([codes, codes])
+    np.testing.assert_array_equal(joined.values(), np.concatenate([codes.values()] * 2))

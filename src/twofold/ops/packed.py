@@ -1,177 +1,79 @@
-"""What each packed weight is, bit by bit, and the plain way to make one.
-
-    Dense   w[n, d]                       float32 or bfloat16, row after row
-    Int8    w[n, d] = s[n] * q            q in -127..127, s float32 per output row                     8.0 bit
-    Int4    w[n, d] = s[n] * m[n, g] * q  q of the 16 ops.levels, m in -8..-1, 1..8 per group g of 32
-                                          columns                                                  4.125 bit
-    Refined w[n, d] = coarse + residual   both Int4, the residual holding what rounding cost the coarse one: 8.25 bit,
-                                          of which a head reads the first half for every token (Ops.logits)
-
-m * q fits an int8, so with int8 activations the whole inner product is exact in int32 and one float scale per row
-remains (the idea of QServe's progressive quantisation, with an integer inner level).
-
-Order in memory. Sixteen output rows form a panel, padded with zeros; columns are padded to a multiple of 64. Four
-consecutive columns of one row lie together (what the int8 dot instructions of x86 and Arm take), then the sixteen
-rows, then the next four columns:
-
-    Int8.codes  int8  [panel, quad, row, 4]       column = 4 * quad + last index
-    Int4.codes  uint8 [panel, group, 4, row, 4]   low nibble: column 32 * group + 4 * j + i; high nibble: 16 further;
-                                                  the code of a level, ops.levels
-    Int4.multipliers uint8 [panel, group, 8]      low nibble: row i, high nibble: row i + 8;
-                                                  stored n: m = n - 8 below 8, else n - 7
-
-A panel of Int8 is at the same time a tile of AMX: 16 rows of 64 bytes. Stacks of experts have one more axis in front.
-"""
+"""Making packed weights (ops.layout) the plain way, and reading them back: the specification of every packer."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from twofold.ops.layout import (
+    BF16,
+    COLUMN_STEP,
+    DENSE_DTYPES,
+    GROUP_COLUMNS,
+    PANEL_ROWS,
+    REFINED_LEAST,
+    REFINED_SHARE,
+    AnyArray,
+    Dense,
+    Floats,
+    Format,
+    Fp8,
+    Group4,
+    Int4,
+    Int8,
+    Packed,
+    Packer,
+    Refined,
+    fields,
+    matrix,
+    padded,
+    place,
+    refined_panels,
+    size_bytes,
+)
 from twofold.ops.levels import LEVELS, REACH, codes_of, nearest
 
-PANEL_ROWS = 16
-COLUMN_STEP = 64
-GROUP_COLUMNS = 32
+__all__ = [
+    "BF16",
+    "COLUMN_STEP",
+    "DENSE_DTYPES",
+    "FP8",
+    "GROUP_COLUMNS",
+    "PANEL_ROWS",
+    "REFINED_LEAST",
+    "REFINED_SHARE",
+    "AnyArray",
+    "Dense",
+    "Floats",
+    "Format",
+    "Fp8",
+    "Group4",
+    "Int4",
+    "Int8",
+    "Packed",
+    "Packer",
+    "Refined",
+    "decode",
+    "encode",
+    "fields",
+    "integer_rows",
+    "matrix",
+    "pack_groups",
+    "pack_nibbles",
+    "padded",
+    "place",
+    "quantize_int4",
+    "quantize_int8",
+    "refined_panels",
+    "size_bytes",
+    "squared_error",
+]
 
-REFINED_SHARE = 64  # Ops.logits refines one panel in so many,
-REFINED_LEAST = 64  # but at least this many
-
-Format = Literal["f32", "bf16", "int8", "int4", "refined"]
-AnyArray: TypeAlias = npt.NDArray[Any]
-Floats: TypeAlias = npt.NDArray[np.float32]
-
-BF16 = np.dtype(ml_dtypes.bfloat16)
-DENSE_DTYPES: dict[Format, np.dtype[Any]] = {"f32": np.dtype(np.float32), "bf16": BF16}
-
-
-@dataclass(frozen=True)
-class Dense:
-    """Values as they are: float32 or bfloat16 [..., N, D] (or [D] for a norm)."""
-
-    values: AnyArray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Logical shape [..., N, D]."""
-        return self.values.shape
-
-
-@dataclass(frozen=True)
-class Int8:
-    """Eight-bit codes with one scale per output row; see the module for the layout."""
-
-    codes: npt.NDArray[np.int8]
-    scales: Floats
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Int4:
-    """Four-bit codes, four-bit group multipliers and one scale per output row; see the module for the layout."""
-
-    codes: npt.NDArray[np.uint8]
-    multipliers: npt.NDArray[np.uint8]
-    scales: Floats
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Refined:
-    """An Int4 weight and a second one with what the first lost to rounding."""
-
-    coarse: Int4
-    residual: Int4
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Logical shape [..., N, D]."""
-        return self.coarse.shape
-
-
-Packed: TypeAlias = Dense | Int8 | Int4 | Refined
-
-
-class Packer(Protocol):
-    """Allocates packed weights and fills them row by row. Every backend's packer writes the same bits."""
-
-    def arena(self, size_bytes: int) -> npt.NDArray[np.uint8]:
-        """Memory for weights: uint8 [size_bytes], 64-byte aligned, contents undefined."""
-        ...
-
-    def encode(self, rows_ND: AnyArray, into: Packed, first_row: int) -> None:
-        """Pack rows_ND (float32, float16 or bfloat16, any strides) into rows first_row.. of the 2-D weight `into`.
-
-        first_row is a multiple of PANEL_ROWS; so is the number of rows, unless they are the last ones.
-        """
-        ...
-
-
-def padded(count: int, step: int) -> int:
-    """`count` rounded up to a multiple of `step`."""
-    return -(-count // step) * step
-
-
-def fields(form: Format, shape: tuple[int, ...]) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Shapes and dtypes of the arrays that hold a weight of logical `shape` in format `form`, in their order."""
-    if form in DENSE_DTYPES:
-        return [(shape, DENSE_DTYPES[form])]
-    if form == "refined":
-        return 2 * fields("int4", shape)
-    *stack, rows, columns = shape
-    panels = padded(rows, PANEL_ROWS) // PANEL_ROWS
-    width = padded(columns, COLUMN_STEP)
-    scales = ((*stack, panels * PANEL_ROWS), np.dtype(np.float32))
-    if form == "int8":
-        return [((*stack, panels, width // 4, PANEL_ROWS, 4), np.dtype(np.int8)), scales]
-    groups = width // GROUP_COLUMNS
-    codes = ((*stack, panels, groups, 4, PANEL_ROWS, 4), np.dtype(np.uint8))
-    return [codes, ((*stack, panels, groups, PANEL_ROWS // 2), np.dtype(np.uint8)), scales]
-
-
-def size_bytes(form: Format, shape: tuple[int, ...]) -> int:
-    """Bytes of a packed weight, each of its arrays rounded up to a cache line."""
-    return sum(padded(int(np.prod(dims)) * dtype.itemsize, 64) for dims, dtype in fields(form, shape))
-
-
-def place(form: Format, shape: tuple[int, ...], memory: npt.NDArray[np.uint8]) -> Packed:
-    """A weight of logical `shape` over `memory` (uint8, at least size_bytes long); contents as they are there."""
-    arrays: list[AnyArray] = []
-    offset = 0
-    for dims, dtype in fields(form, shape):
-        count = int(np.prod(dims)) * dtype.itemsize
-        arrays.append(memory[offset : offset + count].view(dtype).reshape(dims))
-        offset += padded(count, 64)
-    if form == "int8":
-        return Int8(arrays[0], arrays[1], shape)
-    if form == "int4":
-        return Int4(arrays[0], arrays[1], arrays[2], shape)
-    if form == "refined":
-        coarse = Int4(arrays[0], arrays[1], arrays[2], shape)
-        return Refined(coarse, Int4(arrays[3], arrays[4], arrays[5], shape))
-    return Dense(arrays[0])
-
-
-def refined_panels(rows: int) -> int:
-    """How many panels of a Refined weight with so many rows Ops.logits refines for each token."""
-    panels = padded(rows, PANEL_ROWS) // PANEL_ROWS
-    return min(panels, max(REFINED_LEAST, padded(panels, REFINED_SHARE) // REFINED_SHARE))
-
-
-def matrix(weight: Packed, index: int) -> Packed:
-    """Matrix `index` of a stack, as a view."""
-    if isinstance(weight, Dense):
-        return Dense(weight.values[index])
-    if isinstance(weight, Int8):
-        return Int8(weight.codes[index], weight.scales[index], weight.shape[1:])
-    assert isinstance(weight, Int4), "only heads and embeddings are Refined, and they come alone"
-    return Int4(weight.codes[index], weight.multipliers[index], weight.scales[index], weight.shape[1:])
-
+FP8 = np.dtype(ml_dtypes.float8_e4m3fn)
+FP8_LARGEST = 448
 
 # Making packed weights -------------------------------------------------------------------------------------------
 
@@ -231,6 +133,9 @@ def encode(rows_ND: AnyArray, into: Packed, first_row: int) -> None:
     if isinstance(into, Dense):
         into.values[first_row : first_row + len(rows_ND)] = rows_ND
         return
+    if isinstance(into, Fp8):
+        store_fp8(rows_ND, into, first_row)
+        return
     if isinstance(into, Refined):
         encode(rows_ND, into.coarse, first_row)
         lost_ND = rows_ND.astype(np.float32) - decode(into.coarse)[first_row : first_row + len(rows_ND)]
@@ -243,10 +148,48 @@ def encode(rows_ND: AnyArray, into: Packed, first_row: int) -> None:
     if isinstance(into, Int8):
         codes_ND, scales_N = quantize_int8(padded_ND)
         into.codes[panels] = codes_ND.reshape(-1, PANEL_ROWS, codes_ND.shape[1] // 4, 4).swapaxes(1, 2)
+    elif isinstance(into, Group4):
+        into.codes[panels], into.halves[panels] = pack_groups(*quantize_group4(padded_ND))
+        return
     else:
         codes_ND, m_NG, scales_N = quantize_int4(padded_ND)
         into.codes[panels], into.multipliers[panels] = pack_nibbles(codes_ND, m_NG)
     into.scales[first_row : first_row + len(padded_ND)] = scales_N
+
+
+def quantize_group4(rows_ND: Floats) -> tuple[npt.NDArray[np.uint8], Floats, Floats]:
+    """Codes 0..15 from the least to the largest value of each group, their float16 scales and offsets [N, G]."""
+    groups_NGC = rows_ND.reshape(len(rows_ND), -1, GROUP_COLUMNS)
+    low_NG = groups_NGC.min(axis=-1).astype(np.float16).astype(np.float32)
+    scales_NG = ((groups_NGC.max(axis=-1) - low_NG) / np.float32(15)).astype(np.float16).astype(np.float32)
+    inverse_NG = np.divide(np.float32(1), scales_NG, out=np.zeros_like(scales_NG), where=scales_NG > 0)
+    q_NGC = np.clip(np.rint((groups_NGC - low_NG[..., None]) * inverse_NG[..., None]), 0, 15)
+    return q_NGC.reshape(rows_ND.shape).astype(np.uint8), scales_NG, low_NG
+
+
+def pack_groups(
+    q_ND: npt.NDArray[np.uint8], s_NG: Floats, b_NG: Floats
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]:
+    """Codes, scales and offsets of whole panels in the layout of Group4."""
+    halves = np.stack([s_NG, b_NG]).astype(np.float16).reshape(2, -1, PANEL_ROWS, s_NG.shape[1])
+    return pack_codes(q_ND), halves.transpose(1, 3, 0, 2)
+
+
+def store_fp8(rows_ND: AnyArray, into: Fp8, first_row: int) -> None:
+    """Nearest float8 values with one scale per row, max|w| / 448."""
+    values_ND = rows_ND.astype(np.float32)
+    scales_N = np.abs(values_ND).max(axis=-1) / np.float32(FP8_LARGEST)
+    inverse_N = np.divide(np.float32(1), scales_N, out=np.zeros_like(scales_N), where=scales_N > 0)
+    bounded_ND = np.clip(values_ND * inverse_N[:, None], -FP8_LARGEST, FP8_LARGEST)
+    into.values[first_row : first_row + len(rows_ND)] = bounded_ND.astype(FP8).view(np.uint8)
+    into.scales[first_row : first_row + len(rows_ND)] = scales_N
+
+
+def pack_codes(stored_ND: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Nibbles of whole panels in the layout of Int4.codes."""
+    panels, groups = len(stored_ND) // PANEL_ROWS, stored_ND.shape[1] // GROUP_COLUMNS
+    codes = stored_ND.reshape(panels, PANEL_ROWS, groups, 2, 4, 4)
+    return join_nibbles(codes.transpose(0, 2, 3, 4, 1, 5))  # panel, group, half, j, row, i
 
 
 def pack_nibbles(
@@ -254,11 +197,9 @@ def pack_nibbles(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Levels and multipliers of whole panels in the layout of Int4."""
     panels, groups = len(q_ND) // PANEL_ROWS, m_NG.shape[1]
-    codes = codes_of(q_ND).reshape(panels, PANEL_ROWS, groups, 2, 4, 4)
-    codes = codes.transpose(0, 2, 3, 4, 1, 5)  # panel, group, half, j, row, i
     stored = np.where(m_NG < 0, m_NG + 8, m_NG + 7).astype(np.uint8)
     stored = stored.reshape(panels, 2, PANEL_ROWS // 2, groups).transpose(0, 3, 1, 2)
-    return join_nibbles(codes), join_nibbles(stored)
+    return pack_codes(codes_of(q_ND)), join_nibbles(stored)
 
 
 def join_nibbles(halves: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -276,13 +217,19 @@ def integer_rows(weight: Int8 | Int4) -> npt.NDArray[np.int8]:
         panels, quads = weight.codes.shape[:2]
         return weight.codes.swapaxes(1, 2).reshape(panels * PANEL_ROWS, quads * 4)
     panels, groups = weight.codes.shape[:2]
-    halves = LEVELS[np.stack([weight.codes & 15, weight.codes >> 4], axis=2)]
-    q = halves.transpose(0, 4, 1, 2, 3, 5).reshape(panels * PANEL_ROWS, groups, GROUP_COLUMNS)
+    q = LEVELS[nibbles(weight.codes)]
     stored = np.concatenate([weight.multipliers & 15, weight.multipliers >> 4], axis=2).astype(np.int8)
     m = np.where(stored < 8, stored - 8, stored - 7).astype(np.int8)
     m_NG = m.transpose(0, 2, 1).reshape(panels * PANEL_ROWS, groups)
     result: npt.NDArray[np.int8] = (q * m_NG[..., None]).reshape(panels * PANEL_ROWS, -1)
     return result
+
+
+def nibbles(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The codes of Int4.codes or Group4.codes as they are stored, uint8 [rows, groups, 32]."""
+    panels, groups = codes.shape[:2]
+    halves = np.stack([codes & 15, codes >> 4], axis=2)
+    return halves.transpose(0, 4, 1, 2, 3, 5).reshape(panels * PANEL_ROWS, groups, GROUP_COLUMNS)
 
 
 def decode(weight: Packed) -> Floats:
@@ -294,13 +241,12 @@ def decode(weight: Packed) -> Floats:
     if len(weight.shape) > 2:
         return np.stack([decode(matrix(weight, i)) for i in range(weight.shape[0])])
     rows, columns = weight.shape
+    if isinstance(weight, Fp8):
+        values: Floats = weight.values.view(FP8).astype(np.float32)
+        return values * weight.scales[:, None]
+    if isinstance(weight, Group4):
+        halves = weight.halves.astype(np.float32).transpose(2, 0, 3, 1).reshape(2, -1, weight.halves.shape[1], 1)
+        grouped: Floats = nibbles(weight.codes) * halves[0] + halves[1]
+        return grouped.reshape(len(grouped), -1)[:rows, :columns]
     values = integer_rows(weight).astype(np.float32) * weight.scales[:, None]
     return values[:rows, :columns]
-
-
-def quantize_activations(x_TD: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
-    """int8 codes and one scale per token: s = max|x| / 127, q = rint(x * (1 / s)); zeros give scale 0.
-
-    Rounds half to even, in float32, exactly as written: backends must agree bit for bit.
-    """
-    return quantize_int8(x_TD)

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from twofold.ops import packed, rope, sampling
-from twofold.ops.packed import PANEL_ROWS, Dense, Floats, Packed, Refined
+from twofold.ops.activations import ActivationCodes, quantize_activations
+from twofold.ops.packed import PANEL_ROWS, Dense, Floats, Fp8, Group4, Packed, Refined
 from twofold.ops.types import Batch, CacheShape, Drawn, KvDtype, Pages, Rope, RowSampling, Temperature
 
 Ints = npt.NDArray[np.int32]
@@ -89,18 +90,22 @@ class ReferenceOps:
         if isinstance(weight_ND, Dense):
             result: Floats = x_TD @ weight_ND.values.astype(np.float32).T
             return result
-        codes_TD, scales_T = packed.quantize_activations(x_TD)
-        return self.integer_product(codes_TD, scales_T, weight_ND)
+        if isinstance(weight_ND, Fp8):
+            return self.linear(x_TD, Dense(packed.decode(weight_ND)))
+        return self.integer_product(quantize_activations(x_TD), weight_ND)
 
-    def integer_product(
-        self, codes_TD: npt.NDArray[np.int8], scales_T: Floats, weight_ND: packed.Int8 | packed.Int4
-    ) -> Floats:
-        """sum(code * integer) * (activation scale * weight scale), the scales multiplied first."""
+    def integer_product(self, x: ActivationCodes, weight_ND: packed.Int8 | packed.Int4 | Group4) -> Floats:
+        """sum(code * integer) * (activation scale * weight scale), the scales multiplied first.
+
+        Group4 has a scale and an offset in every group: there it is the product of what both sides stand for.
+        """
+        if isinstance(weight_ND, Group4):
+            return self.linear(x.values(), Dense(packed.decode(weight_ND)))
         rows, columns = weight_ND.shape
         integers_ND = packed.integer_rows(weight_ND)[:rows, :columns]
         # float64 holds every int32 sum exactly, and its product runs through BLAS
-        sums_TN = codes_TD.astype(np.float64) @ integers_ND.astype(np.float64).T
-        return sums_TN.astype(np.float32) * (scales_T[:, None] * weight_ND.scales[None, :rows])
+        sums_RN = x.codes_RD.astype(np.float64) @ integers_ND.astype(np.float64).T
+        return x.fold(sums_RN.astype(np.float32) * (x.scales_R[:, None] * weight_ND.scales[None, :rows]))
 
     def logits(self, x_RD: Floats, head_VD: Packed) -> Floats:
         """linear; of a Refined head the residual counts in each row's best panels only."""
@@ -212,11 +217,10 @@ class ReferenceOps:
 
     def gated_linear(self, x_TD: Floats, gates_T: Floats, weight_ND: Packed) -> Floats:
         """linear(gate * x); integer weights fold the gate into the activation scale."""
-        if isinstance(weight_ND, Dense):
+        if isinstance(weight_ND, Dense | Fp8):
             return self.linear(x_TD * gates_T[:, None], weight_ND)
         assert not isinstance(weight_ND, Refined), "experts are never Refined"
-        codes_TD, scales_T = packed.quantize_activations(x_TD)
-        return self.integer_product(codes_TD, scales_T * gates_T, weight_ND)
+        return self.integer_product(quantize_activations(x_TD).scaled(gates_T), weight_ND)
 
     def take(self, x_TD: Floats, rows_R: Ints) -> Floats:
         """The named rows."""

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from twofold.ops.activations import quantize_activations
 from twofold.ops.interface import Ops
-from twofold.ops.packed import Dense, Floats, Packed, quantize_activations
+from twofold.ops.packed import Dense, Floats, Packed
 from twofold.ops.types import Array
 
 Doubles = npt.NDArray[np.float64]
@@ -30,10 +31,8 @@ class Inputs:
 
 
 def as_codes(x_TD: Floats) -> Floats:
-    """Activations as an integer product sees them: int8 with one scale per token."""
-    codes_TD, scales_T = quantize_activations(np.ascontiguousarray(x_TD, np.float32))
-    result: Floats = codes_TD.astype(np.float32) * scales_T[:, None]
-    return result
+    """Activations as an integer product sees them."""
+    return quantize_activations(np.ascontiguousarray(x_TD, np.float32)).values()
 
 
 @dataclass

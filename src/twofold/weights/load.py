@@ -15,13 +15,14 @@ import numpy.typing as npt
 
 from twofold.errors import OutOfMemory
 from twofold.ops import codes
-from twofold.ops.codes import Codes
+from twofold.ops.codes import Coded, Codes
 from twofold.ops.formats import Formats, format_of
 from twofold.ops.packed import (
     PANEL_ROWS,
     AnyArray,
     Dense,
-    Floats,
+    Fp8,
+    Group4,
     Int4,
     Int8,
     Packed,
@@ -38,7 +39,7 @@ from twofold.weights.safetensors import DTYPES
 
 PIECE_BYTES = 16 * 2**20
 """Source bytes packed in one call: enough panels for every core, little beside any model."""
-PACKED_AS = {"int8": Int8, "int4": Int4, "refined": Refined}
+PACKED_AS = {"int8": Int8, "int4": Int4, "refined": Refined, "group4": Group4, "fp8": Fp8}
 TRANSPOSED_ROWS = 256
 """Least rows of a transposed piece: its reads are runs of this many elements."""
 
@@ -162,25 +163,28 @@ def source_bytes(checkpoint: Store, source: Source) -> int:
     return source.rows * row_bytes(checkpoint, source)
 
 
-def fill(rows: AnyArray | Codes, piece: Piece, packer: Packer) -> None:
+def fill(rows: AnyArray | Coded, piece: Piece, packer: Packer) -> None:
     """Store codes where their format is the weight's (eight bits hold four-bit codes too), else pack values."""
     if isinstance(rows, Codes) and isinstance(piece.into, Int8) and rows.format == "int4":
         rows = codes.widen(rows)
-    if isinstance(rows, Codes) and isinstance(piece.into, PACKED_AS[rows.format]):
+    if isinstance(rows, np.ndarray):
+        packer.encode(rows, piece.into, piece.first_row)
+    elif isinstance(piece.into, PACKED_AS[rows.format]):
         codes.store(rows, piece.into, piece.first_row)
     else:
-        packer.encode(rows.values() if isinstance(rows, Codes) else rows, piece.into, piece.first_row)
+        packer.encode(rows.values(), piece.into, piece.first_row)
 
 
-def gather(checkpoint: Store, parts: Sequence[Part]) -> AnyArray | Codes:
+def gather(checkpoint: Store, parts: Sequence[Part]) -> AnyArray | Coded:
     """The rows of the parts, one under another: a view of the file when one part is all there is."""
     found = [view(checkpoint, part) for part in parts]
-    coded = [rows for rows in found if isinstance(rows, Codes)]
+    coded = [rows for rows in found if not isinstance(rows, np.ndarray)]
     if len(coded) == len(found) and len({rows.format for rows in coded}) == 1:
         return codes.join(coded)
-    if len(coded) == len(found) and all(rows.residual is None for rows in coded):
-        return codes.join([codes.widen(rows) for rows in coded])
-    views = [rows.values() if isinstance(rows, Codes) else rows for rows in found]
+    integers = [rows for rows in coded if isinstance(rows, Codes) and rows.residual is None]
+    if len(integers) == len(found):
+        return codes.join([codes.widen(rows) for rows in integers])
+    views = [rows if isinstance(rows, np.ndarray) else rows.values() for rows in found]
     if len(views) == 1:
         # Headers of old writers leave data at any byte; native packers want whole elements.
         return views[0] if views[0].flags.aligned else views[0].copy()
@@ -189,7 +193,7 @@ def gather(checkpoint: Store, parts: Sequence[Part]) -> AnyArray | Codes:
     return np.concatenate(views)
 
 
-def view(checkpoint: Store, part: Part) -> AnyArray | Codes | Floats:
+def view(checkpoint: Store, part: Part) -> AnyArray | Coded:
     """A part as a view of the mapped file, [rows, columns]; of a quantised module its codes, or decoded values."""
     source = part.source
     if isinstance(checkpoint, QuantisedCheckpoint) and checkpoint.is_quantised(source.name):

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from twofold.errors import CheckpointError
 from twofold.ops.formats import Formats, format_of
-from twofold.ops.packed import AnyArray, Dense, Int4, Packed, Packer, Refined, padded
+from twofold.ops.packed import AnyArray, Dense, Fp8, Group4, Int4, Packed, Packer, Refined, padded
 from twofold.ops.types import Target
 from twofold.weights.load import place_all, planned_bytes
 from twofold.weights.safetensors import SafetensorsFile
@@ -112,10 +112,14 @@ def arrays_of(weight: Packed) -> Iterator[AnyArray]:
         yield from arrays_of(weight.coarse)
         yield from arrays_of(weight.residual)
         return
-    yield weight.codes
-    if isinstance(weight, Int4):
-        yield weight.multipliers
-    yield weight.scales
+    if isinstance(weight, Fp8):
+        yield from (weight.values, weight.scales)
+    elif isinstance(weight, Group4):
+        yield from (weight.codes, weight.halves)
+    elif isinstance(weight, Int4):
+        yield from (weight.codes, weight.multipliers, weight.scales)
+    else:
+        yield from (weight.codes, weight.scales)
 
 
 def write_padded(file: BinaryIO, array: AnyArray) -> None:

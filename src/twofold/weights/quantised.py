@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Protocol, TypeAlias
 
-from twofold.ops.codes import Codes
+from twofold.ops.codes import Coded
 from twofold.ops.formats import Formats
 from twofold.ops.packed import AnyArray, Floats, Format
 from twofold.ops.types import Target
@@ -34,7 +34,7 @@ class Codec(Protocol):
         """The packed format that holds the module without another rounding, or bf16 when none does."""
         ...
 
-    def rows(self, checkpoint: Checkpoint, module: str, start: int, stop: int) -> Codes | Floats:
+    def rows(self, checkpoint: Checkpoint, module: str, start: int, stop: int) -> Coded | Floats:
         """Rows start..stop of a module, as codes where a packed format holds them, else as values."""
         ...
 
@@ -81,7 +81,7 @@ class QuantisedCheckpoint:
         """The file of a tensor that is not quantised."""
         return self.checkpoint.file(name)
 
-    def rows(self, name: str, start: int, stop: int) -> Codes | Floats:
+    def rows(self, name: str, start: int, stop: int) -> Coded | Floats:
         """Rows of a quantised module."""
         return self.codec.rows(self.checkpoint, self.modules[name], start, stop)
 

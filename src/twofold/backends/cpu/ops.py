@@ -12,8 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from twofold.errors import NativeUnavailable
-from twofold.ops import rope, sampling
-from twofold.ops.packed import BF16, AnyArray, Dense, Floats, Int4, Int8, Packed, Refined, padded, refined_panels
+from twofold.ops import packed, rope, sampling
+from twofold.ops.packed import (
+    BF16,
+    AnyArray,
+    Dense,
+    Floats,
+    Fp8,
+    Group4,
+    Int4,
+    Int8,
+    Packed,
+    Refined,
+    padded,
+    refined_panels,
+)
 from twofold.ops.types import Batch, CacheShape, Drawn, KvDtype, Pages, Rope, RowSampling, Temperature
 
 if TYPE_CHECKING:
@@ -55,17 +68,23 @@ class CpuPacker:
             coarse = wrap(self._module, into.coarse)
             self._native.encode(bits, coarse, first_row)
             self._native.encode_residual(bits, coarse, wrap(self._module, into.residual), first_row)
+        elif isinstance(into, Group4 | Fp8):
+            packed.encode(rows_ND, into, first_row)  # only tests and conversions make these, from codes or plainly
         else:
             self._native.encode(bits, wrap(self._module, into), first_row)
 
 
-def wrap(module: Any, weight: Dense | Int8 | Int4) -> _native.Weight:
+def wrap(module: Any, weight: Dense | Int8 | Int4 | Group4 | Fp8) -> _native.Weight:
     """The native view of a packed weight; it keeps the arrays alive, not the dataclass."""
     result: _native.Weight
     if isinstance(weight, Int4):
         result = module.int4(weight.codes, weight.multipliers, weight.scales, weight.shape)
     elif isinstance(weight, Int8):
         result = module.int8(weight.codes, weight.scales, weight.shape)
+    elif isinstance(weight, Group4):
+        result = module.group4(weight.codes, weight.halves.view(np.uint16), weight.shape)
+    elif isinstance(weight, Fp8):
+        result = module.fp8(weight.values, weight.scales, weight.shape)
     else:
         is_bf16 = weight.values.dtype == BF16
         result = module.dense(weight.values.view(np.uint16) if is_bf16 else weight.values, weight.shape, is_bf16)
