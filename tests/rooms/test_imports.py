@@ -45,6 +45,8 @@ ROOT_FILES = {
     "api.py": "api",
     "loading.py": "api",
     "quantising.py": "api",
+    "choosing.py": "api",
+    "damage.py": "api",
     "layerwise.py": "api",
     "drafting.py": "api",
     "__init__.py": "package",
