@@ -23,7 +23,7 @@ SURFACE = {
     ],
     "quantize": ["model", "-o", "--scheme", "--budget", "--method", "--calibration"],
     "bench": ["model", *LOADING, "--repeats", "--json"],
-    "eval": ["model", "--against", "--against-dtype", "--text", "--layers", *LOADING, "--json"],
+    "eval": ["model", "--against", "--against-dtype", "--text", "--layers", "--tasks", "--limit", *LOADING, "--json"],
     "doctor": [],
     "demo": ["--dtype", "--evaluate", "--questions", "--json", "--threads"],
 }

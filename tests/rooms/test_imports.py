@@ -34,7 +34,7 @@ THIRD_PARTY = {
     "engine": {"numpy"},
     "text": {"tokenizers", "jinja2"},
     "api": {"numpy"},
-    "bench": {"numpy"},
+    "bench": {"numpy", "lm_eval"},
     "server": {"starlette", "uvicorn", "msgspec", "prometheus_client", "llguidance", "anyio"},
     "cli": {"click", "rich"},
 }
