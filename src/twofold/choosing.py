@@ -75,7 +75,7 @@ def split_texts(job: Job) -> Job:
     """Keep some texts of a mixed job for measuring, evenly spread, TEXT_TOKENS of each; GPTQ gets the others."""
     if job.scheme != MIXED:
         return job
-    copies = sum(len(group.formats) for group in group_units(job.units))
+    copies = 1 + sum(len(group.formats) - 1 for group in group_units(job.units))
     tokens = min(MOST_TOKENS, MOST_BYTES // (copies * job.model.architecture.hidden * 4))
     length, texts = max(2, min(TEXT_TOKENS, tokens)), job.texts
     count = min(max(1, tokens // length), max(1, len(texts) // TEXT_SHARE))
