@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from twofold.damage import judge_folder, measure_damages
 from twofold.engine.blocks import plan_layout
 from twofold.engine.engine import Engine
 from twofold.engine.limits import EngineLimits
+from twofold.errors import QuantisationError
 from twofold.loading import Model, open_model
 from twofold.ops.interface import Ops
 from twofold.ops.logprobs import divergence, log_softmax
@@ -22,6 +24,7 @@ from twofold.quant.units import cut, exact_formats
 from twofold.quantising import build_calibration_ops, quantise_model
 from twofold.weights.checkpoint import Checkpoint
 from twofold.weights.load import load
+from twofold.weights.write import write_safetensors
 
 TEXTS = [np.random.default_rng(seed).integers(3, 90, count).tolist() for seed, count in enumerate((20, 33, 2))]
 ToyFolder = Callable[[str], tuple[Path, Any]]
@@ -63,6 +66,18 @@ def test_every_group_by_itself_does_the_damage_it_does_in_a_whole_network(name: 
             expected = mean_divergence(exact, whole_network(model, ops, {**weights, **rounded}))
             assert found[group.name][form] == pytest.approx(expected, rel=1e-5), (group.name, form)
             assert expected > 0
+
+
+def test_a_network_without_finite_logits_is_refused(toy_folder: ToyFolder, tmp_path: Path) -> None:
+    shutil.copytree(toy_folder("llama3")[0], tmp_path / "broken")
+    path = tmp_path / "broken" / "model.safetensors"
+    store = Checkpoint.open_files([path])
+    tensors = {name: np.array(store.tensor(name)) for name in store.names}
+    tensors["model.norm.weight"][:] = np.inf
+    write_safetensors(path, tensors)
+    model = open_model(tmp_path / "broken")
+    with np.errstate(invalid="ignore"), pytest.raises(QuantisationError, match="the KL divergence is nan"):
+        measure_damages(model, group_units(cut(model.targets)), TEXTS, build_calibration_ops())
 
 
 @pytest.mark.parametrize("name", ["interleaved-qk-norm", "llama3-tied"])

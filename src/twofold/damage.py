@@ -8,10 +8,12 @@ compared with the exact one. All weights are read once; the copies are what take
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
 
+from twofold.errors import QuantisationError
 from twofold.layerwise import Activations, LayerRunner
 from twofold.loading import Model, open_model
 from twofold.ops.interface import Ops
@@ -58,7 +60,19 @@ def measure_damages(
     measured = compare(model, LayerRunner(model.architecture, ops, texts), vary, progress)
     for group in groups:
         found[group.name] |= {form: measured[group.name, form] for form in group.formats if form != "bf16"}
+    check_finite(found)
     return found
+
+
+def check_finite(damages: Damages) -> None:
+    """Raise QuantisationError for a network that gives no probabilities to compare."""
+    for name, found in damages.items():
+        for form, damage in found.items():
+            if not isfinite(damage):
+                raise QuantisationError(
+                    f"{name} as {form}: the KL divergence is {damage}; the network's own logits or the rounded one's "
+                    "overflow. The checkpoint is damaged, or choose another scheme than mixed."
+                )
 
 
 def judge_folder(
