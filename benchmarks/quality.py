@@ -2,11 +2,14 @@
 
 python -m benchmarks.quality                       every scheme, by calibration and by plain rounding
 python -m benchmarks.quality --scheme w4a8 --method gptq
+python -m benchmarks.quality --scheme mixed --budget 4.5bit kl=0.01
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +19,8 @@ from benchmarks.results import write_result
 from twofold.api import LLM
 from twofold.bench.evaluate import evaluate
 from twofold.demo import calibration_file, heldout_file
+from twofold.loading import open_model
+from twofold.quant.report import REPORT
 from twofold.quant.schemes import QUANTISED
 from twofold.quantising import METHODS, quantise_model
 from twofold.text.rows import read_rows
@@ -28,14 +33,22 @@ def measure(model: str | Path, reference: LLM, **settings: Any) -> dict[str, Any
     return {name: round(value or 0.0, 5) for name, value in {**figures, "agreement": found.agreement}.items()}
 
 
-def quantised(scheme: str, method: str, folder: Path, reference: LLM) -> dict[str, Any]:
-    """Quantise, then measure."""
+def quantised(scheme: str, method: str, budget: str | None, folder: Path, reference: LLM) -> dict[str, Any]:
+    """Quantise, then measure; memory and what a token reads of it, files, and quality."""
     start = time.perf_counter()
-    output = quantise_model("demo", folder / f"{scheme}-{method}", scheme, method, calibration_file())
+    output = folder / f"{scheme}-{method}-{budget}"
+    quantise_model("demo", output, scheme, method, calibration_file(), budget=budget)
     seconds = round(time.perf_counter() - start, 1)
-    size = sum(path.stat().st_size for path in output.glob("*.safetensors"))
-    quality = measure(output, reference)
-    return {"scheme": scheme, "method": method, "seconds": seconds, "size_bytes": size, **quality}
+    footprint = open_model(output).footprint(scheme)
+    figures = {
+        "memory_bytes": footprint.total_bytes,
+        "read_bytes_per_token": footprint.read_bytes_per_token,
+        "size_bytes": sum(path.stat().st_size for path in output.glob("*.safetensors")),
+    }
+    choice = json.loads((output / REPORT).read_text()).get("choice")
+    if choice is not None:
+        figures |= {name: choice[name] for name in ("budget", "bits_per_weight", "predicted_kl", "measured_kl")}
+    return {"scheme": scheme, "method": method, "seconds": seconds, **figures, **measure(output, reference)}
 
 
 def main() -> None:
@@ -43,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scheme", nargs="*", default=list(QUANTISED), choices=QUANTISED)
     parser.add_argument("--method", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--budget", nargs="*", default=["4.5bit", "6bit"], help="of mixed, beside the size of w4a8")
     arguments = parser.parse_args()
     reference = LLM("demo", dtype="bf16")
     figures = []
@@ -52,9 +66,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for scheme in arguments.scheme:
             for method in arguments.method:
-                figures.append(quantised(scheme, method, Path(folder), reference))
-                print(figures[-1], flush=True)
-    print(write_result("quality", "python -m benchmarks.quality", figures))
+                for budget in [None, *arguments.budget] if scheme == "mixed" else [None]:
+                    figures.append(quantised(scheme, method, budget, Path(folder), reference))
+                    print(figures[-1], flush=True)
+    print(write_result("quality", " ".join(["python -m benchmarks.quality", *sys.argv[1:]]), figures))
 
 
 if __name__ == "__main__":

@@ -16,20 +16,21 @@ from typing import Any
 
 import numpy as np
 
+from twofold.choosing import CHOICE, DAMAGES, MIXED, Choice, check_budget, decide, report_choice, split_texts
 from twofold.errors import QuantisationError, SettingsError
 from twofold.layerwise import Activations, LayerRunner
 from twofold.loading import Model, open_model
 from twofold.ops.codes import Codes
-from twofold.ops.formats import Formats
 from twofold.ops.interface import Ops
-from twofold.ops.packed import AnyArray, Format, Packed
+from twofold.ops.packed import AnyArray, Packed
 from twofold.ops.types import Target
+from twofold.quant.budget import Budget, parse_budget
 from twofold.quant.calibrate import Recorder
 from twofold.quant.grids import group_size
 from twofold.quant.quantise import Kind
 from twofold.quant.report import write_report
 from twofold.quant.schemes import quantised_formats
-from twofold.quant.units import InputsOf, Matrix, Unit, cut, kind_of, pack_unit, quantise_unit
+from twofold.quant.units import InputsOf, Matrix, Unit, cut, exact_formats, kind_of, pack_unit, quantise_unit
 from twofold.text.chat import ChatTemplate
 from twofold.text.rows import encode_rows, read_rows
 from twofold.text.tokenizer import Tokenizer
@@ -50,7 +51,10 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One run: what is quantised, how, on which calibration texts, and where it is written until it is whole."""
+    """One run: what is quantised, how, on which calibration texts, and where it is written until it is whole.
+
+    Of the scheme mixed: the budget, the texts that damage is measured on, and what was chosen.
+    """
 
     model: Model
     store: Checkpoint
@@ -61,6 +65,9 @@ class Job:
     output_targets: dict[str, Target]
     texts: Sequence[Sequence[int]]
     folder: Path
+    budget: Budget
+    sample: Sequence[Sequence[int]] = ()
+    choice: Choice | None = None
 
     def shard(self, index: int) -> Path:
         """File of a unit; the last one holds what is copied as it is."""
@@ -84,16 +91,19 @@ def quantise_model(
     method: str = "gptq",
     calibration: Path | None = None,
     progress: Progress | None = None,
+    budget: str | None = None,
 ) -> Path:
     """Quantise a checkpoint into the folder `output`; a killed run goes on when it is started again in the same way.
 
-    `calibration` is a text file or JSON lines (text.rows); method "round" needs none. `progress(unit, done, total)`
-    hears of every unit. Raises SettingsError when `output` exists, QuantisationError when a half-written folder is of
-    another run or the calibration inputs cannot be used, and what opening a model raises.
+    `calibration` is a text file or JSON lines (text.rows); method "round" needs none, but for the scheme mixed, which
+    measures on it. `budget` is what mixed may take (quant.budget), None for the bytes of w4a8. `progress(unit, done,
+    total)` hears of every unit. Raises SettingsError when `output` exists or the budget cannot be met,
+    QuantisationError when a half-written folder is of another run or the calibration inputs cannot be used, and what
+    opening a model raises.
     """
-    job = prepare(path_or_id, output, scheme, method, calibration)
+    job = decide(prepare(path_or_id, output, scheme, method, calibration, budget), build_calibration_ops(), progress)
     run_job(job, progress)
-    finish(job, output)
+    finish(job, output, progress)
     return output
 
 
@@ -108,7 +118,14 @@ def run_job(job: Job, progress: Progress | None) -> None:
         activations = run_unit(job, index, runner, activations, ops)
 
 
-def prepare(path_or_id: str | Path, output: Path, scheme: str, method: str, calibration: Path | None) -> Job:
+def prepare(
+    path_or_id: str | Path,
+    output: Path,
+    scheme: str,
+    method: str,
+    calibration: Path | None,
+    budget: str | None = None,
+) -> Job:
     """Open the model, decide every format, encode the calibration texts, and claim the folder."""
     if output.exists():
         raise SettingsError(f"{output} exists; name a folder that does not, or remove it")
@@ -127,17 +144,21 @@ def prepare(path_or_id: str | Path, output: Path, scheme: str, method: str, cali
         kinds=quantised_formats(scheme, has_head=not model.has_tied_head),
         units=cut(model.targets),
         output_targets={target.name: target for target in unfused},
-        texts=calibration_texts(model, calibration) if method == "gptq" else (),
+        texts=calibration_texts(model, scheme, calibration) if method == "gptq" or scheme == MIXED else (),
         folder=output.with_name(output.name + ".partial"),
+        budget=parse_budget(budget),
     )
+    check_budget(job)
+    job = split_texts(job)
     claim(job)
     return job
 
 
-def calibration_texts(model: Model, path: Path | None) -> list[list[int]]:
+def calibration_texts(model: Model, scheme: str, path: Path | None) -> list[list[int]]:
     """Token ids of every stretch of the calibration rows."""
     if path is None:
-        raise SettingsError("calibration needs text: name a file with --calibration, or choose --method round")
+        other = "another scheme with --method round" if scheme == MIXED else "--method round"
+        raise SettingsError(f"calibration needs text: name a file with --calibration, or choose {other}")
     tokenizer = Tokenizer.load(model.folder)
     template = ChatTemplate.load(model.folder, model.architecture.family)
     window = min(WINDOW, model.architecture.context)
@@ -156,7 +177,7 @@ def claim(job: Job) -> None:
         "method": job.method,
         "formats": {target.name: kind_of(job.kinds, target) for target in job.model.targets},
         "checkpoint": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
-        "texts": hashlib.sha256(json.dumps([list(ids) for ids in job.texts]).encode()).hexdigest(),
+        "texts": hashlib.sha256(json.dumps([list(ids) for ids in (*job.texts, *job.sample)]).encode()).hexdigest(),
     }
     path = job.folder / PLAN
     if path.exists() and json.loads(path.read_text()) != plan:
@@ -191,7 +212,7 @@ def run_unit(
 ) -> Activations | None:
     """Quantise one unit, write it, and give the activations behind it."""
     unit = job.units[index]
-    weights = load(job.store, unit.targets, exact_formats(job, unit), ops.packer)
+    weights = load(job.store, unit.targets, exact_formats(job.store, unit), ops.packer)
     inputs = observe(unit, weights, runner, before)
     matrices = list(quantise_unit(unit, job.kinds, weights, inputs))
     after = None
@@ -202,16 +223,6 @@ def run_unit(
     write_safetensors(job.shard(index), output_tensors(job, unit, matrices))
     (job.folder / STATE.format(index - 1)).unlink(missing_ok=True)
     return after
-
-
-def exact_formats(job: Job, unit: Unit) -> Formats:
-    """Formats that hold the checkpoint's own values: bfloat16 where they are that, else float32."""
-    result: dict[str, Format] = {}
-    for target in unit.targets:
-        dtypes = {job.store.dtype(source.name) for parts in target.sources for source in parts}
-        is_small = target.role in ("norm", "router")
-        result[target.name] = "bf16" if dtypes == {"BF16"} and not is_small else "f32"
-    return result
 
 
 def observe(
@@ -257,7 +268,7 @@ def quantization_config(job: Job) -> dict[str, Any]:
     They take linear layers only, so an embedding must have stayed as it is.
     """
     matrices = [target for target in job.model.targets if kind_of(job.kinds, target) not in ("f32", "bf16")]
-    if job.scheme == "w4a8" or any(target.role == "embedding" for target in matrices):
+    if job.scheme in ("w4a8", MIXED) or any(target.role == "embedding" for target in matrices):
         return {"quant_method": NATIVE_METHOD, "version": NATIVE_VERSION, "scheme": job.scheme}
     kept = [target for target in job.model.targets if target.role in ("router", "head") and target not in matrices]
     names = [source.name.removesuffix(".weight") for target in kept for parts in target.sources for source in parts]
@@ -270,7 +281,7 @@ def quantization_config(job: Job) -> dict[str, Any]:
     return compressed_config(job.scheme, sizes.pop(), [*names, *(f"re:{name}.*" for name in sorted(others))])
 
 
-def finish(job: Job, output: Path) -> None:
+def finish(job: Job, output: Path, progress: Progress | None = None) -> None:
     """Copy what is not part of the network, write index, config and report, and give the folder its name."""
     if job.others:
         write_safetensors(job.shard(len(job.units)), {name: job.store.tensor(name) for name in job.others})
@@ -284,8 +295,10 @@ def finish(job: Job, output: Path) -> None:
     written = Checkpoint.open_files(sorted(job.folder.glob("model-*.safetensors")))
     write_index(job.folder, {name: written.file(name).path.name for name in written.names}, written.size_bytes)
     records = [row for index in range(len(job.units)) for row in json.loads(job.record(index).read_text())]
-    write_report(job.folder, job.scheme, job.method, [len(ids) for ids in job.texts], records, written.size_bytes)
-    for pattern in ("unit-*.report", "activations-*.npy", "*.tmp", PLAN):
+    choice = report_choice(job, build_calibration_ops(), progress)
+    lengths = [len(ids) for ids in job.texts]
+    write_report(job.folder, job.scheme, job.method, lengths, records, written.size_bytes, choice)
+    for pattern in ("unit-*.report", "activations-*.npy", "*.tmp", PLAN, DAMAGES, CHOICE):
         for path in job.folder.glob(pattern):
             path.unlink()
     job.folder.rename(output)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from twofold import LLM
-from twofold.bench.quality import divergence, layer_errors, log_softmax, score, stretch_tokens, texts_of
+from twofold.bench.quality import layer_errors, score, stretch_tokens, texts_of
+from twofold.ops.logprobs import divergence, log_softmax
 
 PROSE = [{"text": "The quick brown fox jumps over the lazy dog."}]
 

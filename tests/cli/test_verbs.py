@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,10 @@ def test_run_reads_stdin_and_continues_raw_text() -> None:
         (("run", "demo", " "), "prompt is empty"),
         (("info", "./nowhere"), "nowhere"),
         (("run", "no/such-model", "x"), "no/such-model"),
+        (("quantize", "demo", "-o", "unwritten", "--scheme", "mixed", "--budget", "4bit"), "the least is 4.275bit"),
+        (("quantize", "demo", "-o", "unwritten", "--scheme", "mixed", "--budget", "4"), "4.3bit"),
+        (("quantize", "demo", "-o", "unwritten", "--budget", "5bit"), "--budget is for --scheme mixed"),
+        (("eval", "demo", "--limit", "3"), "--limit needs --tasks"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_a_non_zero_exit(arguments: tuple[str, ...], words: str) -> None:
@@ -153,6 +158,13 @@ def test_evaluate_prints_one_json_line_per_dtype() -> None:
     assert [item["dtype"] for item in found] == ["bf16", "w8a8", "w4a8"]
     assert found[0]["kl_mean"] == 0.0
     assert found[1]["kl_mean"] > 0.0
+
+
+@pytest.mark.skipif(find_spec("lm_eval") is not None, reason="lm-eval is there")
+def test_tasks_without_lm_eval_name_what_to_install() -> None:
+    result = run("eval", "demo", "--tasks", "arc_easy")
+    assert result.returncode == 1
+    assert "pip install 'twofold[eval]'" in result.stderr
 
 
 class Terminal:

@@ -55,6 +55,33 @@ def test_every_matrix_has_a_row_and_every_expert_a_bar() -> None:
     assert "1 expert matrices were given more" in counter.text
 
 
+def test_what_mixed_chose_has_a_row_for_every_part() -> None:
+    groups = [
+        {"name": "layer 0 attention", "format": "int8", "memory_bytes": 9, "damages": {"bf16": 0.0, "int4": 0.0125}},
+        {"name": "head", "format": "int4", "memory_bytes": 9, "damages": {"bf16": 0.0, "int4": 0.5, "refined": 0.25}},
+    ]
+    figures = {"bits_per_weight": 5.4, "memory_bytes": 10**7, "read_bytes_per_token": 10**6, "tokens": 99, "texts": 3}
+    choice = {"budget": "a < b", **figures, "predicted_kl": 0.02, "measured_kl": 0.01, "groups": groups}
+    calibration = {"texts": 3, "tokens": 99}
+    lists: dict[str, list[str]] = {"rare_experts": [], "experts_without_tokens": [], "matrices": []}
+    counter = Counter()
+    counter.feed(
+        page(
+            {
+                "scheme": "mixed",
+                "method": "gptq",
+                "size_bytes": 1,
+                "calibration": calibration,
+                **lists,
+                "choice": choice,
+            }
+        )
+    )
+    assert counter.tags["tr"] == 1 + len(groups) + 1
+    assert "Budget: a < b. 5.400 bits per weight" in counter.text
+    assert "layer 0 attentionint89e-0600.0125head" in counter.text
+
+
 def test_places_and_heights() -> None:
     assert place_of("layers.3.experts_down.7") == ("layer 3", "experts_down")
     assert place_of("head") == ("head", "embedding and head")

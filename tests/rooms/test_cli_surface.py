@@ -21,9 +21,9 @@ SURFACE = {
         *("model", "--host", "--port", "--api-key", "--api-key-file", "--served-model-name", "--max-num-seqs"),
         *("--max-num-batched-tokens", "--max-waiting", "--grace", *LOADING),
     ],
-    "quantize": ["model", "-o", "--scheme", "--method", "--calibration"],
+    "quantize": ["model", "-o", "--scheme", "--budget", "--method", "--calibration"],
     "bench": ["model", *LOADING, "--repeats", "--json"],
-    "eval": ["model", "--against", "--against-dtype", "--text", "--layers", *LOADING, "--json"],
+    "eval": ["model", "--against", "--against-dtype", "--text", "--layers", "--tasks", "--limit", *LOADING, "--json"],
     "doctor": [],
     "demo": ["--dtype", "--evaluate", "--questions", "--json", "--threads"],
 }

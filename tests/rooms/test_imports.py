@@ -34,7 +34,7 @@ THIRD_PARTY = {
     "engine": {"numpy"},
     "text": {"tokenizers", "jinja2"},
     "api": {"numpy"},
-    "bench": {"numpy"},
+    "bench": {"numpy", "lm_eval"},
     "server": {"starlette", "uvicorn", "msgspec", "prometheus_client", "llguidance", "anyio"},
     "cli": {"click", "rich"},
 }
@@ -45,6 +45,8 @@ ROOT_FILES = {
     "api.py": "api",
     "loading.py": "api",
     "quantising.py": "api",
+    "choosing.py": "api",
+    "damage.py": "api",
     "layerwise.py": "api",
     "drafting.py": "api",
     "__init__.py": "package",

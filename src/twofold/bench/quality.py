@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twofold.api import LLM, SamplingParams
+from twofold.ops.logprobs import divergence, log_softmax
 from twofold.ops.observe import ExpertLoad, Residuals
 from twofold.text.rows import Row, Text, encode_rows
 
@@ -145,20 +146,6 @@ def counted_rows(
             logprobs_RV = None if theirs is None else log_softmax(theirs[rows])
             yield log_softmax(ours[rows]), logprobs_RV, following[position + rows]
         position += len(ours)
-
-
-def log_softmax(logits: Floats) -> Floats:
-    """Log-probabilities over the last axis; sums in float64."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    sums = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
-    result: Floats = shifted - np.log(sums).astype(np.float32)
-    return result
-
-
-def divergence(p: Floats, q: Floats) -> Floats:
-    """KL(p || q) of rows of log-probabilities, in nats; sums in float64."""
-    result: Floats = (np.exp(p) * (p - q)).sum(axis=-1, dtype=np.float64).astype(np.float32)
-    return result
 
 
 def layer_errors(llm: LLM, reference: LLM, texts: Iterable[Text]) -> list[tuple[float, float]]:

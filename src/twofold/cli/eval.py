@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ from twofold.config import DTYPES
 
 if TYPE_CHECKING:
     from twofold.bench.quality import Quality
+
+TASK_SEQUENCES = 16
+"""Answers of a task that are generated at once."""
 
 
 @click.command(
@@ -31,6 +35,13 @@ if TYPE_CHECKING:
     help="Text file, or JSON lines of {text} or {messages}. [default: the demo model's held-out data]",
 )
 @click.option("--layers", is_flag=True, help="With --against: the error after every layer too.")
+@click.option(
+    "--tasks",
+    metavar="NAMES",
+    help="Tasks of lm-eval, or .yaml files of some, with commas between; then texts are judged only with --text or "
+    "--against. Needs pip install 'twofold[eval]'.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="With --tasks: the first so many questions of each.")
 @with_options(*LOADING)
 @click.option("--json", "as_json", is_flag=True, help="The JSON line only, no table.")
 def command(
@@ -39,13 +50,14 @@ def command(
     against_dtype: str | None,
     text: Path | None,
     layers: bool,
+    tasks: str | None,
     as_json: bool,
     **loading: Any,
 ) -> None:
     """Judge MODEL on a text: perplexity, and against another model KL divergence and agreement on the best token.
 
-    Both models are in memory at once and read the text side by side; no logits are stored. Prints a table and one line
-    of JSON.
+    Both models are in memory at once and read the text side by side; no logits are stored. With --tasks, the tasks of
+    lm-eval. Prints a table and one line of JSON.
     """
     from rich.console import Console
 
@@ -53,8 +65,15 @@ def command(
     from twofold.demo import heldout_file
     from twofold.text.rows import read_rows
 
+    limit = loading.pop("limit")
     if (layers or against_dtype) and against is None:
         raise click.UsageError("--layers and --against-dtype need --against")
+    if limit and tasks is None:
+        raise click.UsageError("--limit needs --tasks")
+    if tasks is not None:
+        judge_on_tasks(model, tasks, limit, as_json, loading)
+        if text is None and against is None:
+            return
     rows = read_rows(text or heldout_file())
     llm = load_to_judge(model, loading)
     other = load_to_judge(against, {**loading, "dtype": against_dtype}) if against else None
@@ -71,14 +90,33 @@ def command(
     click.echo(found.to_json(**facts))
 
 
-def load_to_judge(model: str, settings: dict[str, Any]) -> Any:
+def judge_on_tasks(model: str, tasks: str, limit: int | None, as_json: bool, loading: dict[str, Any]) -> None:
+    """Run tasks of lm-eval; print a table of their figures and a line of JSON."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from twofold.bench.tasks import check_extra, run_tasks
+
+    check_extra()
+    llm = load_to_judge(model, loading, TASK_SEQUENCES)
+    found = run_tasks(llm, [name.strip() for name in tasks.split(",")], limit)
+    if not as_json:
+        table = Table("task", "metric", "value", title=f"{model}, {llm.loaded.settings.dtype}", title_justify="left")
+        for name, figures in found.items():
+            for metric, value in figures.items():
+                table.add_row(name, metric, f"{value:.5g}")
+        Console().print(table)
+    click.echo(json.dumps({"model": model, "dtype": llm.loaded.settings.dtype, "tasks": found}))
+
+
+def load_to_judge(model: str, settings: dict[str, Any], max_sequences: int = 1) -> Any:
     """A model whose logits come in stretches that fit the memory, whatever its vocabulary."""
     from twofold.bench.quality import stretch_tokens
     from twofold.cli.session import load_with_progress
     from twofold.loading import open_model
 
     vocabulary = open_model(model).architecture.vocabulary
-    return load_with_progress(model, step_tokens=stretch_tokens(vocabulary), max_sequences=1, **settings)
+    return load_with_progress(model, step_tokens=stretch_tokens(vocabulary), max_sequences=max_sequences, **settings)
 
 
 def table_of(found: Quality, facts: dict[str, Any]) -> object:

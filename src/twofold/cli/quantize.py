@@ -10,7 +10,7 @@ import click
 
 @click.command(
     epilog="Examples:  twofold quantize ./Llama-4-Scout -o scout-w4a8 --calibration text.jsonl  |  "
-    "twofold quantize demo -o demo-w8a8 --scheme w8a8"
+    "twofold quantize demo -o demo-mixed --scheme mixed --budget 4.5bit"
 )
 @click.argument("model")
 @click.option(
@@ -18,10 +18,15 @@ import click
 )
 @click.option(
     "--scheme",
-    type=click.Choice(["w4a8", "w8a8", "fp8", "w4a16"]),
+    type=click.Choice(["w4a8", "w8a8", "fp8", "w4a16", "mixed"]),
     default="w4a8",
     show_default=True,
-    help="Bits of the weights; all but w4a8 are written as compressed-tensors.",
+    help="Bits of the weights; w8a8, fp8 and w4a16 are written as compressed-tensors.",
+)
+@click.option(
+    "--budget",
+    help="What mixed may take: bits per weight (4.3bit), bytes of weights (60GB), or the smallest with a KL divergence "
+    "(kl=0.02). [default: as many bytes as w4a8]",
 )
 @click.option(
     "--method",
@@ -35,11 +40,12 @@ import click
     type=click.Path(path_type=Path),
     help="Text file, or JSON lines of {text} or {messages}. [default: the demo model's calibration text]",
 )
-def command(model: str, output: Path, scheme: str, method: str, calibration: Path | None) -> None:
+def command(model: str, output: Path, scheme: str, budget: str | None, method: str, calibration: Path | None) -> None:
     """Quantise MODEL into a folder that loads as it is, with a report of what was done to every matrix.
 
     One decoder layer is in memory at a time. A run that was killed goes on where it stopped when the same command is
-    given again.
+    given again. With the scheme mixed, what rounding each part of the network costs is measured first, and bits go
+    where they save most.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -59,11 +65,19 @@ def command(model: str, output: Path, scheme: str, method: str, calibration: Pat
             method,
             calibration or calibration_file(),
             lambda unit, done, total: bar.update(task, description=unit, completed=done, total=total),
+            budget,
         )
     report = json.loads((output / REPORT).read_text())
     rare = len(report["rare_experts"])
     click.echo(
         f"{output}: {report['size_bytes'] / 1e6:,.1f} MB, {scheme}, {len(report['matrices'])} matrices quantised"
     )
+    if "choice" in report:
+        choice = report["choice"]
+        click.echo(
+            f"{choice['budget']}: {choice['bits_per_weight']:.3f} bits per weight, KL divergence "
+            f"{choice['predicted_kl']:.4f} predicted, {choice['measured_kl']:.4f} measured on "
+            f"{choice['tokens']:,} tokens of calibration text kept apart"
+        )
     if rare:
         click.echo(f"{rare} expert matrices saw few calibration tokens and got more by forced routing; see {REPORT}")

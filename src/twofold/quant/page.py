@@ -41,6 +41,7 @@ def page(report: Mapping[str, Any]) -> str:
     )
     parts = [
         f"<h1>{escape(title)}</h1><p>{escape(facts)}</p>",
+        *choice_tables(report.get("choice")),
         "<h2>Error by layer and part</h2>",
         "<p>Share of each matrix's output energy that rounding cost, on the calibration text; of its own "
         "energy where it saw no text. Bars on a logarithmic scale from 1e-6 to 1.</p>",
@@ -51,6 +52,31 @@ def page(report: Mapping[str, Any]) -> str:
     ]
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+
+
+def choice_tables(choice: Mapping[str, Any] | None) -> list[str]:
+    """What the scheme mixed chose for every group, and the damage of what it did not choose."""
+    if choice is None:
+        return []
+    facts = (
+        f"Budget: {choice['budget']}. {choice['bits_per_weight']:.3f} bits per weight, "
+        f"{choice['memory_bytes'] / 1e6:,.1f} MB in memory; a token reads "
+        f"{choice['read_bytes_per_token'] / 1e6:,.1f} MB. "
+        f"KL divergence {choice['predicted_kl']:.4f} predicted, {choice['measured_kl']:.4f} measured, on "
+        f"{choice['tokens']:,} tokens of {choice['texts']:,} texts kept apart."
+    )
+    groups = choice["groups"]
+    forms = sorted({form for group in groups for form in group["damages"]})
+    head = "".join(
+        f"<th>{escape(name)}</th>" for name in ("part", "format", "MB", *(f"KL as {form}" for form in forms))
+    )
+    rows = []
+    for group in groups:
+        found = (group["damages"].get(form) for form in forms)
+        values = (group["name"], group["format"], group["memory_bytes"] / 1e6, *found)
+        rows.append(f"<tr>{''.join(f'<td>{cell(value)}</td>' for value in values)}</tr>")
+    note = "<p>KL divergence in nats when this part alone is rounded; the sum of those chosen is what is predicted.</p>"
+    return [f"<h2>Bits of every part</h2><p>{escape(facts)}</p>{note}<table><tr>{head}</tr>{''.join(rows)}</table>"]
 
 
 def error_pictures(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,12 @@ def write_report(
     text_tokens: Sequence[int],
     records: Sequence[dict[str, Any]],
     size_bytes: int,
+    choice: Mapping[str, Any] | None = None,
 ) -> None:
-    """quantisation_report.json: totals and one record per matrix (quantise.Record); the .html shows it in pictures."""
+    """quantisation_report.json: totals and one record per matrix (quantise.Record); the .html shows it in pictures.
+
+    `choice`: what the scheme mixed chose and why (choosing.Choice).
+    """
     report = {
         "scheme": scheme,
         "method": method,
@@ -30,6 +34,8 @@ def write_report(
         "experts_without_tokens": [row["name"] for row in records if method == "gptq" and is_missed(row)],
         "matrices": list(records),
     }
+    if choice is not None:
+        report["choice"] = choice
     write_json(folder / REPORT, report)
     (folder / PAGE).write_text(page(report), encoding="utf-8")
 

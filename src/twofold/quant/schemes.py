@@ -32,7 +32,7 @@ def scheme(name: str) -> Formats:
     return formats
 
 
-QUANTISED = ("w4a8", "w8a8", "fp8", "w4a16")
+QUANTISED = ("w4a8", "w8a8", "fp8", "w4a16", "mixed")
 """Schemes `twofold quantize` writes."""
 
 
@@ -41,14 +41,15 @@ def quantised_formats(name: str, has_head: bool) -> Mapping[str, Kind]:
 
     As in `scheme`, but the embedding of w8a8 stays as it is where it is not the head too: only one row of it is read
     per token, and rounding it cost a tenth of the scheme's whole KL divergence on the demo model. fp8 and w4a16 are
-    compressed-tensors' own, which leave embedding and head alone.
+    compressed-tensors' own, which leave embedding and head alone. mixed begins as w4a8 and gets a format for every
+    target by name (twofold.choosing).
     """
     if name not in QUANTISED:
         raise SettingsError(f"scheme is {name!r}; it must be one of {', '.join(QUANTISED)}")
     if name in ("fp8", "w4a16"):
         kind: Kind = "fp8" if name == "fp8" else "group4"
         return dict.fromkeys(get_args(Role), kind) | dict.fromkeys(("norm", "router", "embedding", "head"), "bf16")
-    formats: dict[str, Kind] = dict(scheme(name))
+    formats: dict[str, Kind] = dict(scheme("w4a8" if name == "mixed" else name))
     if name == "w8a8" and has_head:
         formats["embedding"] = "bf16"
     return formats

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from twofold.ops.codes import Codes, store
-from twofold.ops.packed import Dense, Floats, Packed, Packer, matrix, place, size_bytes
+from twofold.ops.formats import Formats
+from twofold.ops.packed import Dense, Floats, Format, Packed, Packer, matrix, place, size_bytes
 from twofold.ops.types import Target
 from twofold.quant.calibrate import Inputs, Recorder
 from twofold.quant.grids import Rows
 from twofold.quant.quantise import Kind, Record, quantise
+from twofold.weights.quantised import Store
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,16 @@ def cut(targets: Sequence[Target]) -> list[Unit]:
         Unit(name, int(name.removeprefix("layer ")) if name.startswith("layer ") else None, tuple(members))
         for name, members in groups.items()
     ]
+
+
+def exact_formats(store: Store, unit: Unit) -> Formats:
+    """Formats that hold the checkpoint's own values: bfloat16 where they are that, else float32."""
+    result: dict[str, Format] = {}
+    for target in unit.targets:
+        dtypes = {store.dtype(source.name) for parts in target.sources for source in parts}
+        is_small = target.role in ("norm", "router")
+        result[target.name] = "bf16" if dtypes == {"BF16"} and not is_small else "f32"
+    return result
 
 
 @dataclass(frozen=True)

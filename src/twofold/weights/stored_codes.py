@@ -22,7 +22,7 @@ import numpy as np
 from twofold.errors import CheckpointError
 from twofold.ops.codes import Codes
 from twofold.ops.levels import LEVELS, ZERO_CODE, codes_of
-from twofold.ops.packed import GROUP_COLUMNS, AnyArray
+from twofold.ops.packed import GROUP_COLUMNS, AnyArray, Format
 from twofold.weights.checkpoint import Checkpoint
 
 PARTS = ("weight_packed", "weight_multiplier", "weight_scale", "weight_shape")
@@ -43,6 +43,14 @@ def tensors_of(module: str, codes: Codes, prefix: str = "weight") -> dict[str, A
     if codes.residual is not None:
         tensors |= tensors_of(module, codes.residual, "residual")
     return tensors
+
+
+def stored_bytes(form: Format, rows: int, columns: int) -> int:
+    """Bytes of the tensors of a module in an integer format."""
+    if form == "int8":
+        return rows * (columns + 4)
+    half = rows * (-(-columns // 2) + -(-columns // GROUP_COLUMNS) + 4)
+    return half * (2 if form == "refined" else 1) + 16
 
 
 def pack_pairs(q_ND: AnyArray) -> AnyArray:
