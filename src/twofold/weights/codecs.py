@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from twofold.errors import CheckpointError, UnsupportedModel
-from twofold.weights.compressed_tensors import METHOD, compressed_tensors_codec
+from twofold.weights.compressed_settings import METHOD
+from twofold.weights.compressed_tensors import compressed_tensors_codec
 from twofold.weights.gptq_codec import awq_codec, gptq_codec
 from twofold.weights.native_codec import NativeCodec
 from twofold.weights.quantised import Codec
