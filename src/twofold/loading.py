@@ -25,7 +25,7 @@ from twofold.quant.schemes import scheme
 from twofold.text.chat import ChatTemplate
 from twofold.text.tokenizer import Tokenizer, check_vocabulary
 from twofold.weights.checkpoint import Checkpoint, read_json
-from twofold.weights.codecs import codec_of
+from twofold.weights.codecs import codec_of, read_quantised_config
 from twofold.weights.hub import resolve as resolve_folder
 from twofold.weights.load import load
 from twofold.weights.memory import available_memory, check_memory
@@ -102,7 +102,7 @@ def open_model(path_or_id: str | Path) -> Model:
     Raises ModelNotFound, UnsupportedModel or CheckpointError.
     """
     folder = demo.model_folder() if str(path_or_id) == "demo" else resolve_folder(path_or_id)
-    raw = read_json(folder, "config.json")
+    raw = read_quantised_config(folder)
     codec = codec_of(raw)
     architecture = read_architecture({key: value for key, value in raw.items() if key != "quantization_config"})
     store = open_store(folder, codec)

@@ -17,8 +17,9 @@ KNOWN: dict[tuple[Any, Any], str] = {
     ("float", 8): "fp8",
     ("int", 8): "w8a8",
     ("int", 4): "w4a16",
-    ("float", 4): "fp4",
 }
+FOUR_BIT_FLOATS = {16: "nvfp4", 32: "mxfp4"}
+"""By their group size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +42,10 @@ def read_settings(found: Mapping[str, Any]) -> CompressedSettings:
     refuse_extras(found)
     weights = [mapping(group, "a config group").get("weights") for group in groups_of(found)]
     schemes = [mapping(args, "weights of a config group") for args in weights if args is not None]
-    kinds = [(args.get("type"), args.get("num_bits")) for args in schemes]
-    name = KNOWN.get(kinds[0]) if kinds and all(kind == kinds[0] for kind in kinds) and is_plain(kinds[0]) else None
+    names = {name_of(args) for args in schemes}
     sizes = [args.get("group_size") for args in schemes]
     return CompressedSettings(
-        name=name or METHOD,
+        name=names.pop() if len(names) == 1 else METHOD,
         groups=tuple(whole(size, "group_size") for size in sizes if size not in (None, -1)),
         blocks=tuple(block(args["block_structure"]) for args in schemes if args.get("block_structure") is not None),
     )
@@ -76,9 +76,12 @@ def mapping(value: Any, where: str) -> Mapping[str, Any]:
     return value
 
 
-def is_plain(kind: tuple[Any, Any]) -> bool:
-    """Whether a (type, num_bits) is what it should be."""
-    return isinstance(kind[0], str) and type(kind[1]) is int
+def name_of(args: Mapping[str, Any]) -> str:
+    """What users call weights of this kind."""
+    kind, bits, size = args.get("type"), args.get("num_bits"), args.get("group_size")
+    if kind == "float" and bits == 4:
+        return FOUR_BIT_FLOATS.get(size, METHOD) if type(size) is int else METHOD
+    return KNOWN.get((kind, bits), METHOD) if isinstance(kind, str) and type(bits) is int else METHOD
 
 
 def whole(value: Any, where: str) -> int:
