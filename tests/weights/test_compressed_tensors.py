@@ -167,7 +167,7 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("mxfp4", "weight_scale", np.ones((16, 4), np.uint8), "belongs to its module"),
 ]
 VALUES = [
-    *(("fp8", "weight_scale", value, "finite scales") for value in (np.nan, np.inf, -np.inf)),
+    *(("fp8", "weight_scale", value, "finite scales") for value in (np.nan, np.inf, -np.inf, 1e35)),
     ("fp8", "weight_scale", -1, "scales from 0 on"),
     ("fp8", "weight", np.nan, "finite weights"),
     ("one", "weight_scale", 0, "above 0"),
@@ -177,9 +177,9 @@ VALUES = [
     ("int4", "weight_scale", np.nan, "finite scales"),
     ("nvfp4", "weight_scale", np.nan, "finite scales"),
     ("nvfp4", "weight_scale", -1, "scales from 0 on"),
-    ("nvfp4", "weight_global_scale", 0, "above 0"),
+    *(("nvfp4", "weight_global_scale", value, "above 0") for value in (0, 1e-40)),
     ("nvfp4", "weight_global_scale", np.inf, "finite scales"),
-    ("mxfp4", "weight_scale", 255, "no numbers"),
+    *(("mxfp4", "weight_scale", value, "no number") for value in (255, 228)),
 ]
 
 

@@ -177,5 +177,5 @@ def test_a_tensor_that_does_not_fit_its_module_is_refused(
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_scales_that_are_no_numbers_are_refused(kind: str, value: float, tmp_path: Path) -> None:
     config, sound = SOUND[kind]
-    with pytest.raises(CheckpointError, match=r"m\.scales holds NaN or infinity"):
+    with pytest.raises(CheckpointError, match=r"m\.scales holds NaN, infinity or"):
         read_all(open_tensors(tmp_path, config, with_value(sound, "m.scales", value)))

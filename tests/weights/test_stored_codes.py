@@ -61,12 +61,12 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("refined", "residual_multiplier", np.ones((N, 2), np.int8), "belongs to this module"),
 ]
 VALUES = [
-    ("int8", "weight_scale", np.nan, "NaN or infinity"),
-    ("int4", "weight_scale", np.inf, "NaN or infinity"),
+    ("int8", "weight_scale", np.nan, "NaN, infinity or"),
+    ("int4", "weight_scale", np.inf, "NaN, infinity or"),
     ("int4", "weight_multiplier", 0, "multipliers outside"),
     ("int4", "weight_multiplier", -9, "multipliers outside"),
     ("refined", "residual_multiplier", 9, "multipliers outside"),
-    ("refined", "residual_scale", np.nan, "NaN or infinity"),
+    ("refined", "residual_scale", np.nan, "NaN, infinity or"),
 ]
 
 

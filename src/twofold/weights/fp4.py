@@ -3,7 +3,7 @@
     bit 3 is the sign, bits 0 to 2 choose one of 0, 0.5, 1, 1.5, 2, 3, 4, 6
 
 NVFP4 has an e4m3 scale per 16 columns and one float32 for the whole tensor; MXFP4 has a power of two per 32 columns,
-kept as its exponent plus 127 (255 means no number).
+kept as its exponent plus 127 (255 means no number; none of a network is near it).
 Source: OCP Microscaling Formats (MX) Specification 1.0.
 """
 
@@ -17,7 +17,7 @@ from twofold.ops.packed import AnyArray, Floats
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 VALUES = np.array([*MAGNITUDES, *(-size for size in MAGNITUDES)], np.float32)
 NVFP4_GROUP, MXFP4_GROUP = 16, 32
-EXPONENT_BIAS, NO_NUMBER = 127, 255
+EXPONENT_BIAS, LARGEST_EXPONENT = 127, 100
 
 
 def unpack_fp4(packed: AnyArray) -> Floats:
@@ -37,8 +37,11 @@ def scale_groups(values_ND: Floats, scales_NG: Floats) -> Floats:
 
 
 def powers_of_two(exponents: AnyArray, name: str) -> Floats:
-    """The scales of MXFP4 from biased exponents (uint8), float32; CheckpointError for 255."""
-    if (exponents == NO_NUMBER).any():
-        raise CheckpointError(f"{name} holds exponents of {NO_NUMBER}, which are no numbers. Download the file again.")
+    """The scales of MXFP4 from biased exponents (uint8), float32; CheckpointError for those beyond 2^100."""
+    if (exponents > EXPONENT_BIAS + LARGEST_EXPONENT).any():
+        raise CheckpointError(
+            f"{name} holds an exponent of {exponents.max()}; 255 is no number, and no scale is beyond 2^100. "
+            "Download the file again."
+        )
     result: Floats = np.ldexp(np.float32(1), exponents.astype(np.int32) - EXPONENT_BIAS).astype(np.float32)
     return result

@@ -12,12 +12,17 @@ FLOAT_DTYPES = ("BF16", "F16", "F32")
 ONE_NUMBER = ((), (1,), (1, 1))
 """Shapes in which writers keep a single scale."""
 
+LARGEST = 2.0**100
+"""No scale of a network is near it; its products with codes are finite, and so are quotients by its inverse."""
+
 
 def finite(scales: AnyArray, name: str) -> Floats:
-    """Scales as float32. Zero is right for a row or group of zeros; CheckpointError for NaN and infinity."""
+    """Scales as float32. Zero is right for a row or group of zeros; CheckpointError for NaN and what overflows."""
     result: Floats = scales.astype(np.float32)
-    if not np.isfinite(result).all():
-        raise CheckpointError(f"{name} holds NaN or infinity; finite scales were expected. Download the file again.")
+    if not (np.abs(result) <= LARGEST).all():
+        raise CheckpointError(
+            f"{name} holds NaN, infinity or numbers beyond 2^100; finite scales were expected. Download the file again."
+        )
     return result
 
 
@@ -32,9 +37,10 @@ def not_negative(scales: AnyArray, name: str) -> Floats:
 def positive(scales: AnyArray, name: str) -> Floats:
     """Scales of a whole tensor, of which none may be zero or negative."""
     result = finite(scales, name)
-    if not (result > 0).all():
+    if not (result >= 1 / LARGEST).all():
         raise CheckpointError(
-            f"{name} is {result.min()}; the scale of a whole tensor must be above 0. Download the file again."
+            f"{name} is {result.min()}; the scale of a whole tensor must be above 0, and above 2^-100. "
+            "Download the file again."
         )
     return result
 
