@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(BIN)/python -m pip --quiet
 INSTALLED_FROM := pyproject.toml CMakeLists.txt $(shell find native -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test test-slow test-arm format lint types native-test python-test bench-peers needs clean
+.PHONY: demo test test-slow fuzz test-arm format lint types native-test python-test bench-peers needs clean
 
 demo: build/installed
 	@$(BIN)/twofold demo
@@ -20,6 +20,10 @@ test: lint types native-test python-test
 
 test-slow: build/installed-for-tests
 	$(BIN)/python -m pytest -m slow
+
+# Damaged checkpoints, configs and tokenizers by the hundred thousand. FUZZ="--seed 7 --target modules" narrows it.
+fuzz: build/installed-for-tests
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 # twofold beside other engines; the peers are set up in build/peers. PEERS="--network scout-mini --rounds 1" narrows it.
 bench-peers: build/installed-for-tests

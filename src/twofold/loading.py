@@ -25,11 +25,11 @@ from twofold.quant.schemes import scheme
 from twofold.text.chat import ChatTemplate
 from twofold.text.tokenizer import Tokenizer, check_vocabulary
 from twofold.weights.checkpoint import Checkpoint, read_json
-from twofold.weights.codecs import codec_of
+from twofold.weights.codecs import codec_of, read_quantised_config
 from twofold.weights.hub import resolve as resolve_folder
 from twofold.weights.load import load
 from twofold.weights.memory import available_memory, check_memory
-from twofold.weights.packed_file import FILE_NAME, PackedFile, read_packed, write_packed
+from twofold.weights.packed_file import FILE_NAME, PackedFile, check_formats, read_packed, write_packed
 from twofold.weights.quantised import Codec, QuantisedCheckpoint, Store
 
 Progress = Callable[[int, int], None]
@@ -102,17 +102,19 @@ def open_model(path_or_id: str | Path) -> Model:
     Raises ModelNotFound, UnsupportedModel or CheckpointError.
     """
     folder = demo.model_folder() if str(path_or_id) == "demo" else resolve_folder(path_or_id)
-    raw = read_json(folder, "config.json")
+    raw = read_quantised_config(folder)
     codec = codec_of(raw)
     architecture = read_architecture({key: value for key, value in raw.items() if key != "quantization_config"})
     store = open_store(folder, codec)
-    names = () if isinstance(store, PackedFile) else store.names
+    targets = architecture.targets(() if isinstance(store, PackedFile) else store.names)
+    if isinstance(store, PackedFile):
+        check_formats(store, targets)
     generation = read_json(folder, "generation_config.json") if (folder / "generation_config.json").exists() else {}
     return Model(
         folder=folder,
         architecture=architecture,
         store=store,
-        targets=tuple(architecture.targets(names)),
+        targets=tuple(targets),
         eos_ids=read_eos_ids(generation, raw),
         defaults=read_defaults(generation),
     )

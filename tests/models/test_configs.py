@@ -89,6 +89,7 @@ def test_transformers_5_spells_rope_differently() -> None:
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
         ({"vocab_size": None}, "vocab_size"),
+        ({"num_hidden_layers": 2**40 - 1}, "at most 1024"),
     ],
 )
 def test_what_the_network_does_not_compute_is_refused(changes: dict[str, Any], words: str) -> None:
@@ -101,7 +102,9 @@ def test_what_the_network_does_not_compute_is_refused(changes: dict[str, Any], w
     [
         ({"no_rope_layers": [1, 0]}, "2 entries for 4 layers"),
         ({"layer_types": ["sliding_attention"] * 4}, "sliding_attention"),
+        ({"layer_types": [["chunked_attention"]] * 4}, "layer_types"),
         ({"num_experts_per_tok": 9}, "9 of 4 experts"),
+        ({"num_local_experts": 2**31}, "num_local_experts is 2147483648; at most 1024"),
         ({"interleave_moe_layer_step": 0}, "interleave_moe_layer_step is 0"),
     ],
 )

@@ -313,6 +313,23 @@ def test_another_kind_of_model_is_refused(tmp_path):
         Tokenizer.load(tmp_path)
 
 
+def test_a_file_that_makes_the_tokenizers_package_panic_is_refused(folders, tmp_path, capfd):
+    content = json.loads((folders["llama2"] / "tokenizer.json").read_text())
+    content["model"]["continuing_subword_prefix"] = "longer than any token"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json is damaged"):
+        Tokenizer.load(tmp_path)
+    capfd.readouterr()
+
+
+@pytest.mark.parametrize("config", [{"unk_token": "\ud800"}, {"added_tokens_decoder": {"3": {"content": "\udfff"}}}])
+def test_half_a_surrogate_pair_is_no_text(folders, tmp_path, config):
+    (tmp_path / "tokenizer.json").write_bytes((folders["llama4"] / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(TokenizerError, match="half of a surrogate pair"):
+        Tokenizer.load(tmp_path)
+
+
 def load_or_refuse(folder) -> None:
     try:
         tokenizer = Tokenizer.load(folder)

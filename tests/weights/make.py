@@ -171,6 +171,44 @@ def llama_shapes(layers: int, hidden: int, width: int, vocabulary: int) -> dict[
     return shapes | {"model.norm.weight": (hidden,), "lm_head.weight": (vocabulary, hidden)}
 
 
+def llama4_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json of the text network alone."""
+    return {"model_type": "llama4_text", "rms_norm_eps": 1e-5, "rope_theta": 500000.0, **values}
+
+
+def llama4_shapes(values: Mapping[str, Any], prefix: str = "", are_fused: bool = True) -> dict[str, tuple[int, ...]]:
+    """Tensors of a Llama 4 folder with such a config, its experts in stacks or one by one."""
+    hidden, width, heads = values["hidden_size"], values["intermediate_size"], values["num_attention_heads"]
+    q_rows, kv_rows = heads * values["head_dim"], values["num_key_value_heads"] * values["head_dim"]
+    count, step = values["num_local_experts"], values["interleave_moe_layer_step"]
+    shapes: dict[str, tuple[int, ...]] = {f"{prefix}model.embed_tokens.weight": (values["vocab_size"], hidden)}
+
+    def add_swiglu(theirs: str, size: int) -> None:
+        shapes[f"{theirs}.gate_proj.weight"] = shapes[f"{theirs}.up_proj.weight"] = (size, hidden)
+        shapes[f"{theirs}.down_proj.weight"] = (hidden, size)
+
+    for layer in range(values["num_hidden_layers"]):
+        theirs = f"{prefix}model.layers.{layer}"
+        for part, rows in (("q", q_rows), ("k", kv_rows), ("v", kv_rows)):
+            shapes[f"{theirs}.self_attn.{part}_proj.weight"] = (rows, hidden)
+        shapes[f"{theirs}.self_attn.o_proj.weight"] = (hidden, q_rows)
+        shapes[f"{theirs}.input_layernorm.weight"] = shapes[f"{theirs}.post_attention_layernorm.weight"] = (hidden,)
+        if (layer + 1) % step:
+            add_swiglu(f"{theirs}.feed_forward", values["intermediate_size_mlp"])
+            continue
+        shapes[f"{theirs}.feed_forward.router.weight"] = (count, hidden)
+        add_swiglu(f"{theirs}.feed_forward.shared_expert", width)
+        if are_fused:
+            shapes[f"{theirs}.feed_forward.experts.gate_up_proj"] = (count, hidden, 2 * width)
+            shapes[f"{theirs}.feed_forward.experts.down_proj"] = (count, width, hidden)
+        for expert in range(0 if are_fused else count):
+            add_swiglu(f"{theirs}.feed_forward.experts.{expert}", width)
+    return shapes | {
+        f"{prefix}model.norm.weight": (hidden,),
+        f"{prefix}lm_head.weight": (values["vocab_size"], hidden),
+    }
+
+
 def plain_targets(shapes: Shapes) -> list[Target]:
     """One target per tensor: vectors as norms, matrices as dense weights, stacks as transposed experts."""
     return list(each_target(shapes))

@@ -15,7 +15,14 @@ from twofold.ops.reference import ReferencePacker
 from twofold.ops.types import Role, Target
 from twofold.weights.checkpoint import Checkpoint
 from twofold.weights.load import load
-from twofold.weights.packed_file import VERSION, PackedFile, arrays_of, read_packed, write_packed
+from twofold.weights.packed_file import (
+    VERSION,
+    PackedFile,
+    arrays_of,
+    check_formats,
+    read_packed,
+    write_packed,
+)
 
 SHAPES = llama_shapes(layers=1, hidden=48, width=80, vocabulary=70)
 FORMATS: dict[Role, Format] = {"norm": "f32", "dense": "int4", "expert": "int8"}
@@ -51,6 +58,19 @@ def test_a_file_of_another_network_is_refused(packed: tuple[Path, list[Target], 
         read_packed(PackedFile.open(path), targets[:-1], FORMATS, ReferencePacker())
     with pytest.raises(CheckpointError, match="another network"):
         read_packed(PackedFile.open(path), targets, {**FORMATS, "dense": "int8"}, ReferencePacker())
+
+
+def test_formats_that_are_none_or_of_other_weights_are_refused(
+    packed: tuple[Path, list[Target], dict[str, Packed]],
+) -> None:
+    path, targets, weights = packed
+    named: dict[str, Format] = {target.name: FORMATS[target.role] for target in targets}
+    write_packed(path, targets, named, weights, "w4a8")
+    check_formats(PackedFile.open(path), targets)
+    for old, new in ((b"int4", b"int5"), (b"q_proj", b"Q_proj")):
+        path.write_bytes(path.read_bytes().replace(old, new))
+        with pytest.raises(CheckpointError, match="names no format for"):
+            check_formats(PackedFile.open(path), targets)
 
 
 def test_a_truncated_file_is_refused(packed: tuple[Path, list[Target], dict[str, Packed]]) -> None:

@@ -41,6 +41,9 @@ HARMLESS = frozenset(
 )
 """Keys that are about training, caching or the file itself; they do not change what is computed."""
 
+MOST_LAYERS, MOST_EXPERTS = 1024, 1024
+"""More than any Llama has: tables are made for every layer and expert, which a damaged number must not make endless."""
+
 SPEAKS_OF_THE_NETWORK = re.compile(
     "attention|attn|rope|rotary|norm|scal|multiplier|softcap|bias|expert|moe|router|window|head|layer|hidden|"
     "intermediate|position|embedding|residual|act|tie|quant|parallel"
@@ -78,6 +81,16 @@ class Fields:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**40:
             raise UnsupportedModel(f"config.json: {key} is {value!r}; a whole number was expected")
+        return value
+
+    def layers(self) -> int:
+        """num_hidden_layers, within reason."""
+        return self.limited("num_hidden_layers", self.positive("num_hidden_layers"), MOST_LAYERS)
+
+    def limited(self, key: str, value: int, most: int) -> int:
+        """The value of a key, if it is at most so much."""
+        if value > most:
+            raise UnsupportedModel(f"config.json: {key} is {value}; at most {most} can be run")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from twofold.errors import UnsupportedModel
-from twofold.models.fields import Fields, check_heads, read_rope
+from twofold.models.fields import MOST_EXPERTS, Fields, check_heads, read_rope
 from twofold.ops.types import CacheShape, Rope, Temperature
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ def read_llama4(raw: Mapping[str, object]) -> Llama4Config:
     fields = Fields(text)
     heads, hidden = fields.positive("num_attention_heads"), fields.positive("hidden_size")
     head_size = fields.positive("head_dim", hidden // heads)
-    layers = fields.positive("num_hidden_layers")
+    layers = fields.layers()
     fields.must_be("attention_bias", [False, None], False)
     fields.must_be("hidden_act", ["silu"], "silu")
     rope_layers = read_rope_layers(fields, layers)
@@ -76,7 +76,7 @@ def read_llama4(raw: Mapping[str, object]) -> Llama4Config:
         rope=read_rope(fields, head_size, interleaved=True),
         qk_norm=fields.flag("use_qk_norm", True),
         temperature=read_temperature(fields),
-        expert_count=fields.whole("num_local_experts", 16),
+        expert_count=fields.limited("num_local_experts", fields.whole("num_local_experts", 16), MOST_EXPERTS),
         active_experts=fields.whole("num_experts_per_tok", 1),
         rope_layers=rope_layers,
         chunks=read_chunks(fields, rope_layers),
@@ -117,7 +117,7 @@ def read_chunks(fields: Fields, rope_layers: tuple[bool, ...]) -> tuple[int | No
     if types is None:
         return tuple(chunk if rotates else None for rotates in rope_layers)
     known = {"chunked_attention": chunk, "full_attention": None}
-    if not isinstance(types, list) or not all(item in known for item in types):
+    if not isinstance(types, list) or not all(isinstance(item, str) and item in known for item in types):
         raise UnsupportedModel(f"config.json: layer_types is {types!r}; each must be one of {', '.join(known)}")
     return tuple(known[item] for item in of_length(types, len(rope_layers), "layer_types"))
 

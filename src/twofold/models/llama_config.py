@@ -42,7 +42,7 @@ def read_llama(raw: Mapping[str, object]) -> LlamaConfig:
     fields.must_be("hidden_act", ["silu"], "silu")
     config = LlamaConfig(
         hidden=hidden,
-        layers=fields.positive("num_hidden_layers"),
+        layers=fields.layers(),
         heads=heads,
         kv_heads=fields.positive("num_key_value_heads", heads),
         head_size=head_size,

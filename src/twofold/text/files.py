@@ -19,6 +19,8 @@ from twofold.errors import TokenizerError
 from twofold.text.ranks import build, family_of, read_ranks
 
 AGAIN = "Download the file again, or copy it from the model's repository."
+PANIC = "PanicException"
+"""What a panic of Rust code is called; it derives from BaseException, and no module gives the class out."""
 NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 USUAL_NAMES = {"bos_token": ("<|begin_of_text|>", "<s>"), "eos_token": ("<|end_of_text|>", "</s>")}
 
@@ -41,6 +43,10 @@ def read_object(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise TokenizerError(f"{path.name} is no JSON: {error}. {AGAIN}") from error
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise TokenizerError(f"{path.name} holds half of a surrogate pair, which is no text. {AGAIN}") from error
     if not isinstance(value, dict):
         raise TokenizerError(f"{path.name} holds a {type(value).__name__}; an object was expected. {AGAIN}")
     return value
@@ -50,10 +56,7 @@ def read_core(folder: Path) -> tokenizers.Tokenizer:
     """The BPE of tokenizer.json, else of tokenizer.model. Raises TokenizerError."""
     path = folder / "tokenizer.json"
     if path.exists():
-        try:
-            core = tokenizers.Tokenizer.from_buffer(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise TokenizerError(f"tokenizer.json is damaged: {error}. {AGAIN}") from error
+        core = parse_core(path)
         if not isinstance(core.model, models.BPE):
             raise TokenizerError(
                 f"tokenizer.json holds a {type(core.model).__name__} model; BPE was expected, which every Llama uses."
@@ -64,6 +67,16 @@ def read_core(folder: Path) -> tokenizers.Tokenizer:
         ranks = read_ranks(folder / "tokenizer.model")
         return build(ranks, family_of(ranks, read_object(folder / "config.json")))
     raise TokenizerError(f"{folder} has neither tokenizer.json nor tokenizer.model. Copy one from the hub.")
+
+
+def parse_core(path: Path) -> tokenizers.Tokenizer:
+    """tokenizer.json through the tokenizers package, which panics on some damages: that is an exception of its own."""
+    try:
+        return tokenizers.Tokenizer.from_buffer(path.read_bytes())
+    except BaseException as error:
+        if not isinstance(error, OSError | ValueError) and type(error).__name__ != PANIC:
+            raise
+        raise TokenizerError(f"tokenizer.json is damaged: {error}. {AGAIN}") from error
 
 
 def read_decoding(core: tokenizers.Tokenizer) -> tuple[bool, bool]:

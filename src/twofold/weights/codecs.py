@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from twofold.errors import CheckpointError, UnsupportedModel
-from twofold.weights.compressed_tensors import METHOD, compressed_tensors_codec
+from twofold.weights.compressed_settings import METHOD
+from twofold.weights.compressed_tensors import compressed_tensors_codec
 from twofold.weights.gptq_codec import awq_codec, gptq_codec
 from twofold.weights.native_codec import NativeCodec
 from twofold.weights.quantised import Codec
+from twofold.weights.scaled_floats import fbgemm_codec, modelopt_codec
+from twofold.weights.strict_json import read_json
 
 NATIVE_METHOD, NATIVE_VERSION = "twofold", 2
+MODELOPT_METHOD, MODELOPT_FILE = "modelopt", "hf_quant_config.json"
 
 
 def codec_of(config: Mapping[str, Any]) -> Codec | None:
@@ -32,6 +37,19 @@ def codec_of(config: Mapping[str, Any]) -> Codec | None:
     return CODECS[method](found)
 
 
+def read_quantised_config(folder: Path) -> dict[str, Any]:
+    """config.json, with what ModelOpt's early releases say in a file beside it as its quantization_config."""
+    raw = read_json(folder, "config.json")
+    if raw.get("quantization_config") is None and (folder / MODELOPT_FILE).exists():
+        found = read_json(folder, MODELOPT_FILE).get("quantization")
+        if not isinstance(found, Mapping):
+            raise CheckpointError(
+                f"{folder / MODELOPT_FILE}: quantization is {found!r}; an object was expected. Download it again."
+            )
+        raw["quantization_config"] = {**found, "quant_method": MODELOPT_METHOD}
+    return raw
+
+
 def native_codec(found: Mapping[str, Any]) -> NativeCodec:
     """The codec of folders written by `twofold quantize`."""
     if found.get("version") != NATIVE_VERSION or not isinstance(found.get("scheme"), str):
@@ -47,4 +65,6 @@ CODECS: dict[str, Callable[[Mapping[str, Any]], Codec]] = {
     METHOD: compressed_tensors_codec,
     "gptq": gptq_codec,
     "awq": awq_codec,
+    MODELOPT_METHOD: modelopt_codec,
+    "fbgemm_fp8": fbgemm_codec,
 }

@@ -3,39 +3,46 @@
     int-quantized, float-quantized, naive-quantized    MODULE.weight I8 or F8_E4M3 [N, D]
     pack-quantized                                     MODULE.weight_packed I32 [N, D * bits / 32], weight_shape [2];
                                                        code c sits at bits c * bits of its row, as q + 2^(bits - 1)
+    nvfp4-pack-quantized                               MODULE.weight_packed U8 [N, D / 2], weight_scale F8_E4M3
+                                                       [N, D / 16], weight_global_scale F32 [1]: w = q * (scale / it)
+    mxfp4-pack-quantized                               weight_packed as above, weight_scale U8 [N, D / 32] (fp4.py)
     MODULE.weight_scale        one number, [N, 1], [N, groups] or blocks [rows / a, D / b]: w = (q - z) * scale
-    MODULE.weight_zero_point   [N, 1] or [N, groups]; packed ones are packed along N, as z + 2^(bits - 1)
+    MODULE.weight_zero_point   as weight_scale; packed ones are packed along N, as z + 2^(bits - 1)
     MODULE.weight_g_idx        group of each column, where columns were reordered
 
-Scales of activations (input_scale) are not used: activations stay float32 or are quantised per token while running.
-Source: the compressed-tensors package, compressors/.
+Scales of activations (input_scale, input_global_scale) are not used: activations stay float32 or are quantised per
+token while running. Source: the compressed-tensors package, compressors/.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from twofold.errors import CheckpointError, UnsupportedModel
+from twofold.errors import CheckpointError
 from twofold.ops.codes import Codes
 from twofold.ops.packed import AnyArray, Floats, Format
 from twofold.weights.bits import unpack_words
 from twofold.weights.checkpoint import Checkpoint
+from twofold.weights.compressed_settings import CompressedSettings, read_settings
+from twofold.weights.fp4 import MXFP4_GROUP, NVFP4_GROUP, powers_of_two, scale_groups, unpack_fp4
+from twofold.weights.scales import FLOAT_DTYPES, ONE_NUMBER, check_fp8, check_part, finite, not_negative, positive
 
-METHOD = "compressed-tensors"
-FORMATS = ("int-quantized", "float-quantized", "naive-quantized", "pack-quantized", "mixed-precision", "dense")
-PARTS = ("weight", "weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
-FLOAT_DTYPES = ("BF16", "F16", "F32")
+PARTS = (
+    *("weight", "weight_packed", "weight_scale", "weight_global_scale", "weight_shape", "weight_zero_point"),
+    "weight_g_idx",
+)
+Shape = tuple[int, int]
 
 
 class CompressedTensorsCodec:
     """Codec of quant_method "compressed-tensors". Which modules are quantised is told by the tensors themselves."""
 
-    def __init__(self, name: str, block: tuple[int, int] | None) -> None:
-        self.name = name
-        self.block = block
+    def __init__(self, settings: CompressedSettings) -> None:
+        self.name = settings.name
+        self.settings = settings
 
     def modules(self, checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
         """Every module with a weight_scale, checked."""
@@ -46,113 +53,156 @@ class CompressedTensorsCodec:
             if module == name:
                 continue
             self.check(checkpoint, module)
-            found[module] = tuple(f"{module}.{part}" for part in PARTS if f"{module}.{part}" in names)
+            found[f"{module}.weight"] = tuple(f"{module}.{part}" for part in PARTS if f"{module}.{part}" in names)
         return found
 
     def check(self, checkpoint: Checkpoint, module: str) -> None:
         """Raise CheckpointError unless dtypes and shapes of a module fit together."""
-        scale = f"{module}.weight_scale"
-        dtype, shape = checkpoint.dtype(scale), checkpoint.shape(scale)
-        wanted = ("I32",) if is_packed(checkpoint, module) else ("I8", "F8_E4M3")
-        weight = f"{module}.weight_packed" if is_packed(checkpoint, module) else f"{module}.weight"
+        storage = storage_of(checkpoint, module)
+        weight = f"{module}.weight" if storage == "plain" else f"{module}.weight_packed"
+        wanted = {"plain": ("I8", "F8_E4M3"), "words": ("I32",), "bytes": ("U8",)}[storage]
         if weight not in checkpoint.names:
-            raise CheckpointError(f"tensor {weight!r} is missing beside {scale!r}. Download the checkpoint again.")
-        if checkpoint.dtype(weight) not in wanted or len(checkpoint.shape(weight)) != 2 or dtype not in FLOAT_DTYPES:
             raise CheckpointError(
-                f"{module}: weights are {checkpoint.dtype(weight)} {list(checkpoint.shape(weight))} with scales in "
-                f"{dtype}; a matrix of {' or '.join(wanted)} with float scales was expected"
+                f"tensor {weight!r} is missing beside {module}.weight_scale. Download the checkpoint again."
             )
-        rows, columns = self.shape(checkpoint, module)
-        if is_packed(checkpoint, module):
+        found = checkpoint.shape(weight)
+        if checkpoint.dtype(weight) not in wanted or len(found) != 2 or 0 in found:
+            raise CheckpointError(
+                f"tensor {weight!r} is {checkpoint.dtype(weight)} {list(found)}; a matrix of {' or '.join(wanted)} was "
+                "expected beside a weight_scale. Download the checkpoint again."
+            )
+        if storage == "bytes":
+            check_fp4(checkpoint, module, (found[0], found[1] * 2))
+            return
+        if storage == "words":
             packed_bits(checkpoint, module)
-        fits = shape in ((), (1,), (1, 1), (rows, 1)) or self.block_fits(shape, rows, columns)
-        if not fits and not (len(shape) == 2 and shape[0] == rows and 0 < shape[1] <= columns):
-            raise CheckpointError(f"{scale}: shape {list(shape)} does not fit a weight of [{rows}, {columns}]")
+        shape = matrix_shape(checkpoint, module)
+        scale = f"{module}.weight_scale"
+        check_part(checkpoint, scale, FLOAT_DTYPES, *self.scale_shapes(shape))
+        self.check_zero_point(checkpoint, module, shape)
+        if f"{module}.weight_g_idx" in checkpoint.names:
+            check_part(checkpoint, f"{module}.weight_g_idx", ("I32", "I64"), (shape[1],))
 
-    def block_fits(self, shape: tuple[int, ...], rows: int, columns: int) -> bool:
-        """Whether these are scales of the config's blocks."""
-        return self.block is not None and shape == (-(-rows // self.block[0]), -(-columns // self.block[1]))
+    def scale_shapes(self, shape: Shape) -> list[tuple[int, ...]]:
+        """Every shape the scales of a [rows, columns] weight may have under this config."""
+        rows, columns = shape
+        groups = [(rows, -(-columns // size)) for size in self.settings.groups]
+        blocks = [(-(-rows // a), -(-columns // b)) for a, b in self.settings.blocks]
+        return [*ONE_NUMBER, (rows,), (rows, 1), *groups, *blocks]
 
-    def shape(self, checkpoint: Checkpoint, module: str) -> tuple[int, ...]:
+    def check_zero_point(self, checkpoint: Checkpoint, module: str, shape: Shape) -> None:
+        """Zero points have the shape of the scales, packed ones with fewer rows."""
+        name = f"{module}.weight_zero_point"
+        if name not in checkpoint.names:
+            return
+        scales = checkpoint.shape(f"{module}.weight_scale")
+        if storage_of(checkpoint, module) == "words" and checkpoint.dtype(name) == "I32":
+            bits = packed_bits(checkpoint, module)
+            check_part(checkpoint, name, ("I32",), (-(-shape[0] * bits // 32), *scales[1:]))
+        else:
+            check_part(checkpoint, name, ("I8", "F8_E4M3", *FLOAT_DTYPES), scales)
+
+    def shape(self, checkpoint: Checkpoint, name: str) -> Shape:
         """See Codec."""
-        if not is_packed(checkpoint, module):
-            return checkpoint.shape(f"{module}.weight")
-        name = f"{module}.weight_shape"
-        if name not in checkpoint.names or checkpoint.shape(name) != (2,):
-            raise CheckpointError(f"tensor {name!r} with two numbers is missing. Download the checkpoint again.")
-        rows, columns = (int(size) for size in checkpoint.tensor(name))
-        return rows, columns
+        return matrix_shape(checkpoint, name.removesuffix(".weight"))
 
-    def format(self, checkpoint: Checkpoint, module: str) -> Format:
+    def format(self, checkpoint: Checkpoint, name: str) -> Format:
         """Eight-bit codes with one scale per row (or one at all) are Int8 as they are."""
-        rows, _ = self.shape(checkpoint, module)
-        is_plain = checkpoint.shape(f"{module}.weight_scale") in ((), (1,), (1, 1), (rows, 1))
+        module = name.removesuffix(".weight")
+        storage = storage_of(checkpoint, module)
+        rows, _ = matrix_shape(checkpoint, module)
+        is_plain = checkpoint.shape(f"{module}.weight_scale") in (*ONE_NUMBER, (rows,), (rows, 1))
         is_shifted = f"{module}.weight_zero_point" in checkpoint.names
-        has_int8 = (
-            packed_bits(checkpoint, module) == 8
-            if is_packed(checkpoint, module)
-            else checkpoint.dtype(f"{module}.weight") == "I8"
+        has_int8 = (storage == "plain" and checkpoint.dtype(f"{module}.weight") == "I8") or (
+            storage == "words" and packed_bits(checkpoint, module) == 8
         )
         return "int8" if is_plain and has_int8 and not is_shifted else "bf16"
 
-    def rows(self, checkpoint: Checkpoint, module: str, start: int, stop: int) -> Codes | Floats:
+    def rows(
+        self, checkpoint: Checkpoint, name: str, start: int, stop: int, expert: int | None = None
+    ) -> Codes | Floats:
         """See Codec."""
-        total, columns = self.shape(checkpoint, module)
+        assert expert is None, "experts are modules of their own in this format"
+        module = name.removesuffix(".weight")
+        total, columns = shape = matrix_shape(checkpoint, module)
         stop = min(stop, total)
-        if is_packed(checkpoint, module):
-            bits = packed_bits(checkpoint, module)
-            words = checkpoint.tensor(f"{module}.weight_packed")[start:stop]
-            q_ND = unpack_words(words, bits)[:, :columns].astype(np.int16) - 2 ** (bits - 1)
-        else:
-            q_ND = checkpoint.tensor(f"{module}.weight")[start:stop]
-        scale = checkpoint.tensor(f"{module}.weight_scale").astype(np.float32)
-        if self.format(checkpoint, module) == "int8":
-            s_N = np.broadcast_to(scale.reshape(-1), total)[start:stop]
+        storage = storage_of(checkpoint, module)
+        if storage == "bytes":
+            return fp4_rows(checkpoint, module, start, stop)
+        q_ND = words_rows(checkpoint, module, start, stop) if storage == "words" else plain_rows(
+            checkpoint, module, start, stop
+        )  # fmt: skip
+        scales = scales_of(checkpoint, module)
+        if self.format(checkpoint, name) == "int8":
+            s_N = np.broadcast_to(scales.reshape(-1), total)[start:stop]
             return Codes(q_ND.astype(np.int8), None, np.ascontiguousarray(s_N, np.float32))
         values_ND = q_ND.astype(np.float32)
         groups_D = self.groups(checkpoint, module, columns)
         zeros = zero_points(checkpoint, module, total)
         if zeros is not None:
-            values_ND -= np.broadcast_to(zeros, (total, zeros.shape[1]))[start:stop][:, groups_D % zeros.shape[1]]
-        result: Floats = values_ND * self.scales(scale, (total, columns), groups_D)[start:stop]
+            values_ND -= self.spread(zeros, shape, groups_D)[start:stop]
+        result: Floats = values_ND * self.spread(scales, shape, groups_D)[start:stop]
         return result
 
     def groups(self, checkpoint: Checkpoint, module: str, columns: int) -> AnyArray:
         """The column of scales that belongs to each column of the weight."""
         name = f"{module}.weight_g_idx"
-        if name in checkpoint.names:
-            found = checkpoint.tensor(name).astype(np.int64)
-            count = (*checkpoint.shape(f"{module}.weight_scale"), 1, 1)[1]
-            if found.shape != (columns,) or (found < 0).any() or (found >= count).any():
-                raise CheckpointError(f"{name}: one group from 0 to {count - 1} per column was expected")
-            return found
         shape = checkpoint.shape(f"{module}.weight_scale")
         count = shape[1] if len(shape) == 2 else 1
-        return np.arange(columns) // -(-columns // count)
+        if name not in checkpoint.names:
+            sizes = [*self.settings.groups, *(size for _, size in self.settings.blocks), columns]
+            return np.arange(columns) // next(size for size in sizes if -(-columns // size) == count)
+        found = checkpoint.tensor(name).astype(np.int64)
+        if (found < 0).any() or (found >= count).any():
+            raise CheckpointError(
+                f"{name}: one group from 0 to {count - 1} per column was expected. Download the file again."
+            )
+        return found
 
-    def scales(self, scale: Floats, shape: tuple[int, int], groups_D: AnyArray) -> Floats:
-        """A view or gather of scales that broadcasts over [rows, columns]."""
+    def spread(self, numbers: Floats, shape: Shape, groups_D: AnyArray) -> Floats:
+        """Scales or zero points as a view or gather that broadcasts over [rows, columns]."""
         rows, columns = shape
-        if scale.ndim < 2 or scale.shape == (1, 1):
-            return np.broadcast_to(scale.reshape(1, 1), (rows, 1))
-        if scale.shape[0] == rows:
-            return scale[:, groups_D]
-        assert self.block is not None, "checked when the file was opened"
-        result: Floats = scale[np.arange(rows) // self.block[0]][:, np.arange(columns) // self.block[1]]
+        if numbers.size == 1:
+            return np.broadcast_to(numbers.reshape(1, 1), (rows, 1))
+        if len(numbers) == rows:
+            return numbers.reshape(rows, -1)[:, groups_D % (numbers.size // rows)]
+        fitting = ((a, b) for a, b in self.settings.blocks if numbers.shape == (-(-rows // a), -(-columns // b)))
+        a, b = next(fitting)
+        result: Floats = numbers[np.arange(rows) // a][:, np.arange(columns) // b]
         return result
 
 
-def is_packed(checkpoint: Checkpoint, module: str) -> bool:
-    """Whether codes share 32-bit words."""
-    return f"{module}.weight_packed" in checkpoint.names
+def storage_of(checkpoint: Checkpoint, module: str) -> Literal["plain", "words", "bytes"]:
+    """Whether codes have a byte each, share 32-bit words, or are two to a byte."""
+    name = f"{module}.weight_packed"
+    if name not in checkpoint.names:
+        return "plain"
+    return "bytes" if checkpoint.dtype(name) == "U8" else "words"
+
+
+def matrix_shape(checkpoint: Checkpoint, module: str) -> Shape:
+    """Logical shape of a module."""
+    storage = storage_of(checkpoint, module)
+    if storage == "words":
+        name = f"{module}.weight_shape"
+        if (
+            name not in checkpoint.names
+            or checkpoint.shape(name) != (2,)
+            or checkpoint.dtype(name) not in ("I64", "I32")
+        ):
+            raise CheckpointError(f"tensor {name!r} with two whole numbers is missing. Download the checkpoint again.")
+        rows, columns = (int(size) for size in checkpoint.tensor(name))
+        return rows, columns
+    rows, columns = checkpoint.shape(f"{module}.weight" if storage == "plain" else f"{module}.weight_packed")
+    return rows, columns if storage == "plain" else columns * 2
 
 
 def packed_bits(checkpoint: Checkpoint, module: str) -> int:
     """Bits of a packed code, by the width of the packed tensor."""
-    rows, columns = (int(size) for size in checkpoint.tensor(f"{module}.weight_shape"))
+    rows, columns = matrix_shape(checkpoint, module)
     found = checkpoint.shape(f"{module}.weight_packed")
     for bits in (4, 8):
-        if found == (rows, -(-columns * bits // 32)):
+        if columns > 0 and found == (rows, -(-columns * bits // 32)):
             return bits
     raise CheckpointError(
         f"{module}.weight_packed has shape {list(found)}; for a weight of [{rows}, {columns}] codes of 4 or 8 bits "
@@ -160,26 +210,73 @@ def packed_bits(checkpoint: Checkpoint, module: str) -> int:
     )
 
 
-def zero_points(checkpoint: Checkpoint, module: str, rows: int) -> AnyArray | None:
-    """Zero points, float32 [rows or 1, groups]; None for symmetric codes."""
+def check_fp4(checkpoint: Checkpoint, module: str, shape: Shape) -> None:
+    """Scales of NVFP4 (with one of the whole tensor beside them) or MXFP4."""
+    rows, columns = shape
+    scale = f"{module}.weight_scale"
+    is_mx = checkpoint.dtype(scale) == "U8"
+    group = MXFP4_GROUP if is_mx else NVFP4_GROUP
+    if columns % group:
+        raise CheckpointError(
+            f"{module}.weight_packed has {columns} columns; groups of {group} were expected. Download it again."
+        )
+    check_part(checkpoint, scale, ("U8",) if is_mx else ("F8_E4M3",), (rows, columns // group))
+    if not is_mx:
+        check_part(checkpoint, f"{module}.weight_global_scale", ("F32",), *ONE_NUMBER)
+
+
+def fp4_rows(checkpoint: Checkpoint, module: str, start: int, stop: int) -> Floats:
+    """Rows of an NVFP4 or MXFP4 module."""
+    scale = f"{module}.weight_scale"
+    stored = checkpoint.tensor(scale)[start:stop]
+    if checkpoint.dtype(scale) == "U8":
+        scales_NG = powers_of_two(stored, scale)
+    else:
+        name = f"{module}.weight_global_scale"
+        scales_NG = not_negative(stored, scale) / positive(checkpoint.tensor(name), name).reshape(())
+    return scale_groups(unpack_fp4(checkpoint.tensor(f"{module}.weight_packed")[start:stop]), scales_NG)
+
+
+def plain_rows(checkpoint: Checkpoint, module: str, start: int, stop: int) -> AnyArray:
+    """Rows of codes that have a byte each."""
+    name = f"{module}.weight"
+    codes_ND = checkpoint.tensor(name)[start:stop]
+    if checkpoint.dtype(name) == "F8_E4M3":
+        check_fp8(codes_ND, name)
+    return codes_ND
+
+
+def words_rows(checkpoint: Checkpoint, module: str, start: int, stop: int) -> AnyArray:
+    """Rows of codes that share words, int16 around zero."""
+    _, columns = matrix_shape(checkpoint, module)
+    bits = packed_bits(checkpoint, module)
+    words = checkpoint.tensor(f"{module}.weight_packed")[start:stop]
+    result: AnyArray = unpack_words(words, bits)[:, :columns].astype(np.int16) - 2 ** (bits - 1)
+    return result
+
+
+def scales_of(checkpoint: Checkpoint, module: str) -> Floats:
+    """All scales of a module, float32 as they are stored."""
+    name = f"{module}.weight_scale"
+    stored = checkpoint.tensor(name)
+    if stored.shape in ONE_NUMBER and matrix_shape(checkpoint, module)[0] > 1:
+        return positive(stored, name)
+    is_float = storage_of(checkpoint, module) == "plain" and checkpoint.dtype(f"{module}.weight") == "F8_E4M3"
+    return not_negative(stored, name) if is_float else finite(stored, name)
+
+
+def zero_points(checkpoint: Checkpoint, module: str, rows: int) -> Floats | None:
+    """Zero points, float32 in the shape of the scales; None for symmetric codes."""
     name = f"{module}.weight_zero_point"
     if name not in checkpoint.names:
         return None
     stored = checkpoint.tensor(name)
-    if checkpoint.dtype(name) == "I32" and is_packed(checkpoint, module):
+    if checkpoint.dtype(name) == "I32" and storage_of(checkpoint, module) == "words":
         bits = packed_bits(checkpoint, module)
         stored = unpack_words(np.ascontiguousarray(stored.T), bits).T[:rows].astype(np.float32) - 2 ** (bits - 1)
-    return np.atleast_2d(stored.astype(np.float32))
+    return finite(stored, name)
 
 
 def compressed_tensors_codec(found: Mapping[str, Any]) -> CompressedTensorsCodec:
     """The codec of a quantization_config; UnsupportedModel for formats that cannot be read."""
-    form = found.get("format")
-    if form not in FORMATS:
-        raise UnsupportedModel(f"config.json: compressed-tensors format is {form!r}; {', '.join(FORMATS)} can be read")
-    weights = [group.get("weights") or {} for group in (found.get("config_groups") or {}).values()]
-    blocks = [args["block_structure"] for args in weights if args.get("block_structure")]
-    kinds = {(args.get("type"), args.get("num_bits")) for args in weights}
-    known: dict[tuple[Any, Any], str] = {("float", 8): "fp8", ("int", 8): "w8a8", ("int", 4): "w4a16"}
-    name = known.get(next(iter(kinds)), METHOD) if len(kinds) == 1 else METHOD
-    return CompressedTensorsCodec(name, (int(blocks[0][0]), int(blocks[0][1])) if blocks else None)
+    return CompressedTensorsCodec(read_settings(found))

@@ -22,6 +22,7 @@ from twofold.errors import CheckpointError, UnsupportedModel
 from twofold.ops.packed import AnyArray, Floats, Format
 from twofold.weights.bits import unpack_words
 from twofold.weights.checkpoint import Checkpoint
+from twofold.weights.scales import FLOAT_DTYPES, check_part, finite
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
@@ -30,21 +31,22 @@ PARTS = ("qweight", "qzeros", "scales", "g_idx")
 class PackedInputsCodec:
     """What GPTQ and AWQ have in common; `is_awq` says which of the two layouts it is."""
 
-    def __init__(self, name: str, bits: int, zero_offset: int, is_awq: bool) -> None:
+    def __init__(self, name: str, bits: int, group_size: int | None, zero_offset: int, is_awq: bool) -> None:
         self.name = name
         self.bits = bits
+        self.group_size = group_size
         self.zero_offset = zero_offset
         self.is_awq = is_awq
 
     def modules(self, checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
-        """Every module with a qweight, checked."""
+        """Every weight of a module with a qweight, checked."""
         names = checkpoint.names
         found: dict[str, tuple[str, ...]] = {}
         for name in names:
             module = name.removesuffix(".qweight")
             if module != name:
                 self.check(checkpoint, module)
-                found[module] = tuple(f"{module}.{part}" for part in PARTS if f"{module}.{part}" in names)
+                found[f"{module}.weight"] = tuple(f"{module}.{part}" for part in PARTS if f"{module}.{part}" in names)
         return found
 
     def check(self, checkpoint: Checkpoint, module: str) -> None:
@@ -52,40 +54,40 @@ class PackedInputsCodec:
         for part in ("qzeros", "scales"):
             if f"{module}.{part}" not in checkpoint.names:
                 raise CheckpointError(f"tensor {module}.{part} is missing. Download the checkpoint again.")
-        rows, columns = self.shape(checkpoint, module)
+        rows, columns = self.matrix_shape(checkpoint, module)
         groups = checkpoint.shape(f"{module}.scales")[0]
-        expected = {
-            "scales": (("F16", "BF16", "F32"), (groups, rows)),
-            "qzeros": (("I32",), (groups, -(-rows * self.bits // 32))),
-            "qweight": (("I32",), checkpoint.shape(f"{module}.qweight")),
-        }
+        if self.group_size is not None:
+            groups = -(-columns // self.group_size) if self.group_size > 0 else 1
+        check_part(checkpoint, f"{module}.qweight", ("I32",), checkpoint.shape(f"{module}.qweight"))
+        check_part(checkpoint, f"{module}.scales", FLOAT_DTYPES, (groups, rows))
+        check_part(checkpoint, f"{module}.qzeros", ("I32",), (groups, -(-rows * self.bits // 32)))
         if f"{module}.g_idx" in checkpoint.names:
-            expected["g_idx"] = (("I32",), (columns,))
-        for part, (dtypes, shape) in expected.items():
-            name = f"{module}.{part}"
-            if checkpoint.dtype(name) not in dtypes or checkpoint.shape(name) != shape or not groups:
-                raise CheckpointError(
-                    f"tensor {name!r} is {checkpoint.dtype(name)} {list(checkpoint.shape(name))}; "
-                    f"{' or '.join(dtypes)} {list(shape)} belongs to a weight of [{rows}, {columns}]"
-                )
+            check_part(checkpoint, f"{module}.g_idx", ("I32", "I64"), (columns,))
 
-    def shape(self, checkpoint: Checkpoint, module: str) -> tuple[int, ...]:
+    def shape(self, checkpoint: Checkpoint, name: str) -> tuple[int, ...]:
         """See Codec."""
-        packed = checkpoint.shape(f"{module}.qweight")
-        if len(packed) != 2 or len(checkpoint.shape(f"{module}.scales")) != 2:
+        return self.matrix_shape(checkpoint, name.removesuffix(".weight"))
+
+    def matrix_shape(self, checkpoint: Checkpoint, module: str) -> tuple[int, int]:
+        """Logical shape of a module."""
+        packed, scales = checkpoint.shape(f"{module}.qweight"), checkpoint.shape(f"{module}.scales")
+        if len(packed) != 2 or len(scales) != 2 or 0 in packed or 0 in scales:
             raise CheckpointError(
-                f"{module}.qweight has shape {list(packed)}; a matrix with a matrix of scales expected"
+                f"{module}.qweight has shape {list(packed)} and its scales {list(scales)}; two matrices were expected. "
+                "Download the checkpoint again."
             )
         per_word = 32 // self.bits
         return (packed[1] * per_word, packed[0]) if self.is_awq else (packed[1], packed[0] * per_word)
 
-    def format(self, checkpoint: Checkpoint, module: str) -> Format:
+    def format(self, checkpoint: Checkpoint, name: str) -> Format:
         """A scale per group of inputs is none of the packed formats."""
         return "bf16"
 
-    def rows(self, checkpoint: Checkpoint, module: str, start: int, stop: int) -> Floats:
+    def rows(self, checkpoint: Checkpoint, name: str, start: int, stop: int, expert: int | None = None) -> Floats:
         """See Codec."""
-        total, columns = self.shape(checkpoint, module)
+        assert expert is None, "experts are modules of their own in these formats"
+        module = name.removesuffix(".weight")
+        total, columns = self.matrix_shape(checkpoint, module)
         stop = min(stop, total)
         packed = checkpoint.tensor(f"{module}.qweight")
         if self.is_awq:
@@ -94,7 +96,7 @@ class PackedInputsCodec:
             words_ND = np.ascontiguousarray(packed[:, start:stop].T)
             q_DN = unpack_words(words_ND, self.bits).T
         zeros_GN = self.unpack_outputs(checkpoint.tensor(f"{module}.qzeros"), start, stop).astype(np.float32)
-        scales_GN = checkpoint.tensor(f"{module}.scales")[:, start:stop].astype(np.float32)
+        scales_GN = finite(checkpoint.tensor(f"{module}.scales")[:, start:stop], f"{module}.scales")
         groups_D = self.groups(checkpoint, module, columns)
         values_DN = (q_DN.astype(np.float32) - (zeros_GN + self.zero_offset)[groups_D]) * scales_GN[groups_D]
         return np.ascontiguousarray(values_DN.T)
@@ -115,7 +117,7 @@ class PackedInputsCodec:
         """Group of each input."""
         count = checkpoint.shape(f"{module}.scales")[0]
         if f"{module}.g_idx" not in checkpoint.names:
-            return np.arange(columns) // -(-columns // count)
+            return np.arange(columns) // (self.group_size if count > 1 and self.group_size else -(-columns // count))
         found = checkpoint.tensor(f"{module}.g_idx").astype(np.int64)
         if (found < 0).any() or (found >= count).any():
             raise CheckpointError(f"{module}.g_idx: groups from 0 to {count - 1} were expected. The file is damaged.")
@@ -125,12 +127,12 @@ class PackedInputsCodec:
 def gptq_codec(found: Mapping[str, Any]) -> PackedInputsCodec:
     """The codec of a GPTQ quantization_config; UnsupportedModel for other widths than 2, 4 and 8 bits."""
     bits = found.get("bits")
-    if bits not in (2, 4, 8):
+    if type(bits) is not int or bits not in (2, 4, 8):
         raise UnsupportedModel(f"config.json: GPTQ with bits = {bits!r}; 2, 4 and 8 can be read")
     layout = found.get("checkpoint_format", "gptq")
     if layout not in ("gptq", "gptq_v2"):
         raise UnsupportedModel(f"config.json: GPTQ with checkpoint_format {layout!r}; gptq and gptq_v2 can be read")
-    return PackedInputsCodec("gptq", bits, int(layout == "gptq"), is_awq=False)
+    return PackedInputsCodec("gptq", bits, group_size_of(found), int(layout == "gptq"), is_awq=False)
 
 
 def awq_codec(found: Mapping[str, Any]) -> PackedInputsCodec:
@@ -141,4 +143,14 @@ def awq_codec(found: Mapping[str, Any]) -> PackedInputsCodec:
             f"config.json: AWQ with bits = {bits!r}, version = {version!r}, zero_point = {found.get('zero_point')!r}; "
             "4 bits in the gemm layout with zero points can be read"
         )
-    return PackedInputsCodec("awq", 4, 0, is_awq=True)
+    return PackedInputsCodec("awq", 4, group_size_of(found), 0, is_awq=True)
+
+
+def group_size_of(found: Mapping[str, Any]) -> int | None:
+    """Inputs that share a scale; -1 for all of them, None where the config is silent and the scales tell."""
+    size = found.get("group_size", found.get("q_group_size"))
+    if size is not None and (type(size) is not int or size == 0 or size < -1):
+        raise CheckpointError(
+            f"config.json: group_size of quantization_config is {size!r}; a whole number from 1 on, or -1, was expected"
+        )
+    return size

@@ -197,7 +197,7 @@ def view(checkpoint: Store, part: Part) -> AnyArray | Coded:
     """A part as a view of the mapped file, [rows, columns]; of a quantised module its codes, or decoded values."""
     source = part.source
     if isinstance(checkpoint, QuantisedCheckpoint) and checkpoint.is_quantised(source.name):
-        return checkpoint.rows(source.name, part.start, part.stop)
+        return checkpoint.rows(source.name, part.start, part.stop, source.expert)
     tensor = checkpoint.tensor(source.name)
     if source.expert is not None:
         tensor = tensor[source.expert]

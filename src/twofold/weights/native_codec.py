@@ -22,21 +22,26 @@ class NativeCodec:
         found = [name.removesuffix(".weight_scale") for name in names if name.endswith(".weight_scale")]
         for module in found:
             stored_codes.check_module(checkpoint, module)
-        return {module: tuple(stored_codes.expected(checkpoint, module)) + shape_of(module, names) for module in found}
+        return {
+            f"{module}.weight": tuple(stored_codes.expected(checkpoint, module)) + shape_of(module, names)
+            for module in found
+        }
 
-    def shape(self, checkpoint: Checkpoint, module: str) -> tuple[int, ...]:
+    def shape(self, checkpoint: Checkpoint, name: str) -> tuple[int, ...]:
         """See Codec."""
-        return stored_codes.module_shape(checkpoint, module)
+        return stored_codes.module_shape(checkpoint, name.removesuffix(".weight"))
 
-    def format(self, checkpoint: Checkpoint, module: str) -> Format:
+    def format(self, checkpoint: Checkpoint, name: str) -> Format:
         """See Codec."""
+        module = name.removesuffix(".weight")
         if f"{module}.weight_packed" not in checkpoint.names:
             return "int8"
         return "refined" if f"{module}.residual_packed" in checkpoint.names else "int4"
 
-    def rows(self, checkpoint: Checkpoint, module: str, start: int, stop: int) -> Codes:
+    def rows(self, checkpoint: Checkpoint, name: str, start: int, stop: int, expert: int | None = None) -> Codes:
         """See Codec."""
-        return stored_codes.read_codes(checkpoint, module, start, stop)
+        assert expert is None, "experts are modules of their own in this format"
+        return stored_codes.read_codes(checkpoint, name.removesuffix(".weight"), start, stop)
 
 
 def shape_of(module: str, names: Collection[str]) -> tuple[str, ...]:

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from twofold.errors import CheckpointError
 from twofold.ops.formats import Formats, format_of
-from twofold.ops.packed import AnyArray, Dense, Fp8, Group4, Int4, Packed, Packer, Refined, padded
+from twofold.ops.packed import AnyArray, Dense, Format, Fp8, Group4, Int4, Packed, Packer, Refined, padded
 from twofold.ops.types import Target
 from twofold.weights.load import place_all, planned_bytes
 from twofold.weights.safetensors import SafetensorsFile
@@ -68,6 +68,19 @@ class PackedFile:
             file.tensor("arena").size,
             entries["arena"].begin,
             formats,
+        )
+
+
+def check_formats(file: PackedFile, targets: Sequence[Target]) -> None:
+    """CheckpointError unless the formats a file lists are formats, for just these weights."""
+    if file.formats is None:
+        return
+    known = get_args(Format)
+    wrong = [target.name for target in targets if file.formats.get(target.name) not in known]
+    if wrong:
+        raise CheckpointError(
+            f"{file.path.name} names no format for {len(wrong)} weights of this network, first {wrong[0]!r}; "
+            "pack the model again"
         )
 
 

@@ -15,7 +15,10 @@ from twofold.weights.safetensors import SafetensorsFile
 
 
 class Codec(Protocol):
-    """How one format keeps the weight of a module (a matrix [N, D]) in several tensors."""
+    """How one format keeps each weight (a matrix [N, D], or a stack of experts) in several tensors.
+
+    A weight goes by the name it has in a plain checkpoint: MODULE.weight, or that of a stack of experts.
+    """
 
     @property
     def name(self) -> str:
@@ -23,36 +26,40 @@ class Codec(Protocol):
         ...
 
     def modules(self, checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
-        """Quantised modules and the tensors each consists of, checked; raises CheckpointError."""
+        """Quantised weights and the tensors each consists of, checked; raises CheckpointError."""
         ...
 
-    def shape(self, checkpoint: Checkpoint, module: str) -> tuple[int, ...]:
-        """Logical shape of a module."""
+    def shape(self, checkpoint: Checkpoint, name: str) -> tuple[int, ...]:
+        """Logical shape of a weight: as a plain checkpoint keeps it."""
         ...
 
-    def format(self, checkpoint: Checkpoint, module: str) -> Format:
-        """The packed format that holds the module without another rounding, or bf16 when none does."""
+    def format(self, checkpoint: Checkpoint, name: str) -> Format:
+        """The packed format that holds the weight without another rounding, or bf16 when none does."""
         ...
 
-    def rows(self, checkpoint: Checkpoint, module: str, start: int, stop: int) -> Coded | Floats:
-        """Rows start..stop of a module, as codes where a packed format holds them, else as values."""
+    def rows(
+        self, checkpoint: Checkpoint, name: str, start: int, stop: int, expert: int | None = None
+    ) -> Coded | Floats:
+        """Rows start..stop of a weight [N, D], or of one expert's matrix as [out, in], whichever way it is stored.
+
+        Codes where a packed format holds them, else values.
+        """
         ...
 
 
 class QuantisedCheckpoint:
-    """A checkpoint whose quantised modules are read through a codec; everything else is as in Checkpoint."""
+    """A checkpoint whose quantised weights are read through a codec; everything else is as in Checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, codec: Codec) -> None:
         self.checkpoint = checkpoint
         self.codec = codec
         self.parts = codec.modules(checkpoint)
-        self.modules = {f"{module}.weight": module for module in self.parts}
 
     @cached_property
     def names(self) -> Collection[str]:
-        """Names of all tensors, with one MODULE.weight for each quantised module."""
+        """Names of all tensors, those of a quantised weight replaced by its own."""
         hidden = {name for parts in self.parts.values() for name in parts}
-        return {**dict.fromkeys(name for name in self.checkpoint.names if name not in hidden), **self.modules}.keys()
+        return {**dict.fromkeys(name for name in self.checkpoint.names if name not in hidden), **self.parts}.keys()
 
     @property
     def size_bytes(self) -> int:
@@ -61,33 +68,32 @@ class QuantisedCheckpoint:
 
     def is_quantised(self, name: str) -> bool:
         """Whether this weight is read through the codec."""
-        return name in self.modules
+        return name in self.parts
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Logical shape of a weight."""
-        module = self.modules.get(name)
-        return self.checkpoint.shape(name) if module is None else self.codec.shape(self.checkpoint, module)
+        return self.codec.shape(self.checkpoint, name) if name in self.parts else self.checkpoint.shape(name)
 
     def dtype(self, name: str) -> str:
-        """Dtype of a tensor; float32 for quantised modules, which decode to it."""
-        return "F32" if name in self.modules else self.checkpoint.dtype(name)
+        """Dtype of a tensor; float32 for quantised weights, which decode to it."""
+        return "F32" if name in self.parts else self.checkpoint.dtype(name)
 
     def tensor(self, name: str) -> AnyArray:
         """A tensor that is not quantised."""
-        assert name not in self.modules, f"{name} is quantised; ask for rows"
+        assert name not in self.parts, f"{name} is quantised; ask for rows"
         return self.checkpoint.tensor(name)
 
     def file(self, name: str) -> SafetensorsFile:
         """The file of a tensor that is not quantised."""
         return self.checkpoint.file(name)
 
-    def rows(self, name: str, start: int, stop: int) -> Coded | Floats:
-        """Rows of a quantised module."""
-        return self.codec.rows(self.checkpoint, self.modules[name], start, stop)
+    def rows(self, name: str, start: int, stop: int, expert: int | None = None) -> Coded | Floats:
+        """Rows of a quantised weight, see Codec."""
+        return self.codec.rows(self.checkpoint, name, start, stop, expert)
 
     def release(self, name: str) -> None:
-        """Give back the pages of a quantised module."""
-        for part in self.parts[self.modules[name]]:
+        """Give back the pages of a quantised weight."""
+        for part in self.parts[name]:
             file = self.checkpoint.file(part)
             entry = file.entries[part]
             file.release(part, 0, entry.end - entry.begin)
@@ -111,7 +117,7 @@ class QuantisedCheckpoint:
 
     def source_format(self, name: str) -> Format:
         """Format of one weight."""
-        return self.codec.format(self.checkpoint, self.modules[name]) if name in self.modules else "bf16"
+        return self.codec.format(self.checkpoint, name) if name in self.parts else "bf16"
 
 
 Store: TypeAlias = Checkpoint | QuantisedCheckpoint

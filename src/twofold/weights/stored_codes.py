@@ -24,6 +24,7 @@ from twofold.ops.codes import Codes
 from twofold.ops.levels import LEVELS, ZERO_CODE, codes_of
 from twofold.ops.packed import GROUP_COLUMNS, AnyArray, Format
 from twofold.weights.checkpoint import Checkpoint
+from twofold.weights.scales import finite
 
 PARTS = ("weight_packed", "weight_multiplier", "weight_scale", "weight_shape")
 
@@ -73,8 +74,8 @@ def unpack_pairs(packed: AnyArray, columns: int) -> AnyArray:
 def read_codes(checkpoint: Checkpoint, module: str, start: int, stop: int) -> Codes:
     """Rows start..stop of a module."""
     if f"{module}.weight_packed" not in checkpoint.names:
-        scales = checkpoint.tensor(f"{module}.weight_scale")[start:stop, 0]
-        return Codes(checkpoint.tensor(f"{module}.weight")[start:stop], None, scales.astype(np.float32))
+        scales = finite(checkpoint.tensor(f"{module}.weight_scale")[start:stop, 0], f"{module}.weight_scale")
+        return Codes(checkpoint.tensor(f"{module}.weight")[start:stop], None, scales)
     codes = read_int4(checkpoint, module, "weight", start, stop)
     if f"{module}.residual_packed" not in checkpoint.names:
         return codes
@@ -89,7 +90,8 @@ def read_int4(checkpoint: Checkpoint, module: str, prefix: str, start: int, stop
     m_NG = checkpoint.tensor(f"{module}.{prefix}_multiplier")[start:stop]
     if ((m_NG == 0) | (np.abs(m_NG.astype(np.int16)) > 8)).any():
         raise CheckpointError(f"{module}: multipliers outside -8..-1, 1..8. The file is damaged; quantise again.")
-    return Codes(q_ND, m_NG, checkpoint.tensor(f"{module}.{prefix}_scale")[start:stop, 0])
+    name = f"{module}.{prefix}_scale"
+    return Codes(q_ND, m_NG, finite(checkpoint.tensor(name)[start:stop, 0], name))
 
 
 def module_shape(checkpoint: Checkpoint, module: str) -> tuple[int, ...]:
@@ -116,12 +118,16 @@ def check_module(checkpoint: Checkpoint, module: str) -> None:
 def expected(checkpoint: Checkpoint, module: str) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Dtype and shape of every tensor of a module."""
     if f"{module}.weight_packed" not in checkpoint.names:
-        shape = checkpoint.shape(f"{module}.weight")
+        name = f"{module}.weight"
+        shape = checkpoint.shape(name) if name in checkpoint.names else ()
         if len(shape) != 2:
-            raise CheckpointError(f"tensor {module}.weight has shape {list(shape)}; a matrix was expected")
+            raise CheckpointError(
+                f"tensor {name!r} is missing or no matrix (shape {list(shape)}). Quantise or download again."
+            )
         return {f"{module}.weight": ("I8", shape), f"{module}.weight_scale": ("F32", (shape[0], 1))}
-    if f"{module}.weight_shape" not in checkpoint.names or checkpoint.shape(f"{module}.weight_shape") != (2,):
-        raise CheckpointError(f"tensor {module}.weight_shape with two numbers is missing. Quantise or download again.")
+    name = f"{module}.weight_shape"
+    if name not in checkpoint.names or (checkpoint.dtype(name), checkpoint.shape(name)) != ("I64", (2,)):
+        raise CheckpointError(f"tensor {name!r} with two whole numbers is missing. Quantise or download again.")
     rows, columns = module_shape(checkpoint, module)
     result: dict[str, tuple[str, tuple[int, ...]]] = {}
     halves = ("weight", "residual") if f"{module}.residual_packed" in checkpoint.names else ("weight",)
