@@ -39,8 +39,8 @@ void decode_group4(const Weight& table, int64_t token, float* x_D) {
         const int64_t group = d / kGroupColumns, column = d % kGroupColumns, low = column % 16;
         const int both = panel[group * 256 + low / 4 * 64 + row * 4 + low % 4];
         const uint16_t* pair = halves + group * 2 * kPanelRows + row / kLanes * kLanes;
-        const float scale = load_f16(pair)[row % kLanes], offset = load_f16(pair + kPanelRows)[row % kLanes];
-        x_D[d] = static_cast<float>(column < 16 ? both & 15 : both >> 4) * scale + offset;
+        const float scale = load_f16(pair)[row % kLanes], zero = load_f16(pair + kPanelRows)[row % kLanes];
+        x_D[d] = (static_cast<float>(column < 16 ? both & 15 : both >> 4) - zero) * scale;
     }
 }
 

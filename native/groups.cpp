@@ -1,11 +1,10 @@
 // Products of int8 activation codes with Group4 panels (layout: ops/layout.py), four-bit codes with a float16 scale and
-// offset per group: what other quantisers write, run as it is.
+// zero point per group: what other quantisers write, run as it is.
 //
-//     y[t, n] = scale_t * sum over groups g of (s[n, g] * dot + b[n, g] * sum of g's codes)
-//     dot = sum over d in g of nibble[n, d] * code[t, d], exact in int32
+//     y[t, n] = scale_t * sum over groups g of s[n, g] * (dot + (8 - z[n, g]) * sum of g's codes)
+//     dot = sum over d in g of (nibble[n, d] - 8) * code[t, d], exact in int32
 //
-// The nibbles' middle, 8, is moved into the offset: dots of (nibble - 8) stay small, and formats that are symmetric
-// around it have no offset at all.
+// Formats that are symmetric around 8 add nothing.
 #include "levels.h"
 #include "panels.h"
 #include "vec.h"
@@ -35,7 +34,7 @@ template <int T>
         dot_group<T>(x, codes, group, panel.codes + group * 256, centred, dots);
         for (int part = 0; part < kParts; ++part) {
             const uint16_t* halves = panel.halves + group * 2 * kPanelRows + part * kLanes;
-            const F scale = load_f16(halves), offset = fma(scale, broadcast(8.0f), load_f16(halves + kPanelRows));
+            const F scale = load_f16(halves), offset = scale * (8.0f - load_f16(halves + kPanelRows));
             for (int t = 0; t < T; ++t) {
                 I dot{};
                 for (int sum = 0; sum < kGroupSums; ++sum) dot += group_total(dots[t][sum][part]);

@@ -77,7 +77,7 @@ def test_packed_weights_give_the_same_logits_on_every_backend(
     folder, _ = toy_folder(name)
     expected = np.concatenate(list(build_engine(folder, ReferenceOps(), dtype).score(PROMPT)))
     found = np.concatenate(list(build_engine(folder, ops, dtype).score(PROMPT)))
-    assert relative_error(found, expected) < (1e-4 if dtype == "bf16" else 0.04)
+    assert relative_error(found, expected) < (1e-4 if dtype == "bf16" else 0.05)
 
 
 def test_an_answer_does_not_depend_on_its_neighbours(ops: Ops, toy_folder: ToyFolder) -> None:

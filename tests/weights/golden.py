@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from twofold.ops.codes import Coded
+
 FORMATS = {
     "FP8": "float-quantized",
     "FP8_DYNAMIC": "float-quantized",
@@ -70,6 +72,8 @@ def compress(weight: Any, scheme: Any, form: str) -> tuple[dict[str, Any], np.nd
     args = scheme.weights
     whole = generate_gparam(weight.min(), weight.max()) if args.strategy == "tensor_group" else None
     scale, zero = calculate_qparams(*ranges(weight, args), args, global_scale=whole)
+    if (args.num_bits, args.type) == (4, "int"):
+        scale = scale.bfloat16().float()  # as checkpoints have them, which keep them in bfloat16
     given = {"weight": weight, "weight_scale": scale, "weight_zero_point": zero}
     if whole is not None:
         given["weight_global_scale"] = whole
@@ -87,3 +91,8 @@ def rounded_alike(values: Mapping[str, Any] | np.ndarray[Any, Any], form: str) -
         return values
     assert isinstance(values, np.ndarray)
     return values.astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def values_of(rows: Coded | np.ndarray) -> np.ndarray:
+    """What rows of a quantised weight stand for, whichever form they come in."""
+    return rows if isinstance(rows, np.ndarray) else rows.values()

@@ -11,15 +11,17 @@ import pytest
 from tests.weights.damage import Tensors, open_tensors, read_all, with_value, without
 from twofold.errors import CheckpointError
 from twofold.ops.codes import Codes
+from twofold.ops.levels import LEVELS
+from twofold.weights.codecs import NATIVE_VERSION
 from twofold.weights.stored_codes import tensors_of
 
-CONFIG = {"quant_method": "twofold", "version": 1, "scheme": "w4a8"}
+CONFIG = {"quant_method": "twofold", "version": NATIVE_VERSION, "scheme": "w4a8"}
 RANDOM = np.random.default_rng(2)
 N, D = 12, 70
 
 
 def four_bit(residual: Codes | None = None) -> Codes:
-    q_ND, m_NG = RANDOM.integers(-8, 8, (N, D), np.int8), RANDOM.integers(1, 9, (N, 3), np.int8)
+    q_ND, m_NG = RANDOM.choice(LEVELS, (N, D)), RANDOM.integers(1, 9, (N, 3), np.int8)
     return Codes(q_ND, m_NG, RANDOM.uniform(0.1, 1, N).astype(np.float32), residual)
 
 

@@ -70,14 +70,14 @@ class Codes:
 
 @dataclass(frozen=True)
 class GroupCodes:
-    """Rows of a Group4 weight: q_ND uint8 0..15; s_NG and b_NG float32 (float16 values), a pair per 32 columns.
+    """Rows of a Group4 weight: q_ND uint8 0..15; s_NG and z_NG float32 (float16 values), a pair per 32 columns.
 
     The last group may be short.
     """
 
     q_ND: npt.NDArray[np.uint8]
     s_NG: Floats
-    b_NG: Floats
+    z_NG: Floats
 
     @property
     def format(self) -> Format:
@@ -87,7 +87,7 @@ class GroupCodes:
     def values(self) -> Floats:
         """What the codes stand for, float32 [N, D]."""
         groups_D = np.arange(self.q_ND.shape[1]) // GROUP_COLUMNS
-        result: Floats = self.q_ND * self.s_NG[:, groups_D] + self.b_NG[:, groups_D]
+        result: Floats = (self.q_ND - self.z_NG[:, groups_D]) * self.s_NG[:, groups_D]
         return result
 
 
@@ -120,7 +120,7 @@ def join(parts: Sequence[Coded]) -> Coded:
         return first
     if isinstance(first, Codes):
         return join_codes([part for part in parts if isinstance(part, Codes)])
-    fields = ("q_ND", "s_NG", "b_NG") if isinstance(first, GroupCodes) else ("q_ND", "s_N")
+    fields = ("q_ND", "s_NG", "z_NG") if isinstance(first, GroupCodes) else ("q_ND", "s_N")
     return type(first)(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
 
 
@@ -169,7 +169,7 @@ def store_groups(codes: GroupCodes, into: Packed, first_row: int) -> None:
     q_ND = np.zeros((height, width), np.uint8)
     q_ND[:rows, :columns] = codes.q_ND
     pairs = np.zeros((2, height, width // GROUP_COLUMNS), np.float32)
-    pairs[:, :rows, : codes.s_NG.shape[1]] = codes.s_NG, codes.b_NG
+    pairs[:, :rows, : codes.s_NG.shape[1]] = codes.s_NG, codes.z_NG
     panels = slice(first_row // PANEL_ROWS, (first_row + height) // PANEL_ROWS)
     into.codes[panels], into.halves[panels] = pack_groups(q_ND, pairs[0], pairs[1])
 

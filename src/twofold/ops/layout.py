@@ -6,7 +6,7 @@
                                           columns                                                  4.125 bit
     Refined w[n, d] = coarse + residual   both Int4, the residual holding what rounding cost the coarse one: 8.25 bit,
                                           of which a head reads the first half for every token (Ops.logits)
-    Group4  w[n, d] = s[n, g] * q + b[n, g]  q in 0..15, s and b float16 per group g of 32 columns        5 bit
+    Group4  w[n, d] = s[n, g] * (q - z[n, g])  q in 0..15, s and z float16 per group g of 32 columns      5 bit
     Fp8     w[n, d] = s[n] * v            v float8 e4m3, s float32 per output row                       8.0 bit
 
 The last two are how other people's checkpoints are run as they are; nothing is quantised to them while loading.
@@ -24,7 +24,7 @@ rows, then the next four columns:
     Int4.multipliers uint8 [panel, group, 8]      low nibble: row i, high nibble: row i + 8;
                                                   stored n: m = n - 8 below 8, else n - 7
     Group4.codes uint8 [panel, group, 4, row, 4]  as Int4.codes, stored as q
-    Group4.halves float16 [panel, group, 2, row]  s, then b
+    Group4.halves float16 [panel, group, 2, row]  s, then z
     Fp8.values   uint8 [row, column]              the bits of float8_e4m3fn, row after row
 
 A panel of Int8 is at the same time a tile of AMX: 16 rows of 64 bytes. Stacks of experts have one more axis in front.
@@ -100,7 +100,7 @@ class Refined:
 
 @dataclass(frozen=True)
 class Group4:
-    """Four-bit codes with a float16 scale and offset per group; see the module for the layout."""
+    """Four-bit codes with a float16 scale and zero point per group; see the module for the layout."""
 
     codes: npt.NDArray[np.uint8]
     halves: npt.NDArray[np.float16]

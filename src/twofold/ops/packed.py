@@ -158,20 +158,21 @@ def encode(rows_ND: AnyArray, into: Packed, first_row: int) -> None:
 
 
 def quantize_group4(rows_ND: Floats) -> tuple[npt.NDArray[np.uint8], Floats, Floats]:
-    """Codes 0..15 from the least to the largest value of each group, their float16 scales and offsets [N, G]."""
+    """Codes 0..15 from the least to the largest value of each group, their float16 scales and zero points [N, G]."""
     groups_NGC = rows_ND.reshape(len(rows_ND), -1, GROUP_COLUMNS)
-    low_NG = groups_NGC.min(axis=-1).astype(np.float16).astype(np.float32)
+    low_NG = groups_NGC.min(axis=-1)
     scales_NG = ((groups_NGC.max(axis=-1) - low_NG) / np.float32(15)).astype(np.float16).astype(np.float32)
     inverse_NG = np.divide(np.float32(1), scales_NG, out=np.zeros_like(scales_NG), where=scales_NG > 0)
-    q_NGC = np.clip(np.rint((groups_NGC - low_NG[..., None]) * inverse_NG[..., None]), 0, 15)
-    return q_NGC.reshape(rows_ND.shape).astype(np.uint8), scales_NG, low_NG
+    zeros_NG = np.rint(-low_NG * inverse_NG)
+    q_NGC = np.clip(np.rint(groups_NGC * inverse_NG[..., None]) + zeros_NG[..., None], 0, 15)
+    return q_NGC.reshape(rows_ND.shape).astype(np.uint8), scales_NG, zeros_NG
 
 
 def pack_groups(
-    q_ND: npt.NDArray[np.uint8], s_NG: Floats, b_NG: Floats
+    q_ND: npt.NDArray[np.uint8], s_NG: Floats, z_NG: Floats
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]:
-    """Codes, scales and offsets of whole panels in the layout of Group4."""
-    halves = np.stack([s_NG, b_NG]).astype(np.float16).reshape(2, -1, PANEL_ROWS, s_NG.shape[1])
+    """Codes, scales and zero points of whole panels in the layout of Group4."""
+    halves = np.stack([s_NG, z_NG]).astype(np.float16).reshape(2, -1, PANEL_ROWS, s_NG.shape[1])
     return pack_codes(q_ND), halves.transpose(1, 3, 0, 2)
 
 
@@ -246,7 +247,7 @@ def decode(weight: Packed) -> Floats:
         return values * weight.scales[:, None]
     if isinstance(weight, Group4):
         halves = weight.halves.astype(np.float32).transpose(2, 0, 3, 1).reshape(2, -1, weight.halves.shape[1], 1)
-        grouped: Floats = nibbles(weight.codes) * halves[0] + halves[1]
+        grouped: Floats = (nibbles(weight.codes) - halves[1]) * halves[0]
         return grouped.reshape(len(grouped), -1)[:rows, :columns]
     values = integer_rows(weight).astype(np.float32) * weight.scales[:, None]
     return values[:rows, :columns]

@@ -14,8 +14,8 @@ import numpy as np
 from twofold.errors import QuantisationError
 from twofold.ops.codes import Bytes, Codes
 from twofold.ops.levels import REACH, nearest
-from twofold.ops.packed import BF16, GROUP_COLUMNS, Floats
-from twofold.weights.compressed_rows import FP8, Fp8Rows, GroupRows
+from twofold.ops.packed import BF16, FP8, GROUP_COLUMNS, Floats
+from twofold.weights.compressed_rows import Fp8Rows, GroupRows
 
 Rows: TypeAlias = Codes | Fp8Rows | GroupRows
 """Quantised rows, whatever format they are in."""

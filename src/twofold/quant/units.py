@@ -111,18 +111,19 @@ class InputsOf:
 def pack_unit(
     unit: Unit, weights: Mapping[str, Packed], matrices: Sequence[Matrix], packer: Packer
 ) -> dict[str, Packed]:
-    """The unit's weights as the network will run them: codes in panels, other rows in bfloat16, the rest as loaded."""
+    """The unit's weights as the network will run them: codes as packed weights, the rest as loaded."""
     result: dict[str, Packed] = dict(weights)
     for target in unit.targets:
         mine = [item for item in matrices if item.target is target]
         if mine:
-            form = mine[0].codes.format if isinstance(mine[0].codes, Codes) else "bf16"
+            coded = [item.codes if isinstance(item.codes, Codes) else item.codes.coded() for item in mine]
+            form = coded[0].format if coded[0] is not None and None not in coded else "bf16"
             weight = place(form, target.shape, packer.arena(size_bytes(form, target.shape)))
-            for item in mine:
+            for item, codes in zip(mine, coded, strict=True):
                 into = matrix(weight, item.index) if len(target.shape) > 2 else weight
-                if isinstance(item.codes, Codes):
-                    store(item.codes, into, 0)
-                else:
+                if codes is None or form == "bf16":
                     packer.encode(item.codes.values(), into, 0)
+                else:
+                    store(codes, into, 0)
             result[target.name] = weight
     return result

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
+from twofold.ops.codes import Fp8Codes, GroupCodes
 from twofold.ops.packed import BF16, AnyArray, Floats
-
-FP8 = np.dtype(ml_dtypes.float8_e4m3fn)
+from twofold.weights.group_codes import MIDDLE, fit_halves, group_codes, has_whole_groups
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,10 @@ class Fp8Rows:
         """What the codes stand for, float32 [N, D]."""
         result: Floats = self.q_ND.astype(np.float32) * self.s_N[:, None]
         return result
+
+    def coded(self) -> Fp8Codes:
+        """In the form of a packed weight."""
+        return Fp8Codes(self.q_ND, self.s_N)
 
     def slice(self, start: int, stop: int) -> Fp8Rows:
         """Rows start..stop."""
@@ -46,6 +49,14 @@ class GroupRows:
         group = self.q_ND.shape[1] // self.s_NG.shape[1]
         result: Floats = self.q_ND.astype(np.float32) * np.repeat(self.s_NG, group, axis=1)
         return result
+
+    def coded(self) -> GroupCodes | None:
+        """In the form of a packed weight; None where float16 does not hold the scales."""
+        columns, groups = self.q_ND.shape[1], self.s_NG.shape[1]
+        groups_D = np.arange(columns) // (columns // groups)
+        if not has_whole_groups(groups_D) or not fit_halves(self.s_NG):
+            return None
+        return group_codes(self.q_ND + MIDDLE, self.s_NG, np.full_like(self.s_NG, MIDDLE), groups_D)
 
     def slice(self, start: int, stop: int) -> GroupRows:
         """Rows start..stop."""

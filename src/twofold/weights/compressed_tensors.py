@@ -22,12 +22,13 @@ from typing import Any, Literal
 import numpy as np
 
 from twofold.errors import CheckpointError
-from twofold.ops.codes import Codes
+from twofold.ops.codes import Coded, Codes, Fp8Codes
 from twofold.ops.packed import AnyArray, Floats, Format
 from twofold.weights.bits import unpack_words
 from twofold.weights.checkpoint import Checkpoint
 from twofold.weights.compressed_settings import CompressedSettings, read_settings
 from twofold.weights.fp4 import MXFP4_GROUP, NVFP4_GROUP, powers_of_two, scale_groups, unpack_fp4
+from twofold.weights.group_codes import MIDDLE, fit_halves, group_codes, has_whole_groups
 from twofold.weights.scales import FLOAT_DTYPES, ONE_NUMBER, check_fp8, check_part, finite, not_negative, positive
 
 PARTS = (
@@ -43,6 +44,7 @@ class CompressedTensorsCodec:
     def __init__(self, settings: CompressedSettings) -> None:
         self.name = settings.name
         self.settings = settings
+        self._formats: dict[str, Format] = {}
 
     def modules(self, checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
         """Every module with a weight_scale, checked."""
@@ -107,20 +109,28 @@ class CompressedTensorsCodec:
         return matrix_shape(checkpoint, name.removesuffix(".weight"))
 
     def format(self, checkpoint: Checkpoint, name: str) -> Format:
-        """Eight-bit codes with one scale per row (or one at all) are Int8 as they are."""
+        """Eight bits with a scale per row (or one at all) are Int8 or Fp8 as they are, four in whole groups Group4."""
         module = name.removesuffix(".weight")
-        storage = storage_of(checkpoint, module)
-        rows, _ = matrix_shape(checkpoint, module)
-        is_plain = checkpoint.shape(f"{module}.weight_scale") in (*ONE_NUMBER, (rows,), (rows, 1))
-        is_shifted = f"{module}.weight_zero_point" in checkpoint.names
-        has_int8 = (storage == "plain" and checkpoint.dtype(f"{module}.weight") == "I8") or (
-            storage == "words" and packed_bits(checkpoint, module) == 8
-        )
-        return "int8" if is_plain and has_int8 and not is_shifted else "bf16"
+        if name not in self._formats:
+            self._formats[name] = self.find_format(checkpoint, module)
+        return self._formats[name]
+
+    def find_format(self, checkpoint: Checkpoint, module: str) -> Format:
+        """The packed format that holds a module as it is, or bf16."""
+        storage, (rows, columns) = storage_of(checkpoint, module), matrix_shape(checkpoint, module)
+        shape = checkpoint.shape(f"{module}.weight_scale")
+        is_plain = shape in (*ONE_NUMBER, (rows,), (rows, 1)) and f"{module}.weight_zero_point" not in checkpoint.names
+        if storage == "plain" or (storage == "words" and packed_bits(checkpoint, module) == 8):
+            is_float = storage == "plain" and checkpoint.dtype(f"{module}.weight") == "F8_E4M3"
+            return ("fp8" if is_float else "int8") if is_plain else "bf16"
+        if storage == "bytes" or len(shape) != 2 or shape[0] != rows:
+            return "bf16"
+        is_whole = has_whole_groups(self.groups(checkpoint, module, columns))
+        return "group4" if is_whole and fit_halves(scales_of(checkpoint, module)) else "bf16"
 
     def rows(
         self, checkpoint: Checkpoint, name: str, start: int, stop: int, expert: int | None = None
-    ) -> Codes | Floats:
+    ) -> Coded | Floats:
         """See Codec."""
         assert expert is None, "experts are modules of their own in this format"
         module = name.removesuffix(".weight")
@@ -133,12 +143,17 @@ class CompressedTensorsCodec:
             checkpoint, module, start, stop
         )  # fmt: skip
         scales = scales_of(checkpoint, module)
-        if self.format(checkpoint, name) == "int8":
-            s_N = np.broadcast_to(scales.reshape(-1), total)[start:stop]
-            return Codes(q_ND.astype(np.int8), None, np.ascontiguousarray(s_N, np.float32))
+        zeros = zero_points(checkpoint, module, total)
+        form = self.format(checkpoint, name)
+        if form == "group4":
+            z_NG = np.zeros_like(scales) if zeros is None else zeros
+            groups_D = self.groups(checkpoint, module, columns)
+            return group_codes(q_ND + MIDDLE, scales[start:stop], z_NG[start:stop] + np.float32(MIDDLE), groups_D)
+        if form in ("int8", "fp8"):
+            s_N = np.ascontiguousarray(np.broadcast_to(scales.reshape(-1), total)[start:stop], np.float32)
+            return Codes(q_ND.astype(np.int8), None, s_N) if form == "int8" else Fp8Codes(q_ND, s_N)
         values_ND = q_ND.astype(np.float32)
         groups_D = self.groups(checkpoint, module, columns)
-        zeros = zero_points(checkpoint, module, total)
         if zeros is not None:
             values_ND -= self.spread(zeros, shape, groups_D)[start:stop]
         result: Floats = values_ND * self.spread(scales, shape, groups_D)[start:stop]

@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from twofold.errors import CheckpointError, UnsupportedModel
+from twofold.ops.codes import GroupCodes
 from twofold.ops.packed import AnyArray, Floats, Format
 from twofold.weights.bits import unpack_words
 from twofold.weights.checkpoint import Checkpoint
+from twofold.weights.group_codes import fit_halves, group_codes, has_whole_groups
 from twofold.weights.scales import FLOAT_DTYPES, check_part, finite
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -37,6 +39,7 @@ class PackedInputsCodec:
         self.group_size = group_size
         self.zero_offset = zero_offset
         self.is_awq = is_awq
+        self._formats: dict[str, Format] = {}
 
     def modules(self, checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
         """Every weight of a module with a qweight, checked."""
@@ -80,10 +83,23 @@ class PackedInputsCodec:
         return (packed[1] * per_word, packed[0]) if self.is_awq else (packed[1], packed[0] * per_word)
 
     def format(self, checkpoint: Checkpoint, name: str) -> Format:
-        """A scale per group of inputs is none of the packed formats."""
-        return "bf16"
+        """Four bits are Group4 as they are, unless columns were reordered so that neighbours have other groups."""
+        module = name.removesuffix(".weight")
+        if name not in self._formats:
+            groups_D = self.groups(checkpoint, module, self.matrix_shape(checkpoint, module)[1])
+            is_kept = self.bits == 4 and has_whole_groups(groups_D) and fit_halves(self.scales(checkpoint, module))
+            self._formats[name] = "group4" if is_kept else "bf16"
+        return self._formats[name]
 
-    def rows(self, checkpoint: Checkpoint, name: str, start: int, stop: int, expert: int | None = None) -> Floats:
+    def scales(self, checkpoint: Checkpoint, module: str) -> AnyArray:
+        """All scales of a module as they are stored, [groups, outputs]."""
+        name = f"{module}.scales"
+        finite(checkpoint.tensor(name), name)
+        return checkpoint.tensor(name)
+
+    def rows(
+        self, checkpoint: Checkpoint, name: str, start: int, stop: int, expert: int | None = None
+    ) -> GroupCodes | Floats:
         """See Codec."""
         assert expert is None, "experts are modules of their own in these formats"
         module = name.removesuffix(".weight")
@@ -97,8 +113,11 @@ class PackedInputsCodec:
             q_DN = unpack_words(words_ND, self.bits).T
         zeros_GN = self.unpack_outputs(checkpoint.tensor(f"{module}.qzeros"), start, stop).astype(np.float32)
         scales_GN = finite(checkpoint.tensor(f"{module}.scales")[:, start:stop], f"{module}.scales")
+        zeros_GN += self.zero_offset
         groups_D = self.groups(checkpoint, module, columns)
-        values_DN = (q_DN.astype(np.float32) - (zeros_GN + self.zero_offset)[groups_D]) * scales_GN[groups_D]
+        if self.format(checkpoint, name) == "group4":
+            return group_codes(q_DN.T, scales_GN.T, zeros_GN.T, groups_D)
+        values_DN = (q_DN.astype(np.float32) - zeros_GN[groups_D]) * scales_GN[groups_D]
         return np.ascontiguousarray(values_DN.T)
 
     def unpack_outputs(self, words: AnyArray, start: int, stop: int) -> AnyArray:

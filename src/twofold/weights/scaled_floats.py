@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from twofold.errors import CheckpointError, UnsupportedModel
+from twofold.ops.codes import Fp8Codes
 from twofold.ops.packed import AnyArray, Floats, Format
 from twofold.weights.checkpoint import Checkpoint
 from twofold.weights.fp4 import NVFP4_GROUP, scale_groups, unpack_fp4
@@ -90,10 +91,12 @@ class ScaledFloatsCodec:
         return (stored[0], stored[1] * 2, *stored[2:]) if checkpoint.dtype(name) == "U8" else stored
 
     def format(self, checkpoint: Checkpoint, name: str) -> Format:
-        """Floats are none of the packed integer formats."""
-        return "bf16"
+        """float8 with a scale per output (or fewer) is Fp8 as it is."""
+        return "bf16" if checkpoint.dtype(name) == "U8" else "fp8"
 
-    def rows(self, checkpoint: Checkpoint, name: str, start: int, stop: int, expert: int | None = None) -> Floats:
+    def rows(
+        self, checkpoint: Checkpoint, name: str, start: int, stop: int, expert: int | None = None
+    ) -> Fp8Codes | Floats:
         """See Codec."""
         codes_ND = matrix(checkpoint.tensor(name), expert)[start:stop]
         scale = self.scale(name)
@@ -105,7 +108,8 @@ class ScaledFloatsCodec:
         check_fp8(codes_ND, name)
         numbers = one_of(checkpoint.tensor(scale), expert).reshape(-1)
         per_row_N = positive(numbers, scale) if numbers.size == 1 else not_negative(numbers[start:stop], scale)
-        return np.ascontiguousarray(codes_ND.astype(np.float32) * per_row_N[:, None])
+        s_N = np.ascontiguousarray(np.broadcast_to(per_row_N, len(codes_ND)), np.float32)
+        return Fp8Codes(np.ascontiguousarray(codes_ND), s_N)
 
 
 def matrix(stored: AnyArray, expert: int | None) -> AnyArray:
