@@ -30,12 +30,11 @@ from twofold.quant.quantise import Kind
 from twofold.quant.report import write_report
 from twofold.quant.schemes import quantised_formats
 from twofold.quant.units import InputsOf, Matrix, Unit, cut, kind_of, pack_unit, quantise_unit
-from twofold.text.chat import ChatTemplate
 from twofold.text.rows import encode_rows, read_rows
-from twofold.text.tokenizer import Tokenizer
 from twofold.weights.checkpoint import Checkpoint
 from twofold.weights.codecs import NATIVE_METHOD, NATIVE_VERSION
 from twofold.weights.compressed_rows import compressed_config
+from twofold.weights.gguf_checkpoint import GgufCheckpoint
 from twofold.weights.load import load
 from twofold.weights.stored_codes import tensors_of
 from twofold.weights.write import write_index, write_json, write_safetensors
@@ -115,6 +114,11 @@ def prepare(path_or_id: str | Path, output: Path, scheme: str, method: str, cali
     if method not in METHODS:
         raise SettingsError(f"method is {method!r}; it must be one of {', '.join(METHODS)}")
     model = open_model(path_or_id)
+    if isinstance(model.store, GgufCheckpoint):
+        raise SettingsError(
+            f"{path_or_id} is a GGUF file; quantise the original checkpoint, or convert the file with "
+            "`twofold pack FILE -o FOLDER --dtype w4a8`"
+        )
     if not isinstance(model.store, Checkpoint):
         raise SettingsError(f"{path_or_id} is packed or quantised already; quantise the original checkpoint")
     fused = [name for name in model.store.names if name.endswith((".experts.gate_up_proj", ".experts.down_proj"))]
@@ -138,8 +142,7 @@ def calibration_texts(model: Model, path: Path | None) -> list[list[int]]:
     """Token ids of every stretch of the calibration rows."""
     if path is None:
         raise SettingsError("calibration needs text: name a file with --calibration, or choose --method round")
-    tokenizer = Tokenizer.load(model.folder)
-    template = ChatTemplate.load(model.folder, model.architecture.family)
+    tokenizer, template = model.files.tokenizer(), model.files.template(model.architecture.family)
     window = min(WINDOW, model.architecture.context)
     texts = [ids[: model.architecture.context] for ids, _ in encode_rows(tokenizer, template, read_rows(path), window)]
     if not texts:

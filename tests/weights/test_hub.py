@@ -170,13 +170,13 @@ def test_an_unfinished_blob_counts_as_missing(cache: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("text", ["./none", "../none", "/none/at/all", "~/none-such-model", "a/b/c", "a\\b"])
 def test_what_looks_like_a_path_is_not_asked_of_the_hub(cache: Path, text: str) -> None:
-    with pytest.raises(ModelNotFound, match="there is no folder"):
+    with pytest.raises(ModelNotFound, match="there is no folder or file"):
         resolve(text)
 
 
 def test_a_path_object_is_never_a_hub_id(cache: Path) -> None:
     fill(cache)
-    with pytest.raises(ModelNotFound, match="there is no folder"):
+    with pytest.raises(ModelNotFound, match="there is no folder or file"):
         resolve(Path("org/name"))
 
 
