@@ -7,6 +7,7 @@ split.tensors.count; the first part has all other keys. Source: llama.cpp, tools
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,11 @@ class GgufParts:
     def kind(self, name: str) -> str:
         """Type of a tensor, such as Q4_K."""
         return self.homes[name].entries[name].kind
+
+    @property
+    def kinds(self) -> Counter[str]:
+        """How many tensors there are of each type, the most frequent first."""
+        return Counter(dict(Counter(self.kind(name) for name in self.homes).most_common()))
 
     @property
     def size_bytes(self) -> int:
