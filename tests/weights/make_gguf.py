@@ -17,9 +17,10 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType
 from gguf.quants import dequantize, quantize
 
-from twofold.model_files import open_files
+from twofold.loading import open_model
 from twofold.weights.checkpoint import Checkpoint
-from twofold.weights.gguf_blocks import BLOCKS
+from twofold.weights.gguf_blocks import BLOCKS, decode
+from twofold.weights.gguf_checkpoint import GgufCheckpoint, rows_of
 from twofold.weights.gguf_parts import GgufParts
 
 Array = np.ndarray[Any, Any]
@@ -60,12 +61,17 @@ def encode(values: Array, kind: str, seed: int) -> Array:
 
 
 def write_gguf(
-    folder: Path, path: Path, kind: str = "F32", change: Callable[[GGUFWriter], None] | None = None, **writer: Any
+    folder: Path,
+    path: Path,
+    kind: str = "F32",
+    change: Callable[[GGUFWriter], object] | None = None,
+    without: str = "",
+    **writer: Any,
 ) -> dict[str, Array]:
     """Write the checkpoint of a folder; returns its weights as float32, as the file now has them.
 
     Norms and routers are float32, and so is whatever has rows that are no whole number of blocks. `change` may add
-    keys; `writer` are settings of GGUFWriter (splitting).
+    keys; the tensor `without` is left out; `writer` are settings of GGUFWriter (splitting).
     """
     config = json.loads((folder / "config.json").read_text())
     checkpoint = Checkpoint.open(folder)
@@ -78,6 +84,8 @@ def write_gguf(
         change(out)
     found: dict[str, Array] = {}
     for number, piece in enumerate(pieces(config, checkpoint, is_llama4)):
+        if piece.name == without:
+            continue
         columns = piece.values.shape[-1]
         is_plain = piece.is_small or (kind in BLOCKS and columns % BLOCKS[kind].columns)
         own = "F32" if is_plain else kind
@@ -263,25 +271,20 @@ def merge_rank(text: str, merges: list[tuple[str, ...]], last: int) -> int:
 
 
 def read_everything(path: Path) -> None:
-    """Open a GGUF file and use all of it: config, tokenizer, template, and every row of every tensor.
+    """Open a GGUF file and use all of it: every row of every tensor, config, weight table, tokenizer and template.
 
     What a fuzzer calls: nothing but exceptions of twofold.errors may come out.
     """
     parts = GgufParts(path)
     for name, file in parts.homes.items():
-        decode_all(file, name)
-    files = open_files(path)
-    store = files.store()
-    for name in store.names:
-        rows = store.shape(name)[0] if len(store.shape(name)) > 1 else 1
-        store.rows(name, 0, rows)  # type: ignore[union-attr]
-    files.tokenizer()
-    files.template("llama3")
-
-
-def decode_all(file: Any, name: str) -> Array:
-    """All rows of a tensor as float32."""
-    from twofold.weights.gguf_blocks import decode
-
-    kind = file.entries[name].kind
-    return decode(kind, file.raw(name)) if kind in BLOCKS else file.plain(name).astype(np.float32)
+        kind = file.entries[name].kind
+        if kind in BLOCKS:
+            decode(kind, file.raw(name))
+        else:
+            file.plain(name).astype(np.float32)
+    model = open_model(path)
+    assert isinstance(model.store, GgufCheckpoint)
+    for name in model.store.names:
+        model.store.rows(name, 0, rows_of(model.store.shape(name)))
+    model.files.tokenizer()
+    model.files.template(model.architecture.family)
