@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +41,6 @@ from twofold.weights.write import write_index, write_json, write_safetensors
 METHODS = ("gptq", "round")
 WINDOW = 512
 """Tokens of plain calibration text that are run in one stretch."""
-SIDE_FILES = ("*.json", "*.jinja", "tokenizer.model")
 PLAN, STATE = "plan.json", "activations-{:05}.npy"
 Progress = Callable[[str, int, int], None]
 
@@ -277,13 +275,8 @@ def finish(job: Job, output: Path) -> None:
     """Copy what is not part of the network, write index, config and report, and give the folder its name."""
     if job.others:
         write_safetensors(job.shard(len(job.units)), {name: job.store.tensor(name) for name in job.others})
-    for pattern in SIDE_FILES:
-        for path in job.model.folder.glob(pattern):
-            if not path.name.endswith(".index.json"):
-                shutil.copyfile(path, job.folder / path.name)
-    config: dict[str, Any] = json.loads((job.model.folder / "config.json").read_text())
-    config["quantization_config"] = quantization_config(job)
-    write_json(job.folder / "config.json", config)
+    job.model.files.copy_to(job.folder)
+    write_json(job.folder / "config.json", {**job.model.files.config, "quantization_config": quantization_config(job)})
     written = Checkpoint.open_files(sorted(job.folder.glob("model-*.safetensors")))
     write_index(job.folder, {name: written.file(name).path.name for name in written.names}, written.size_bytes)
     records = [row for index in range(len(job.units)) for row in json.loads(job.record(index).read_text())]

@@ -67,8 +67,9 @@ def read_gguf_tokenizer(metadata: Mapping[str, Any]) -> tuple[tokenizers.Tokeniz
     """
     model = metadata.get(f"{KEY}model")
     if model not in ("gpt2", "llama"):
-        raise TokenizerError(f"GGUF key '{KEY}model' is {model!r}; 'gpt2' (Llama 3, 4) and 'llama' (Llama 2) can be "
-                             f"read. {AGAIN}")  # fmt: skip
+        raise TokenizerError(
+            f"GGUF key '{KEY}model' is {brief(model)}; 'gpt2' (Llama 3, 4) and 'llama' (Llama 2) can be read. {AGAIN}"
+        )
     vocabulary = read_vocabulary(metadata, needs_scores=model == "llama")
     core = byte_level(metadata, vocabulary) if model == "gpt2" else sentencepiece(metadata, vocabulary)
     return core, {**names_of(metadata, vocabulary), **templates_of(metadata)}
@@ -91,9 +92,14 @@ def read_vocabulary(metadata: Mapping[str, Any], needs_scores: bool) -> Vocabula
     for text, index in vocabulary.of(NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE):
         if text in seen or not text:
             there = f"token {seen[text]} too" if text in seen else "empty"
-            raise TokenizerError(f"GGUF key '{KEY}tokens': token {index} is {text!r}, which is {there}. {AGAIN}")
+            raise TokenizerError(f"GGUF key '{KEY}tokens': token {index} is {brief(text)}, which is {there}. {AGAIN}")
         seen[text] = index
     return vocabulary
+
+
+def brief(value: object) -> str:
+    """A value as it is shown in a message."""
+    return repr(value[:60] if isinstance(value, str | list) else value)[:300]
 
 
 def read_list(metadata: Mapping[str, Any], name: str, kind: type) -> list[Any]:
@@ -110,7 +116,7 @@ def byte_level(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> tokenizer
     pre = metadata.get(f"{KEY}pre")
     if pre not in FAMILY_OF_PRE:
         raise TokenizerError(
-            f"GGUF key '{KEY}pre' is {pre!r}; {', '.join(FAMILY_OF_PRE)} can be read. Without it nobody knows how "
+            f"GGUF key '{KEY}pre' is {brief(pre)}; {', '.join(FAMILY_OF_PRE)} can be read. Without it nobody knows how "
             f"texts are split. {AGAIN}"
         )
     ordinary, added = dict(vocabulary.of(NORMAL, BYTE)), dict(vocabulary.of(*LITERALS))
@@ -129,7 +135,7 @@ def read_merges(metadata: Mapping[str, Any], vocabulary: Mapping[str, int]) -> I
         left, _, right = merge.partition(" ")
         if left not in vocabulary or right not in vocabulary or left + right not in vocabulary:
             raise TokenizerError(
-                f"GGUF key '{KEY}merges': number {index} is {merge[:80]!r}; two tokens with a space between were "
+                f"GGUF key '{KEY}merges': number {index} is {brief(merge)}; two tokens with a space between were "
                 f"expected, which join to a third. {AGAIN}"
             )
         yield left, right
@@ -215,7 +221,7 @@ def read_id(metadata: Mapping[str, Any], name: str, count: int) -> int:
     """The id of a token."""
     value = metadata[KEY + name]
     if type(value) is not int or not 0 <= value < count:
-        raise TokenizerError(f"GGUF key '{KEY}{name}' is {value!r}; an id below {count} was expected. {AGAIN}")
+        raise TokenizerError(f"GGUF key '{KEY}{name}' is {brief(value)}; an id below {count} was expected. {AGAIN}")
     return value
 
 

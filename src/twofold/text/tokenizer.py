@@ -26,9 +26,9 @@ class Tokenizer:
     """A byte-level (Llama 3, 4) or sentencepiece-style (Llama 2) BPE vocabulary. Immutable and thread-safe.
 
     special_ids: every special token by its text. literals: those and other added tokens; none of them can be reached
-    from `encode`. bos_id: None where the model has no such token. adds_bos: prompts begin with it unless its files say
-    that they do not. strips_first_space: decoding drops one space at the
-    very beginning, because encoding puts one there. vocabulary_size: the highest id plus one.
+    from `encode`. bos_id: None where the model has no such token. adds_bos: prompts begin with it, unless the model's
+    files say that they do not. strips_first_space: decoding drops one space at the very beginning, because encoding
+    puts one there. vocabulary_size: the highest id plus one.
     """
 
     def __init__(

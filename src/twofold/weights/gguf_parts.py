@@ -67,7 +67,7 @@ def find_gguf(folder: Path) -> Path | None:
 
     Raises CheckpointError when there are several.
     """
-    files = {path for path in folder.glob("*.gguf") if not path.name.startswith(PROJECTOR)}
+    files = {path for path in folder.glob("*.gguf") if path.is_file() and not path.name.startswith(PROJECTOR)}
     models = {first_part(path) for path in files}
     if len(models) > 1:
         names = sorted(path.name for path in models)
