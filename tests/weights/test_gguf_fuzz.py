@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import resource
 from pathlib import Path
 
@@ -17,13 +18,13 @@ from twofold.errors import TwofoldError
 from .make_gguf import read_everything, write_gguf
 
 SEED, COUNT = 11, 500
-"""Another seed and a larger count are what a longer run would change: 60,000 files were tried when this was written."""
+"""Another seed and a larger count are what a longer run would change: 24,000 files were tried when this was written."""
 EDGES = (0, 1, 7, 9, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63, 2**64 - 1)
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
         "vocab_size": 64, "intermediate_size": 32}  # fmt: skip
 LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                "original_max_position_embeddings": 8192}  # fmt: skip
-GROWTH_BYTES = 400 * 2**20
+GROWTH_BYTES = 100 * 2**20
 """Files are below 250 kB; what all of them together may add to the peak memory of the process."""
 
 
@@ -88,6 +89,7 @@ def test_mutated_files_are_refused_or_read(originals: list[bytes], tmp_path: Pat
         except Exception as error:
             raise AssertionError(f"seed {SEED}, file {index}: {error!r} came out") from error
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        re.purge()  # Python keeps the last 512 patterns, and every other vocabulary is a pattern of thousands of words
     assert outcomes["read"] > COUNT // 50
     assert outcomes["CheckpointError"] > COUNT // 2
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < GROWTH_BYTES
