@@ -74,9 +74,9 @@ class LLM:
         llm = LLM("demo", dtype="w8a8")
         print(llm.chat([{"role": "user", "content": "Hello!"}]).text)
 
-    `model` is a folder, a Hugging Face hub id, or "demo". Keywords are the fields of Settings. `progress(done, total)`
-    is called with bytes while weights are read. Raises ModelNotFound, UnsupportedModel, CheckpointError,
-    TokenizerError, OutOfMemory or SettingsError. Not thread-safe.
+    `model` is a folder, a GGUF file, a Hugging Face hub id, or "demo". Keywords are the fields of Settings.
+    `progress(done, total)` is called with bytes while weights are read. Raises ModelNotFound, UnsupportedModel,
+    CheckpointError, TokenizerError, OutOfMemory or SettingsError. Not thread-safe.
     """
 
     def __init__(self, model: str | Path, *, progress: Progress | None = None, **settings: Any) -> None:

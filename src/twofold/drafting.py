@@ -12,7 +12,7 @@ from twofold.engine.policy import LENGTHS, GuessPolicy
 from twofold.errors import SettingsError
 from twofold.loading import WORKING_BYTES, Loaded, Model, Progress, load_model, open_model
 from twofold.ops.cost import row_costs
-from twofold.text.tokenizer import Tokenizer, check_same_tokens
+from twofold.text.tokenizer import check_same_tokens
 from twofold.weights.memory import available_memory, check_memory
 
 
@@ -31,7 +31,7 @@ def check_draft(path_or_id: str | Path, settings: Settings) -> None:
             "a draft model must have the same tokens. Choose one of the same family."
         )
     if not has_same_file(main.folder, draft.folder):
-        check_same_tokens(Tokenizer.load(main.folder), Tokenizer.load(draft.folder), str(settings.draft))
+        check_same_tokens(main.files.tokenizer(), draft.files.tokenizer(), str(settings.draft))
     dtype = choose_dtype(settings, main.packed_dtype, main.quantised_dtype)
     weights = main.footprint(dtype).total_bytes + draft.footprint(draft_dtype(draft, dtype)).total_bytes
     check_memory(weights + WORKING_BYTES, available_memory(), [])

@@ -1,4 +1,4 @@
-"""From a folder or hub id to a network ready to run: files, memory check, weights, tokenizer."""
+"""From a folder, a GGUF file or a hub id to a network ready to run: files, memory check, weights, tokenizer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from twofold.config import DTYPES, Resolved, Settings, choose_dtype, choose_kv_d
 from twofold.engine.blocks import CacheLayout, plan_layout
 from twofold.engine.request import SamplingParams
 from twofold.errors import CheckpointError, InvalidSampling, SettingsError
+from twofold.model_files import ModelFiles, open_files
 from twofold.models.network import Architecture, Forward
 from twofold.models.registry import read_architecture
 from twofold.ops.cost import Footprint, cache_bytes, footprint, pool_bytes
@@ -24,13 +25,12 @@ from twofold.ops.types import Target
 from twofold.quant.schemes import scheme
 from twofold.text.chat import ChatTemplate
 from twofold.text.tokenizer import Tokenizer, check_vocabulary
-from twofold.weights.checkpoint import Checkpoint, read_json
-from twofold.weights.codecs import codec_of, read_quantised_config
+from twofold.weights.codecs import codec_of
 from twofold.weights.hub import resolve as resolve_folder
 from twofold.weights.load import load
 from twofold.weights.memory import available_memory, check_memory
 from twofold.weights.packed_file import FILE_NAME, PackedFile, check_formats, read_packed, write_packed
-from twofold.weights.quantised import Codec, QuantisedCheckpoint, Store
+from twofold.weights.quantised import QuantisedCheckpoint, Store
 
 Progress = Callable[[int, int], None]
 WORKING_BYTES = 256 * 2**20
@@ -41,12 +41,17 @@ WORKING_BYTES = 256 * 2**20
 class Model:
     """What is known of a checkpoint before its weights are read."""
 
-    folder: Path
+    files: ModelFiles
     architecture: Architecture
     store: Store | PackedFile
     targets: tuple[Target, ...]
     eos_ids: tuple[int, ...]
     defaults: SamplingParams
+
+    @property
+    def folder(self) -> Path:
+        """The model's folder, or its GGUF file."""
+        return self.files.path
 
     def footprint(self, dtype: str) -> Footprint:
         """Bytes held and read with this scheme."""
@@ -101,32 +106,22 @@ def open_model(path_or_id: str | Path) -> Model:
 
     Raises ModelNotFound, UnsupportedModel or CheckpointError.
     """
-    folder = demo.model_folder() if str(path_or_id) == "demo" else resolve_folder(path_or_id)
-    raw = read_quantised_config(folder)
-    codec = codec_of(raw)
+    files = open_files(demo.model_folder() if str(path_or_id) == "demo" else resolve_folder(path_or_id))
+    raw = files.config
+    codec_of(raw)  # what cannot be read is said before anything else that may be wrong
     architecture = read_architecture({key: value for key, value in raw.items() if key != "quantization_config"})
-    store = open_store(folder, codec)
+    store = files.store()
     targets = architecture.targets(() if isinstance(store, PackedFile) else store.names)
     if isinstance(store, PackedFile):
         check_formats(store, targets)
-    generation = read_json(folder, "generation_config.json") if (folder / "generation_config.json").exists() else {}
     return Model(
-        folder=folder,
+        files=files,
         architecture=architecture,
         store=store,
         targets=tuple(targets),
-        eos_ids=read_eos_ids(generation, raw),
-        defaults=read_defaults(generation),
+        eos_ids=read_eos_ids(files.generation, raw),
+        defaults=read_defaults(files.generation),
     )
-
-
-def open_store(folder: Path, codec: Codec | None) -> Store | PackedFile:
-    """The weights of a folder: packed, quantised or plain."""
-    packed = folder / FILE_NAME
-    if packed.exists():
-        return PackedFile.open(packed)
-    checkpoint = Checkpoint.open(folder)
-    return checkpoint if codec is None else QuantisedCheckpoint(checkpoint, codec)
 
 
 def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | None = None) -> Loaded:
@@ -138,7 +133,7 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
     per_token = cache_bytes(architecture.cache_shape, 1, choose_kv_dtype(settings, dtype))
     resolved = resolve(settings, dtype, architecture.context, per_token)
     check_fits(model, resolved)
-    tokenizer = Tokenizer.load(model.folder)
+    tokenizer = model.files.tokenizer()
     check_vocabulary(tokenizer, architecture.vocabulary)
     ops = build_ops(resolved)
     weights = read_weights(model, resolved.dtype, ops.packer, progress)
@@ -149,7 +144,7 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
         forward=architecture.bind(weights),
         layout=plan_cache(architecture.cache_shape.chunk, resolved),
         tokenizer=tokenizer,
-        template=ChatTemplate.load(model.folder, architecture.family),
+        template=model.files.template(architecture.family),
         load_seconds=time.perf_counter() - start,
         warnings=architecture.warnings,
     )
@@ -180,10 +175,7 @@ def pack_model(path_or_id: str | Path, output: Path, dtype: str | None, progress
     temporary = output.with_name(output.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for pattern in ("*.json", "*.jinja", "tokenizer.model"):
-        for path in model.folder.glob(pattern):
-            if not path.name.endswith(".index.json"):
-                shutil.copyfile(path, temporary / path.name)
+    model.files.copy_to(temporary)
     write_packed(temporary / FILE_NAME, model.targets, model.formats(dtype), weights, dtype)
     temporary.rename(output)
     return output

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +30,11 @@ from twofold.quant.quantise import Kind
 from twofold.quant.report import write_report
 from twofold.quant.schemes import quantised_formats
 from twofold.quant.units import InputsOf, Matrix, Unit, cut, exact_formats, kind_of, pack_unit, quantise_unit
-from twofold.text.chat import ChatTemplate
 from twofold.text.rows import encode_rows, read_rows
-from twofold.text.tokenizer import Tokenizer
 from twofold.weights.checkpoint import Checkpoint
 from twofold.weights.codecs import NATIVE_METHOD, NATIVE_VERSION
 from twofold.weights.compressed_rows import compressed_config
+from twofold.weights.gguf_checkpoint import GgufCheckpoint
 from twofold.weights.load import load
 from twofold.weights.stored_codes import tensors_of
 from twofold.weights.write import write_index, write_json, write_safetensors
@@ -44,7 +42,6 @@ from twofold.weights.write import write_index, write_json, write_safetensors
 METHODS = ("gptq", "round")
 WINDOW = 512
 """Tokens of plain calibration text that are run in one stretch."""
-SIDE_FILES = ("*.json", "*.jinja", "tokenizer.model")
 PLAN, STATE = "plan.json", "activations-{:05}.npy"
 Progress = Callable[[str, int, int], None]
 
@@ -132,6 +129,11 @@ def prepare(
     if method not in METHODS:
         raise SettingsError(f"method is {method!r}; it must be one of {', '.join(METHODS)}")
     model = open_model(path_or_id)
+    if isinstance(model.store, GgufCheckpoint):
+        raise SettingsError(
+            f"{path_or_id} is a GGUF file; quantise the original checkpoint, or convert the file with "
+            "`twofold pack FILE -o FOLDER --dtype w4a8`"
+        )
     if not isinstance(model.store, Checkpoint):
         raise SettingsError(f"{path_or_id} is packed or quantised already; quantise the original checkpoint")
     fused = [name for name in model.store.names if name.endswith((".experts.gate_up_proj", ".experts.down_proj"))]
@@ -159,8 +161,7 @@ def calibration_texts(model: Model, scheme: str, path: Path | None) -> list[list
     if path is None:
         other = "another scheme with --method round" if scheme == MIXED else "--method round"
         raise SettingsError(f"calibration needs text: name a file with --calibration, or choose {other}")
-    tokenizer = Tokenizer.load(model.folder)
-    template = ChatTemplate.load(model.folder, model.architecture.family)
+    tokenizer, template = model.files.tokenizer(), model.files.template(model.architecture.family)
     window = min(WINDOW, model.architecture.context)
     texts = [ids[: model.architecture.context] for ids, _ in encode_rows(tokenizer, template, read_rows(path), window)]
     if not texts:
@@ -285,13 +286,8 @@ def finish(job: Job, output: Path, progress: Progress | None = None) -> None:
     """Copy what is not part of the network, write index, config and report, and give the folder its name."""
     if job.others:
         write_safetensors(job.shard(len(job.units)), {name: job.store.tensor(name) for name in job.others})
-    for pattern in SIDE_FILES:
-        for path in job.model.folder.glob(pattern):
-            if not path.name.endswith(".index.json"):
-                shutil.copyfile(path, job.folder / path.name)
-    config: dict[str, Any] = json.loads((job.model.folder / "config.json").read_text())
-    config["quantization_config"] = quantization_config(job)
-    write_json(job.folder / "config.json", config)
+    job.model.files.copy_to(job.folder)
+    write_json(job.folder / "config.json", {**job.model.files.config, "quantization_config": quantization_config(job)})
     written = Checkpoint.open_files(sorted(job.folder.glob("model-*.safetensors")))
     write_index(job.folder, {name: written.file(name).path.name for name in written.names}, written.size_bytes)
     records = [row for index in range(len(job.units)) for row in json.loads(job.record(index).read_text())]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.weights.make_gguf import write_gguf
 from twofold.demo import model_folder
 
 COMMAND = str(Path(sys.executable).parent / "twofold")
@@ -101,6 +102,23 @@ def test_info_tells_bytes_and_cost() -> None:
     assert result.returncode == 0, result.stderr
     for words in ("8 experts, 1 active", "chunks of 256", "read per token", "w4a8", "2,048 tokens"):
         assert words in result.stdout
+
+
+def test_a_gguf_file_is_described_and_answers(tmp_path: Path) -> None:
+    path = tmp_path / "demo.gguf"
+    write_gguf(model_folder(), path, "Q8_0")
+    result = run("info", str(path))
+    assert result.returncode == 0, result.stderr
+    for words in ("Llama 4 text", "8 experts, 1 active", "tensors by type: 42 Q8_0, 13 F32"):
+        assert words in result.stdout
+    result = run("run", str(path), "Hello!", "--temperature", "0", "--dtype", "w8a8")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+    path.write_bytes(path.read_bytes()[:-5000])
+    result = run("run", str(path), "Hello!")
+    assert result.returncode == 1
+    assert "truncated" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_doctor_measures_the_machine() -> None:

@@ -44,6 +44,7 @@ ROOT_FILES = {
     "config.py": "config",
     "api.py": "api",
     "loading.py": "api",
+    "model_files.py": "api",
     "quantising.py": "api",
     "choosing.py": "api",
     "damage.py": "api",

@@ -170,13 +170,13 @@ def test_an_unfinished_blob_counts_as_missing(cache: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("text", ["./none", "../none", "/none/at/all", "~/none-such-model", "a/b/c", "a\\b"])
 def test_what_looks_like_a_path_is_not_asked_of_the_hub(cache: Path, text: str) -> None:
-    with pytest.raises(ModelNotFound, match="there is no folder"):
+    with pytest.raises(ModelNotFound, match="there is no folder or file"):
         resolve(text)
 
 
 def test_a_path_object_is_never_a_hub_id(cache: Path) -> None:
     fill(cache)
-    with pytest.raises(ModelNotFound, match="there is no folder"):
+    with pytest.raises(ModelNotFound, match="there is no folder or file"):
         resolve(Path("org/name"))
 
 
@@ -188,9 +188,14 @@ def test_what_is_no_hub_id_is_refused(cache: Path, text: str, tmp_path: Path, mo
 
 
 def test_a_file_is_not_a_model(tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").write_bytes(b"")
+    (tmp_path / "model.bin").write_bytes(b"")
     with pytest.raises(ModelNotFound, match="is a file"):
-        resolve(tmp_path / "model.gguf")
+        resolve(tmp_path / "model.bin")
+
+
+def test_a_gguf_file_is_one(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"")
+    assert resolve(tmp_path / "model.gguf") == resolve(str(tmp_path / "model.gguf")) == tmp_path / "model.gguf"
 
 
 @pytest.mark.parametrize("revision", ["../../x", "/etc", "a//b", "a b"])

@@ -24,7 +24,7 @@ HELP = (
 @click.option("--system", help="System prompt.")
 @with_options(*LOADING, *SAMPLING)
 def command(model: str, system: str | None, stop: tuple[str, ...], **options: Any) -> None:
-    """Talk with MODEL: a folder, a Hugging Face id, or "demo"."""
+    """Talk with MODEL: a folder, a GGUF file, a Hugging Face id, or "demo"."""
     from twofold.cli.session import load_with_progress, sampling_params
 
     with contextlib.suppress(ImportError):

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 CONTEXTS = (2048, 8192, 32768, 131072, 1048576)
 
 
-@click.command(epilog="Examples:  twofold info demo  |  twofold info ./Llama-4-Scout-17B-16E-Instruct")
+@click.command(
+    epilog="Examples:  twofold info demo  |  twofold info ./Llama-4-Scout-17B-16E-Instruct  |  twofold info model.gguf"
+)
 @click.argument("model")
 def command(model: str) -> None:
     """Show what MODEL is, bytes per part, what a token costs, and bytes of cache per context length."""
@@ -26,7 +28,9 @@ def command(model: str) -> None:
 
 
 def describe(model: Model) -> None:
-    """Architecture, sizes and warnings."""
+    """Architecture, sizes, what a GGUF file holds, and warnings."""
+    from twofold.weights.gguf_checkpoint import GgufCheckpoint
+
     architecture = model.architecture
     counted = model.footprint("bf16")
     click.echo(f"{architecture.name}: {architecture.layers} layers, hidden size {architecture.hidden}, "
@@ -38,6 +42,9 @@ def describe(model: Model) -> None:
         local = sum(chunk is not None for chunk in chunks)
         click.echo(f"{local} local layers (chunks of {architecture.cache_shape.chunk:,}), {len(chunks) - local} global")
     click.echo(f"{counted.total_parameters:,} parameters, {counted.read_parameters_per_token:,} of them read per token")
+    if isinstance(model.store, GgufCheckpoint):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in model.store.parts.kinds.items())
+        click.echo(f"GGUF file of {readable(model.store.size_bytes)}, tensors by type: {kinds}")
     for warning in architecture.warnings:
         click.echo(f"warning: {warning}")
 

@@ -23,7 +23,7 @@ from twofold.cli.options import LOADING, LOADING_NAMES, SAMPLING, with_options
 def command(
     model: str, prompt: str | None, raw: bool, system: str | None, quiet: bool, stop: tuple[str, ...], **options: Any
 ) -> None:
-    """Answer PROMPT (or what stands on stdin) with MODEL: a folder, a Hugging Face id, or "demo"."""
+    """Answer PROMPT (or what stands on stdin) with MODEL: a folder, a GGUF file, a Hugging Face id, or "demo"."""
     from twofold.api import Completion
     from twofold.cli.session import figures, load_with_progress, sampling_params, show
 

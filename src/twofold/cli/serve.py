@@ -42,7 +42,7 @@ NEEDED = ("starlette", "uvicorn", "msgspec", "prometheus_client", "llguidance")
 def command(
     model: str, api_keys: tuple[str, ...], api_key_file: str | None, served_model_name: tuple[str, ...], **options: Any
 ) -> None:
-    """Serve MODEL (a folder, a Hugging Face id, or "demo") over HTTP, with the API of OpenAI and vLLM's additions."""
+    """Serve MODEL (a folder, GGUF file, hub id, or "demo") over HTTP, with the API of OpenAI and vLLM's additions."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise SettingsError(f"{', '.join(missing)} not installed; the server needs: pip install 'twofold[serve]'")

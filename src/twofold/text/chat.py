@@ -96,6 +96,12 @@ class ChatTemplate:
         return cls(read_templates(folder)) if read_templates(folder) else cls.built_in(family)
 
     @classmethod
+    def of(cls, config: Mapping[str, Any], family: str) -> ChatTemplate:
+        """The template in what tokenizer_config.json says, else the built-in one of the family."""
+        found = named_templates("tokenizer_config.json", config.get("chat_template"))
+        return cls(found) if found else cls.built_in(family)
+
+    @classmethod
     def built_in(cls, family: str) -> ChatTemplate:
         """The template that comes with twofold. Raises TemplateError for a family that has none."""
         if family not in FAMILIES:
@@ -165,7 +171,7 @@ def encode_chat(
     text = template.render(marked[0], marked[1], **{"bos_token": "", "eos_token": "", **marked[2], **fixed})
     parts = [part if isinstance(part, int) else guard.clean(part) for part in tokenizer.split(text)]
     ids = tokenizer.encode_parts(parts)
-    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
     while begin and ids[:1] == begin:
         del ids[0]
     return begin + ids
@@ -186,17 +192,21 @@ def read_templates(folder: Path) -> dict[str, str]:
             value = read_object(folder / name).get("chat_template")
         except TokenizerError as error:
             raise TemplateError(str(error)) from error
-        if not value:
-            continue
-        entries = [{"name": "default", "template": value}] if isinstance(value, str) else value
-        try:
-            found = {entry["name"]: entry["template"] for entry in entries}
-        except (TypeError, KeyError) as error:
-            raise TemplateError(f"{name}: chat_template is neither text nor a list of named texts.") from error
-        if not all(isinstance(text, str) for text in strings_or_none(found)):
-            raise TemplateError(f"{name}: a chat_template is no text. Download the file again.")
-        return found
+        if value:
+            return named_templates(name, value)
     return {}
+
+
+def named_templates(name: str, value: Any) -> dict[str, str]:
+    """The templates in a chat_template of the file `name`, which is a text or a list of named ones; {} for none."""
+    entries = [{"name": "default", "template": value}] if isinstance(value, str) and value else value or []
+    try:
+        found = {entry["name"]: entry["template"] for entry in entries}
+    except (TypeError, KeyError) as error:
+        raise TemplateError(f"{name}: chat_template is neither text nor a list of named texts.") from error
+    if not all(isinstance(text, str) for text in strings_or_none(found)):
+        raise TemplateError(f"{name}: a chat_template is no text. Download the file again.")
+    return found
 
 
 def strings_or_none(found: Mapping[Any, Any]) -> list[Any]:

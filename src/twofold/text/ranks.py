@@ -121,14 +121,19 @@ def family_of(ranks: Mapping[bytes, int], config: Mapping[str, Any]) -> str:
 
 def build(ranks: Mapping[bytes, int], family: str) -> tokenizers.Tokenizer:
     """A byte-level BPE of these ranks with the family's pattern and special tokens (ids from len(ranks) on)."""
-    vocabulary = {_spell(token): rank for token, rank in ranks.items()}
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, _merges(ranks), fuse_unk=False, ignore_merges=True))
+    tokenizer = build_byte_level({_spell(token): rank for token, rank in ranks.items()}, _merges(ranks), family)
+    specials = llama4_specials() if family == "llama4" else llama3_specials()
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in specials])
+    return tokenizer
+
+
+def build_byte_level(vocabulary: dict[str, int], merges: list[tuple[str, str]], family: str) -> tokenizers.Tokenizer:
+    """A byte-level BPE of tokens in the byte alphabet with the family's pattern and without special tokens."""
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, merges, fuse_unk=False, ignore_merges=True))
     split = pre_tokenizers.Split(Regex(SPLITS[family]), behavior="isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
-    specials = llama4_specials() if family == "llama4" else llama3_specials()
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in specials])
     return tokenizer
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import tokenizers
 from tokenizers import pre_tokenizers
@@ -25,11 +26,18 @@ class Tokenizer:
     """A byte-level (Llama 3, 4) or sentencepiece-style (Llama 2) BPE vocabulary. Immutable and thread-safe.
 
     special_ids: every special token by its text. literals: those and other added tokens; none of them can be reached
-    from `encode`. bos_id: None where the model has no such token. strips_first_space: decoding drops one space at the
-    very beginning, because encoding puts one there. vocabulary_size: the highest id plus one.
+    from `encode`. bos_id: None where the model has no such token. adds_bos: prompts begin with it, unless the model's
+    files say that they do not. strips_first_space: decoding drops one space at the very beginning, because encoding
+    puts one there. vocabulary_size: the highest id plus one.
     """
 
-    def __init__(self, core: tokenizers.Tokenizer, literals: Mapping[str, Added], names: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        core: tokenizers.Tokenizer,
+        literals: Mapping[str, Added],
+        names: Mapping[str, str],
+        adds_bos: bool = True,
+    ) -> None:
         self.is_byte_level, self.strips_first_space = read_decoding(core)
         self.literals = MappingProxyType(dict(literals))
         self.special_ids: Mapping[str, int] = MappingProxyType(
@@ -37,6 +45,7 @@ class Tokenizer:
         )
         self.names = MappingProxyType(dict(names))
         self.bos_id = self.special_ids.get(self.bos_token)
+        self.adds_bos = adds_bos and self.bos_id is not None
         self._text_of = {added.id: text for text, added in literals.items()}
         self._specials = frozenset(self.special_ids.values())
         unknown = core.token_to_id(core.model.unk_token) if core.model.unk_token else None
@@ -53,10 +62,13 @@ class Tokenizer:
         Raises TokenizerError when the files are missing, damaged or contradict each other.
         """
         config = read_object(folder / "tokenizer_config.json")
-        core = read_core(folder)
-        literals = read_added(core, config)
-        literals, names = find_names(literals, core, [config, read_object(folder / "special_tokens_map.json")])
-        return cls(core, literals, names)
+        return cls.build(read_core(folder), config, read_object(folder / "special_tokens_map.json"))
+
+    @classmethod
+    def build(cls, core: tokenizers.Tokenizer, *configs: Mapping[str, Any]) -> Tokenizer:
+        """A BPE with what tokenizer_config.json says, and then special_tokens_map.json. Raises TokenizerError."""
+        literals, names = find_names(read_added(core, configs[0]), core, configs)
+        return cls(core, literals, names, adds_bos=configs[0].get("add_bos_token") is not False)
 
     @property
     def bos_token(self) -> str:
@@ -70,7 +82,7 @@ class Tokenizer:
 
     def encode(self, text: str, *, bos: bool = False) -> list[int]:
         """Ids of a text in which nothing is special; `bos` puts the begin token first."""
-        begin = [self.bos_id] if bos and self.bos_id is not None else []
+        begin = [self.bos_id] if bos and self.adds_bos and self.bos_id is not None else []
         return begin + self._encode_plain(text, is_first=True)
 
     def encode_with_specials(self, text: str) -> list[int]:

@@ -117,8 +117,8 @@ def no_weights(folder: Path) -> str:
         return f"{folder} holds no weights; *.safetensors files were expected. Download the model again."
     if all(name.endswith(".gguf") for name in others):
         return (
-            f"{folder} holds only GGUF files ({', '.join(others[:3])}), which are not read yet. "
-            "Use the safetensors repository of the same model."
+            f"{folder} holds only GGUF files ({', '.join(others[:3])}), which are read in another way. "
+            "Use the safetensors repository of the same model, or name the file where a model is asked for."
         )
     return (
         f"{folder} holds only pickled weights ({', '.join(others[:3])}), which can run code and are never loaded. "

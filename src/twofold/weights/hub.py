@@ -1,4 +1,4 @@
-"""From a folder or a Hugging Face id to a folder on this machine; the hub's own cache is read in place.
+"""From a folder, a GGUF file or a Hugging Face id to what lies on this machine; the hub's own cache is read in place.
 
     HUB_CACHE/models--ORG--NAME/refs/<revision>         text: a commit
                                 snapshots/<commit>/...  the files, usually links into blobs/
@@ -25,7 +25,7 @@ TRUE_WORDS = ("1", "ON", "YES", "TRUE")
 
 
 def resolve(path_or_id: str | Path, revision: str | None = None) -> Path:
-    """The folder of a model: an existing folder as it is, else a hub id, from the cache or downloaded.
+    """The folder of a model: an existing folder (or *.gguf file) as it is, else a hub id, from the cache or downloaded.
 
     `revision` is a branch, a tag or a commit of the hub (default main); a folder has none. Raises ModelNotFound, or
     CheckpointError when the index in the cache is damaged.
@@ -34,10 +34,14 @@ def resolve(path_or_id: str | Path, revision: str | None = None) -> Path:
     folder = Path(text).expanduser()
     if text and folder.is_dir():
         return folder
+    if folder.is_file() and folder.suffix == ".gguf":
+        return folder
     if folder.is_file():
-        raise ModelNotFound(f"{text} is a file; a model is a folder with config.json, tokenizer and *.safetensors.")
+        raise ModelNotFound(
+            f"{text} is a file; a model is a folder with config.json, tokenizer and *.safetensors, or a *.gguf file."
+        )
     if looks_like_path(text) or isinstance(path_or_id, Path):
-        raise ModelNotFound(f"there is no folder {text}. Check the path, or give a hub id such as org/name.")
+        raise ModelNotFound(f"there is no folder or file {text}. Check the path, or give a hub id such as org/name.")
     check_id(text)
     chosen = revision or "main"
     check_revision(chosen)

@@ -34,6 +34,7 @@ from twofold.ops.packed import (
 )
 from twofold.ops.types import Source, Target
 from twofold.weights.check import check_sources
+from twofold.weights.gguf_checkpoint import GgufCheckpoint
 from twofold.weights.quantised import QuantisedCheckpoint, Store
 from twofold.weights.safetensors import DTYPES
 
@@ -194,8 +195,10 @@ def gather(checkpoint: Store, parts: Sequence[Part]) -> AnyArray | Coded:
 
 
 def view(checkpoint: Store, part: Part) -> AnyArray | Coded:
-    """A part as a view of the mapped file, [rows, columns]; of a quantised module its codes, or decoded values."""
+    """A part as a view of the mapped file, [rows, columns]; of what is quantised its codes, or decoded values."""
     source = part.source
+    if isinstance(checkpoint, GgufCheckpoint):
+        return checkpoint.rows(source.name, part.start, part.stop)
     if isinstance(checkpoint, QuantisedCheckpoint) and checkpoint.is_quantised(source.name):
         return checkpoint.rows(source.name, part.start, part.stop, source.expert)
     tensor = checkpoint.tensor(source.name)
@@ -209,6 +212,9 @@ def view(checkpoint: Store, part: Part) -> AnyArray | Coded:
 def prefetch(checkpoint: Store, piece: Piece) -> None:
     """Ask for the pages of a piece ahead of time; the first piece of a transposed matrix asks for all of it."""
     for part in piece.parts:
+        if isinstance(checkpoint, GgufCheckpoint):
+            checkpoint.prefetch(part.source.name, part.start, part.stop)
+            continue
         if checkpoint.is_quantised(part.source.name):
             continue
         if not part.source.transposed or part.start == 0:
@@ -218,7 +224,9 @@ def prefetch(checkpoint: Store, piece: Piece) -> None:
 def release(checkpoint: Store, piece: Piece) -> None:
     """Give the pages of a piece back; of a transposed matrix, which every piece crosses, after the last one."""
     for part in piece.parts:
-        if isinstance(checkpoint, QuantisedCheckpoint) and checkpoint.is_quantised(part.source.name):
+        if isinstance(checkpoint, GgufCheckpoint):
+            checkpoint.release(part.source.name, part.start, part.stop)
+        elif isinstance(checkpoint, QuantisedCheckpoint) and checkpoint.is_quantised(part.source.name):
             checkpoint.release(part.source.name)
         elif not part.source.transposed or part.stop == part.source.rows:
             checkpoint.file(part.source.name).release(part.source.name, *span(checkpoint, part))

@@ -11,6 +11,7 @@ from twofold.ops.formats import Formats
 from twofold.ops.packed import AnyArray, Floats, Format
 from twofold.ops.types import Target
 from twofold.weights.checkpoint import Checkpoint
+from twofold.weights.gguf_checkpoint import GgufCheckpoint
 from twofold.weights.safetensors import SafetensorsFile
 
 
@@ -120,4 +121,4 @@ class QuantisedCheckpoint:
         return self.codec.format(self.checkpoint, name) if name in self.parts else "bf16"
 
 
-Store: TypeAlias = Checkpoint | QuantisedCheckpoint
+Store: TypeAlias = Checkpoint | QuantisedCheckpoint | GgufCheckpoint
