@@ -175,7 +175,7 @@ def test_a_run_that_dies_between_its_files_goes_on_with_the_same_bits(
 def test_a_half_written_folder_of_another_run_is_refused(toy_folder: ToyFolder, tmp_path: Path) -> None:
     source, _ = toy_folder("llama3")
     prepare(source, tmp_path / "out", "w4a8", "round", None)
-    with pytest.raises(QuantisationError, match="another checkpoint, scheme or calibration"):
+    with pytest.raises(QuantisationError, match="another checkpoint, scheme, calibration"):
         prepare(source, tmp_path / "out", "w8a8", "round", None)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from twofold.errors import QuantisationError, SettingsError
+from twofold.folding import TRANSFORMS, fold_unit, folded_tensors, other_tensors, untie, untied
 from twofold.layerwise import Activations, LayerRunner
 from twofold.loading import Model, open_model
 from twofold.ops.codes import Codes
@@ -50,7 +51,10 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One run: what is quantised, how, on which calibration texts, and where it is written until it is whole."""
+    """One run: what is quantised, how, on which calibration texts, and where it is written until it is whole.
+
+    `transform` is folded into the weights before they are quantised (folding.TRANSFORMS).
+    """
 
     model: Model
     store: Checkpoint
@@ -61,6 +65,7 @@ class Job:
     output_targets: dict[str, Target]
     texts: Sequence[Sequence[int]]
     folder: Path
+    transform: str = "none"
 
     def shard(self, index: int) -> Path:
         """File of a unit; the last one holds what is copied as it is."""
@@ -69,7 +74,8 @@ class Job:
     @property
     def others(self) -> list[str]:
         """Tensors that are not part of the network, copied as they are."""
-        used = {source.name for target in self.model.targets for parts in target.sources for source in parts}
+        targets = [*self.model.targets, *self.output_targets.values()]
+        used = {source.name for target in targets for parts in target.sources for source in parts}
         return [name for name in self.store.names if name not in used]
 
     def record(self, index: int) -> Path:
@@ -84,14 +90,15 @@ def quantise_model(
     method: str = "gptq",
     calibration: Path | None = None,
     progress: Progress | None = None,
+    transform: str = "none",
 ) -> Path:
     """Quantise a checkpoint into the folder `output`; a killed run goes on when it is started again in the same way.
 
-    `calibration` is a text file or JSON lines (text.rows); method "round" needs none. `progress(unit, done, total)`
-    hears of every unit. Raises SettingsError when `output` exists, QuantisationError when a half-written folder is of
-    another run or the calibration inputs cannot be used, and what opening a model raises.
+    `calibration` is a text file or JSON lines (text.rows); method "round" needs none, but for transform "smooth".
+    `progress(unit, done, total)` hears of every unit. Raises SettingsError when `output` exists, QuantisationError when
+    a half-written folder is of another run or the calibration inputs cannot be used, and what opening a model raises.
     """
-    job = prepare(path_or_id, output, scheme, method, calibration)
+    job = prepare(path_or_id, output, scheme, method, calibration, transform)
     run_job(job, progress)
     finish(job, output)
     return output
@@ -100,7 +107,7 @@ def quantise_model(
 def run_job(job: Job, progress: Progress | None) -> None:
     """Quantise every unit that is not done yet."""
     ops = build_calibration_ops()
-    runner = LayerRunner(job.model.architecture, ops, job.texts) if job.method == "gptq" else None
+    runner = LayerRunner(job.model.architecture, ops, job.texts) if job.texts else None
     first, activations = resume(job, runner)
     for index in range(first, len(job.units)):
         if progress:
@@ -108,27 +115,36 @@ def run_job(job: Job, progress: Progress | None) -> None:
         activations = run_unit(job, index, runner, activations, ops)
 
 
-def prepare(path_or_id: str | Path, output: Path, scheme: str, method: str, calibration: Path | None) -> Job:
+def prepare(
+    path_or_id: str | Path, output: Path, scheme: str, method: str, calibration: Path | None, transform: str = "none"
+) -> Job:
     """Open the model, decide every format, encode the calibration texts, and claim the folder."""
     if output.exists():
         raise SettingsError(f"{output} exists; name a folder that does not, or remove it")
     if method not in METHODS:
         raise SettingsError(f"method is {method!r}; it must be one of {', '.join(METHODS)}")
+    if transform not in TRANSFORMS:
+        raise SettingsError(f"transform is {transform!r}; it must be one of {', '.join(TRANSFORMS)}")
     model = open_model(path_or_id)
     if not isinstance(model.store, Checkpoint):
         raise SettingsError(f"{path_or_id} is packed or quantised already; quantise the original checkpoint")
-    fused = [name for name in model.store.names if name.endswith((".experts.gate_up_proj", ".experts.down_proj"))]
-    unfused = model.architecture.targets([name for name in model.store.names if name not in fused])
+    store = model.store
+    if transform == "rotate":
+        model = untied(model, store)
+    fused = [name for name in store.names if name.endswith((".experts.gate_up_proj", ".experts.down_proj"))]
+    unfused = model.architecture.targets([name for name in store.names if name not in fused])
+    looks_at_text = method == "gptq" or transform == "smooth"
     job = Job(
         model=model,
-        store=model.store,
+        store=store,
         scheme=scheme,
         method=method,
         kinds=quantised_formats(scheme, has_head=not model.has_tied_head),
         units=cut(model.targets),
         output_targets={target.name: target for target in unfused},
-        texts=calibration_texts(model, calibration) if method == "gptq" else (),
+        texts=calibration_texts(model, calibration) if looks_at_text else (),
         folder=output.with_name(output.name + ".partial"),
+        transform=transform,
     )
     claim(job)
     return job
@@ -137,7 +153,9 @@ def prepare(path_or_id: str | Path, output: Path, scheme: str, method: str, cali
 def calibration_texts(model: Model, path: Path | None) -> list[list[int]]:
     """Token ids of every stretch of the calibration rows."""
     if path is None:
-        raise SettingsError("calibration needs text: name a file with --calibration, or choose --method round")
+        raise SettingsError(
+            "calibration needs text: name a file with --calibration, or choose --method round (without smoothing)"
+        )
     tokenizer = Tokenizer.load(model.folder)
     template = ChatTemplate.load(model.folder, model.architecture.family)
     window = min(WINDOW, model.architecture.context)
@@ -154,6 +172,7 @@ def claim(job: Job) -> None:
         "version": NATIVE_VERSION,
         "scheme": job.scheme,
         "method": job.method,
+        "transform": job.transform,
         "formats": {target.name: kind_of(job.kinds, target) for target in job.model.targets},
         "checkpoint": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
         "texts": hashlib.sha256(json.dumps([list(ids) for ids in job.texts]).encode()).hexdigest(),
@@ -161,8 +180,8 @@ def claim(job: Job) -> None:
     path = job.folder / PLAN
     if path.exists() and json.loads(path.read_text()) != plan:
         raise QuantisationError(
-            f"{job.folder} is the half-written folder of a run with another checkpoint, scheme or calibration. "
-            "Start that run again to finish it, or remove the folder."
+            f"{job.folder} is the half-written folder of a run with another checkpoint, scheme, calibration or "
+            "transform. Start that run again to finish it, or remove the folder."
         )
     job.folder.mkdir(parents=True, exist_ok=True)
     write_json(path, plan)
@@ -192,25 +211,29 @@ def run_unit(
     """Quantise one unit, write it, and give the activations behind it."""
     unit = job.units[index]
     weights = load(job.store, unit.targets, exact_formats(job, unit), ops.packer)
-    inputs = observe(unit, weights, runner, before)
+    fold_unit(job.transform, job.model, unit, weights, runner, before)
+    inputs = observe(unit, weights, runner, before) if job.method == "gptq" else None
     matrices = list(quantise_unit(unit, job.kinds, weights, inputs))
     after = None
     if runner is not None and index + 1 < len(job.units):
         after = runner.run(unit, pack_unit(unit, weights, matrices, ops.packer), before)
         save_state(job.folder / STATE.format(index), after)
     write_json(job.record(index), [item.record.as_dict() for item in matrices])
-    write_safetensors(job.shard(index), output_tensors(job, unit, matrices))
+    write_safetensors(job.shard(index), output_tensors(job, unit, weights, matrices))
     (job.folder / STATE.format(index - 1)).unlink(missing_ok=True)
     return after
 
 
 def exact_formats(job: Job, unit: Unit) -> Formats:
-    """Formats that hold the checkpoint's own values: bfloat16 where they are that, else float32."""
+    """Formats that hold the checkpoint's own values: bfloat16 where they are that, else float32.
+
+    Rotated values fit no bfloat16, so that rotation takes twice the memory for a layer.
+    """
     result: dict[str, Format] = {}
     for target in unit.targets:
         dtypes = {job.store.dtype(source.name) for parts in target.sources for source in parts}
-        is_small = target.role in ("norm", "router")
-        result[target.name] = "bf16" if dtypes == {"BF16"} and not is_small else "f32"
+        is_exact = target.role in ("norm", "router") or job.transform == "rotate"
+        result[target.name] = "bf16" if dtypes == {"BF16"} and not is_exact else "f32"
     return result
 
 
@@ -233,12 +256,18 @@ def save_state(path: Path, activations: Activations) -> None:
     temporary.rename(path)
 
 
-def output_tensors(job: Job, unit: Unit, matrices: Sequence[Matrix]) -> dict[str, AnyArray]:
-    """The tensors of a unit: codes of every module, and what stays as it is."""
+def output_tensors(
+    job: Job, unit: Unit, weights: Mapping[str, Packed], matrices: Sequence[Matrix]
+) -> dict[str, AnyArray]:
+    """The tensors of a unit: codes of every module, and what is not quantised."""
     tensors: dict[str, AnyArray] = {}
     coded = {item.target.name for item in matrices}
     for target in unit.targets:
-        if target.name not in coded:
+        if target.name in coded:
+            continue
+        if job.transform != "none":
+            tensors |= folded_tensors(job.store, target, job.output_targets[target.name], weights[target.name])
+        else:
             names = dict.fromkeys(source.name for parts in target.sources for source in parts)
             tensors |= {name: job.store.tensor(name) for name in names}
     for item in matrices:
@@ -258,7 +287,12 @@ def quantization_config(job: Job) -> dict[str, Any]:
     """
     matrices = [target for target in job.model.targets if kind_of(job.kinds, target) not in ("f32", "bf16")]
     if job.scheme == "w4a8" or any(target.role == "embedding" for target in matrices):
-        return {"quant_method": NATIVE_METHOD, "version": NATIVE_VERSION, "scheme": job.scheme}
+        return {
+            "quant_method": NATIVE_METHOD,
+            "version": NATIVE_VERSION,
+            "scheme": job.scheme,
+            "transform": job.transform,
+        }
     kept = [target for target in job.model.targets if target.role in ("router", "head") and target not in matrices]
     names = [source.name.removesuffix(".weight") for target in kept for parts in target.sources for source in parts]
     others = {name.split(".")[0] for name in job.others}
@@ -273,18 +307,23 @@ def quantization_config(job: Job) -> dict[str, Any]:
 def finish(job: Job, output: Path) -> None:
     """Copy what is not part of the network, write index, config and report, and give the folder its name."""
     if job.others:
-        write_safetensors(job.shard(len(job.units)), {name: job.store.tensor(name) for name in job.others})
+        others = other_tensors(job.transform, job.model, job.store, job.others)
+        write_safetensors(job.shard(len(job.units)), others)
     for pattern in SIDE_FILES:
         for path in job.model.folder.glob(pattern):
             if not path.name.endswith(".index.json"):
                 shutil.copyfile(path, job.folder / path.name)
     config: dict[str, Any] = json.loads((job.model.folder / "config.json").read_text())
+    if job.transform == "rotate" and config.get("tie_word_embeddings", False) != job.model.has_tied_head:
+        config = untie(config)
     config["quantization_config"] = quantization_config(job)
     write_json(job.folder / "config.json", config)
     written = Checkpoint.open_files(sorted(job.folder.glob("model-*.safetensors")))
     write_index(job.folder, {name: written.file(name).path.name for name in written.names}, written.size_bytes)
     records = [row for index in range(len(job.units)) for row in json.loads(job.record(index).read_text())]
-    write_report(job.folder, job.scheme, job.method, [len(ids) for ids in job.texts], records, written.size_bytes)
+    write_report(
+        job.folder, job.scheme, job.method, job.transform, [len(ids) for ids in job.texts], records, written.size_bytes
+    )
     for pattern in ("unit-*.report", "activations-*.npy", "*.tmp", PLAN):
         for path in job.folder.glob(pattern):
             path.unlink()

@@ -21,7 +21,7 @@ SURFACE = {
         *("model", "--host", "--port", "--api-key", "--api-key-file", "--served-model-name", "--max-num-seqs"),
         *("--max-num-batched-tokens", "--max-waiting", "--grace", *LOADING),
     ],
-    "quantize": ["model", "-o", "--scheme", "--method", "--calibration"],
+    "quantize": ["model", "-o", "--scheme", "--method", "--transform", "--calibration"],
     "bench": ["model", *LOADING, "--repeats", "--json"],
     "eval": ["model", "--against", "--against-dtype", "--text", "--layers", *LOADING, "--json"],
     "doctor": [],

@@ -46,6 +46,7 @@ ROOT_FILES = {
     "loading.py": "api",
     "quantising.py": "api",
     "layerwise.py": "api",
+    "folding.py": "api",
     "drafting.py": "api",
     "__init__.py": "package",
 }

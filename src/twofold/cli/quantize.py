@@ -31,11 +31,18 @@ import click
     help="gptq looks at calibration text; round takes the nearest codes.",
 )
 @click.option(
+    "--transform",
+    type=click.Choice(["none", "rotate", "smooth"]),
+    default="none",
+    show_default=True,
+    help="Folded into the weights first: rotate mixes all channels, smooth evens out activations and weights.",
+)
+@click.option(
     "--calibration",
     type=click.Path(path_type=Path),
     help="Text file, or JSON lines of {text} or {messages}. [default: the demo model's calibration text]",
 )
-def command(model: str, output: Path, scheme: str, method: str, calibration: Path | None) -> None:
+def command(model: str, output: Path, scheme: str, method: str, transform: str, calibration: Path | None) -> None:
     """Quantise MODEL into a folder that loads as it is, with a report of what was done to every matrix.
 
     One decoder layer is in memory at a time. A run that was killed goes on where it stopped when the same command is
@@ -59,6 +66,7 @@ def command(model: str, output: Path, scheme: str, method: str, calibration: Pat
             method,
             calibration or calibration_file(),
             lambda unit, done, total: bar.update(task, description=unit, completed=done, total=total),
+            transform,
         )
     report = json.loads((output / REPORT).read_text())
     rare = len(report["rare_experts"])

@@ -16,6 +16,7 @@ def write_report(
     folder: Path,
     scheme: str,
     method: str,
+    transform: str,
     text_tokens: Sequence[int],
     records: Sequence[dict[str, Any]],
     size_bytes: int,
@@ -24,6 +25,7 @@ def write_report(
     report = {
         "scheme": scheme,
         "method": method,
+        "transform": transform,
         "calibration": {"texts": len(text_tokens), "tokens": sum(text_tokens)},
         "size_bytes": size_bytes,
         "rare_experts": [row["name"] for row in records if row["forced"]],
