@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -100,7 +101,7 @@ def main() -> None:
             model = planted if network == "outliers" else "demo"
             figures.append({"network": network, **quantised(model, (scheme, method, transform), reference)})
             print(figures[-1], flush=True)
-    print(write_result("ablations", "python -m benchmarks.ablations", figures))
+    print(write_result("ablations", " ".join(["python -m benchmarks.ablations", *sys.argv[1:]]), figures))
 
 
 if __name__ == "__main__":
