@@ -37,6 +37,7 @@ from twofold.text.tokenizer import Tokenizer
 from twofold.weights.checkpoint import Checkpoint
 from twofold.weights.codecs import NATIVE_METHOD, NATIVE_VERSION
 from twofold.weights.compressed_rows import compressed_config
+from twofold.weights.kv_verdict import FILE_NAME as VERDICT_NAME
 from twofold.weights.load import load
 from twofold.weights.stored_codes import tensors_of
 from twofold.weights.write import write_index, write_json, write_safetensors
@@ -311,7 +312,7 @@ def finish(job: Job, output: Path) -> None:
         write_safetensors(job.shard(len(job.units)), others)
     for pattern in SIDE_FILES:
         for path in job.model.folder.glob(pattern):
-            if not path.name.endswith(".index.json"):
+            if not path.name.endswith(".index.json") and path.name != VERDICT_NAME:
                 shutil.copyfile(path, job.folder / path.name)
     config: dict[str, Any] = json.loads((job.model.folder / "config.json").read_text())
     if job.transform == "rotate" and config.get("tie_word_embeddings", False) != job.model.has_tied_head:

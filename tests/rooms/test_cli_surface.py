@@ -23,7 +23,7 @@ SURFACE = {
     ],
     "quantize": ["model", "-o", "--scheme", "--method", "--transform", "--calibration"],
     "bench": ["model", *LOADING, "--repeats", "--json"],
-    "eval": ["model", "--against", "--against-dtype", "--text", "--layers", *LOADING, "--json"],
+    "eval": ["model", "--against", "--against-dtype", "--text", "--layers", "--gate-kv", *LOADING, "--json"],
     "doctor": [],
     "demo": ["--dtype", "--evaluate", "--questions", "--json", "--threads"],
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog="Examples:  twofold eval demo --dtype w4a8 --against demo  |  twofold eval ./quantised --against ./original "
-    "--text wiki.txt --json"
+    "--text wiki.txt --json  |  twofold eval ./quantised --gate-kv"
 )
 @click.argument("model")
 @click.option("--against", help="Model to compare with: KL divergence and agreement come with it.")
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     help="Text file, or JSON lines of {text} or {messages}. [default: the demo model's held-out data]",
 )
 @click.option("--layers", is_flag=True, help="With --against: the error after every layer too.")
+@click.option(
+    "--gate-kv",
+    is_flag=True,
+    help="Test int8 keys and values against bf16 ones; with a passed test they are used from then on.",
+)
 @with_options(*LOADING)
 @click.option("--json", "as_json", is_flag=True, help="The JSON line only, no table.")
 def command(
@@ -39,13 +44,14 @@ def command(
     against_dtype: str | None,
     text: Path | None,
     layers: bool,
+    gate_kv: bool,
     as_json: bool,
     **loading: Any,
 ) -> None:
     """Judge MODEL on a text: perplexity, and against another model KL divergence and agreement on the best token.
 
     Both models are in memory at once and read the text side by side; no logits are stored. Prints a table and one line
-    of JSON.
+    of JSON. With --gate-kv the model is compared with itself, and the verdict is written into its folder.
     """
     from rich.console import Console
 
@@ -56,6 +62,13 @@ def command(
     if (layers or against_dtype) and against is None:
         raise click.UsageError("--layers and --against-dtype need --against")
     rows = read_rows(text or heldout_file())
+    if gate_kv:
+        if against or loading.pop("kv_cache_dtype") or loading.pop("draft"):
+            raise click.UsageError(
+                "--gate-kv compares the model with itself; leave --against, --kv-cache-dtype, --draft"
+            )
+        show_gate(model, rows, loading, as_json)
+        return
     llm = load_to_judge(model, loading)
     other = load_to_judge(against, {**loading, "dtype": against_dtype}) if against else None
     with Console(stderr=True).status("reading") as status:
@@ -69,6 +82,19 @@ def command(
     if not as_json:
         Console().print(table_of(found, facts))
     click.echo(found.to_json(**facts))
+
+
+def show_gate(model: str, rows: list[Any], loading: dict[str, Any], as_json: bool) -> None:
+    """Test int8 keys and values, and tell the verdict."""
+    import json
+    from dataclasses import asdict
+
+    from twofold.cli.gate import gate_kv_cache
+
+    verdict = gate_kv_cache(model, rows, **loading)
+    if not as_json:
+        click.echo(verdict.in_words())
+    click.echo(json.dumps({"model": model, **asdict(verdict)}))
 
 
 def load_to_judge(model: str, settings: dict[str, Any]) -> Any:

@@ -68,6 +68,8 @@ def command(model: str, output: Path, scheme: str, method: str, transform: str, 
             lambda unit, done, total: bar.update(task, description=unit, completed=done, total=total),
             transform,
         )
+    if method == "gptq":
+        try_kv_cache(output, calibration or calibration_file())
     report = json.loads((output / REPORT).read_text())
     rare = len(report["rare_experts"])
     click.echo(
@@ -75,3 +77,15 @@ def command(model: str, output: Path, scheme: str, method: str, transform: str, 
     )
     if rare:
         click.echo(f"{rare} expert matrices saw few calibration tokens and got more by forced routing; see {REPORT}")
+
+
+def try_kv_cache(folder: Path, text: Path) -> None:
+    """Test int8 keys and values on the calibration text, so that they are used where they cost nothing."""
+    from twofold.cli.gate import gate_kv_cache
+    from twofold.errors import OutOfMemory, SettingsError
+    from twofold.text.rows import read_rows
+
+    try:
+        click.echo(gate_kv_cache(folder, read_rows(text)).in_words())
+    except (OutOfMemory, SettingsError) as error:
+        click.echo(f"int8 keys and values were not tested: {error} Later: twofold eval {folder} --gate-kv --text FILE")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from twofold.cli.options import LOADING, with_options
+from twofold.cli.options import LOADING, LOADING_NAMES, with_options
 from twofold.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def command(
     listening = bind(settings)
     if not settings.api_keys and not settings.is_local:
         click.echo("warning: everyone who reaches this address can use the server; set --api-key", err=True)
-    loading = {name: options[name] for name in ("dtype", "backend", "context", "threads")}
+    loading = {name: options[name] for name in LOADING_NAMES}
     sizes = {"max_sequences": options["max_num_seqs"], "step_tokens": options["max_num_batched_tokens"]}
     given = {name: value for name, value in sizes.items() if value is not None}
     llm = load_with_progress(model, prefix_cache=True, **loading, **given)
