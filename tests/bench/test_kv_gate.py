@@ -37,27 +37,24 @@ def plant_outlier_keys(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def one_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A context of the demo model instead of fifteen."""
-    monkeypatch.setattr(kv_gate, "MOST_TOKENS", 2048)
-
-
 def load(model: str | Path, **settings: object) -> LLM:
     return LLM(model, kv_cache_dtype="f32", max_sequences=1, **settings)
 
 
-def test_the_demo_model_passes_over_eight_chunks() -> None:
+def test_the_demo_model_passes_over_eight_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kv_gate, "MOST_TOKENS", 3 * 2048)  # of fifteen
     heard: list[int] = []
     found = judge_kv_cache(load("demo"), read_rows(heldout_file()), heard.append)
     assert found.passed
-    assert found.longest == found.tokens == 2048
+    assert found.tokens == 3 * found.longest == 3 * 2048
     assert 0 < found.bf16_kl < found.int8_kl < found.int8_kl_p99
-    assert heard == [2048]
+    assert heard == [2048, 4096, 6144]
+    assert found.int8_kl - found.bf16_kl < 0.8 * KL_LIMIT
     assert len(found.text) == 64
 
 
-def test_outlier_keys_fail_although_the_network_is_the_same(tmp_path: Path) -> None:
+def test_outlier_keys_fail_although_the_network_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kv_gate, "MOST_TOKENS", 2048)
     planted = load(plant_outlier_keys(tmp_path / "planted"))
     ids = planted.encode("The quick brown fox jumps over the lazy dog.")
     np.testing.assert_allclose(planted.logits(ids), load("demo").logits(ids), rtol=1e-4, atol=1e-4)
@@ -74,7 +71,7 @@ def test_damage_in_one_band_alone_fails() -> None:
     }  # fmt: skip
     assert KvGate(**good, worst_excess=BAND_LIMIT).passed
     assert not KvGate(**good, worst_excess=BAND_LIMIT * 1.01).passed
-    assert not KvGate(**(good | {"int8_agreement": 0.97}), worst_excess=0).passed
+    assert not KvGate(**(good | {"int8_agreement": 0.96}), worst_excess=0).passed
     assert not KvGate(**(good | {"int8_kl": 0.003}), worst_excess=0).passed
     assert not KvGate(**(good | {"int8_kl": float("nan")}), worst_excess=0).passed
 
