@@ -32,7 +32,16 @@ from .conftest import build_ops
 from .toys import TOYS
 
 TEXTS = [np.random.default_rng(seed).integers(3, 90, 30).tolist() for seed in range(4)]
-NAMES = ["interleaved-qk-norm", "maverick", "two-active-experts", "odd-sizes", "guard", "llama3", "llama3-tied"]
+NAMES = [
+    "interleaved-qk-norm",
+    "maverick",
+    "two-active-experts",
+    "odd-sizes",
+    "guard",
+    "llama2",
+    "llama3",
+    "llama3-tied",
+]
 ToyFolder = Callable[[str], tuple[Path, Any]]
 
 
@@ -131,16 +140,24 @@ def test_a_tied_head_gets_tensors_of_its_own_when_rotated(toy_folder: ToyFolder,
 
 @pytest.mark.torch
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("transform", ["rotate", "smooth"])
-def test_transformers_runs_a_transformed_folder(transform: str, toy_folder: ToyFolder, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "scheme", "transform"),
+    [("llama3-tied", "w8a8", "rotate"), ("llama3-tied", "fp8", "rotate"), ("llama3", "w8a8", "smooth")],
+)
+def test_transformers_runs_a_transformed_folder(
+    name: str, scheme: str, transform: str, toy_folder: ToyFolder, tmp_path: Path
+) -> None:
     pytest.importorskip("compressed_tensors")
     import torch
     from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
-    source, oracle = toy_folder("llama3-tied" if transform == "rotate" else "llama3")
-    quantised(source, tmp_path / "out", "w8a8", transform)
+    source, oracle = toy_folder(name)
+    quantised(source, tmp_path / "out", scheme, transform)
     decompressed = CompressedTensorsConfig(run_compressed=False)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", quantization_config=decompressed).float()
+    assert ("lm_head" in read_json(tmp_path / "out", "config.json")["quantization_config"]["ignore"]) == (
+        scheme == "fp8"
+    )
     with torch.no_grad():
         found, expected = (model(torch.tensor([TEXTS[0]])).logits.numpy() for model in (theirs, oracle))
     assert np.sqrt(np.square(found - expected).mean()) < 0.06 * np.abs(expected).max()

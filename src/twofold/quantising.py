@@ -294,7 +294,11 @@ def quantization_config(job: Job) -> dict[str, Any]:
             "scheme": job.scheme,
             "transform": job.transform,
         }
-    kept = [target for target in job.model.targets if target.role in ("router", "head") and target not in matrices]
+    kept = [
+        job.output_targets[target.name]
+        for target in job.model.targets
+        if target.role in ("router", "head") and target not in matrices
+    ]
     names = [source.name.removesuffix(".weight") for target in kept for parts in target.sources for source in parts]
     others = {name.split(".")[0] for name in job.others}
     sizes = {group_size(target.shape[-1]) for target in matrices} if job.scheme == "w4a16" else {0}

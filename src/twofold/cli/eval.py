@@ -63,9 +63,10 @@ def command(
         raise click.UsageError("--layers and --against-dtype need --against")
     rows = read_rows(text or heldout_file())
     if gate_kv:
-        if against or loading.pop("kv_cache_dtype") or loading.pop("draft"):
+        if against or any(loading.pop(name) is not None for name in ("kv_cache_dtype", "context", "draft")):
             raise click.UsageError(
-                "--gate-kv compares the model with itself; leave --against, --kv-cache-dtype, --draft"
+                "--gate-kv compares the model with itself, in contexts as long as it was made for (at most 16,384); "
+                "leave out --against, --context, --kv-cache-dtype and --draft"
             )
         show_gate(model, rows, loading, as_json)
         return
@@ -74,7 +75,7 @@ def command(
     with Console(stderr=True).status("reading") as status:
         found = evaluate(llm, rows, other, lambda done: status.update(f"{done:,} tokens read"))
         errors = errors_by_layer(llm, rows, other) if layers and other else []
-    facts: dict[str, Any] = {"model": model}
+    facts: dict[str, Any] = {"model": model, "kv_cache_dtype": llm.loaded.settings.kv_cache_dtype}
     if other:
         facts |= {"against": against, "against_dtype": other.loaded.settings.dtype}
     if errors:
@@ -111,7 +112,7 @@ def table_of(found: Quality, facts: dict[str, Any]) -> object:
     """The figures that were measured, one per row; errors by layer below."""
     from rich.table import Table
 
-    title = f"{facts['model']}, {found.dtype}"
+    title = f"{facts['model']}, {found.dtype}, {facts['kv_cache_dtype']} cache"
     if "against" in facts:
         title += f", against {facts['against']}, {facts['against_dtype']}"
     table = Table(title=title, title_justify="left", show_header=False)
