@@ -35,10 +35,10 @@ READERS: Mapping[str, str] = {
 """Weights that read the residual stream, and the norm between it and them."""
 WRITERS = ("output", "down", "experts_down")
 """Weights that write to the residual stream."""
-LARGEST_FACTOR = 64
-"""Rows of a factor of a Hadamard matrix: few steps, each a product of small dense matrices."""
-SLICE_VALUES = 2**22
-"""Values turned at a time, in float64."""
+LARGEST_FACTOR, LARGEST_MERGED = 64, 128
+"""Rows of a factor, alone and with a small neighbour: few steps, each a product of small dense matrices."""
+SLICE_VALUES = 2**19
+"""Values turned at a time, in float64: 4 MiB stay in the cache, and take two thirds of the time that 32 MiB do."""
 SEED = 1
 
 
@@ -97,7 +97,18 @@ def make_rotation(size: int, random: np.random.Generator) -> Rotation:
         odd //= even
     if odd > 1 or not factors:
         factors.append(np.linalg.qr(random.standard_normal((odd, odd)))[0])
-    return Rotation(signs_D, tuple(factors))
+    return Rotation(signs_D, tuple(merged(factors)))
+
+
+def merged(factors: list[Doubles]) -> list[Doubles]:
+    """The same Kronecker product of fewer factors: small neighbours become one."""
+    result = factors[:1]
+    for factor in factors[1:]:
+        if len(result[-1]) * len(factor) <= LARGEST_MERGED:
+            result[-1] = np.kron(result[-1], factor).astype(np.float64)
+        else:
+            result.append(factor)
+    return result
 
 
 def hadamard(size: int) -> Doubles:
