@@ -22,7 +22,7 @@ from twofold.weights.checkpoint import Checkpoint, read_json
 
 TRANSFORMS = ("none", "rotate", "smooth")
 PROJECTOR = "multi_modal_projector."
-"""What stands before the tensors that turn an image into rows that replace embeddings."""
+"""Part of the names of the tensors that turn an image into rows that replace embeddings."""
 
 
 def untied(model: Model, store: Checkpoint) -> Model:
@@ -99,7 +99,7 @@ def other_tensors(transform: str, model: Model, store: Checkpoint, names: list[s
     if transform != "rotate":
         return tensors
     for name in names:
-        if name.startswith(PROJECTOR):
+        if PROJECTOR in name:
             if tensors[name].ndim != 2 or len(tensors[name]) != model.architecture.hidden:
                 raise QuantisationError(
                     f"{name} has shape {list(tensors[name].shape)}; a matrix with {model.architecture.hidden} rows was "

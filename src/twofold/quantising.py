@@ -319,7 +319,7 @@ def finish(job: Job, output: Path) -> None:
             if not path.name.endswith(".index.json") and path.name != VERDICT_NAME:
                 shutil.copyfile(path, job.folder / path.name)
     config: dict[str, Any] = json.loads((job.model.folder / "config.json").read_text())
-    if job.transform == "rotate" and config.get("tie_word_embeddings", False) != job.model.has_tied_head:
+    if job.transform == "rotate":
         config = untie(config)
     config["quantization_config"] = quantization_config(job)
     write_json(job.folder / "config.json", config)
