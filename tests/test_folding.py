@@ -217,4 +217,4 @@ def test_what_writes_images_into_the_stream_is_rotated_too(toy_folder: ToyFolder
     np.testing.assert_allclose(found, stream.turn(np.ones((10, 64))).T, rtol=1e-6)
     odd = with_projector(toy_folder("interleaved-qk-norm")[0], tmp_path / "odd", (10, 64))
     with pytest.raises(QuantisationError, match="64 rows"):
-        quantise_model(odd, tmp_path / "odd-out", "w8a8", "round", transform="rotate")
+        prepare(odd, tmp_path / "odd-out", "w8a8", "round", None, "rotate")

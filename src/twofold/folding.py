@@ -25,6 +25,17 @@ PROJECTOR = "multi_modal_projector."
 """Part of the names of the tensors that turn an image into rows that replace embeddings."""
 
 
+def check_rotatable(model: Model, store: Checkpoint) -> None:
+    """Raise QuantisationError when what turns images into rows of the residual stream cannot be rotated with it."""
+    for name in store.names:
+        shape = store.shape(name)
+        if PROJECTOR in name and (len(shape) != 2 or shape[0] != model.architecture.hidden):
+            raise QuantisationError(
+                f"{name} has shape {list(shape)}; a matrix with {model.architecture.hidden} rows was expected, whose "
+                "outputs can be rotated. Choose --transform none or smooth for this model."
+            )
+
+
 def untied(model: Model, store: Checkpoint) -> Model:
     """The same network with a head of its own, read from the embedding.
 
@@ -100,10 +111,5 @@ def other_tensors(transform: str, model: Model, store: Checkpoint, names: list[s
         return tensors
     for name in names:
         if PROJECTOR in name:
-            if tensors[name].ndim != 2 or len(tensors[name]) != model.architecture.hidden:
-                raise QuantisationError(
-                    f"{name} has shape {list(tensors[name].shape)}; a matrix with {model.architecture.hidden} rows was "
-                    "expected, whose outputs can be rotated. Choose --transform none or smooth for this model."
-                )
             tensors[name] = rotate_projector(tensors[name], rotations_of(model)).astype(tensors[name].dtype)
     return tensors

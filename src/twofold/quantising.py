@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from twofold.errors import QuantisationError, SettingsError
-from twofold.folding import TRANSFORMS, fold_unit, folded_tensors, other_tensors, untie, untied
+from twofold.folding import TRANSFORMS, check_rotatable, fold_unit, folded_tensors, other_tensors, untie, untied
 from twofold.layerwise import Activations, LayerRunner
 from twofold.loading import Model, open_model
 from twofold.ops.codes import Codes
@@ -131,6 +131,7 @@ def prepare(
         raise SettingsError(f"{path_or_id} is packed or quantised already; quantise the original checkpoint")
     store = model.store
     if transform == "rotate":
+        check_rotatable(model, store)
         model = untied(model, store)
     fused = [name for name in store.names if name.endswith((".experts.gate_up_proj", ".experts.down_proj"))]
     unfused = model.architecture.targets([name for name in store.names if name not in fused])
