@@ -164,6 +164,8 @@ def choose_kv_cache(folder: Path, settings: Settings, dtype: str) -> tuple[KvDty
     verdict, reason = find_verdict(folder, dtype)
     passed = verdict is not None and verdict.passed
     chosen = choose_kv_dtype(settings, dtype, passed)
+    if settings.kv_cache_dtype not in (None, "int8"):
+        return chosen, "as asked for", ()
     if settings.kv_cache_dtype == "int8" and not passed:
         return (
             chosen,

@@ -67,7 +67,9 @@ def command(
     sizes = {"max_sequences": options["max_num_seqs"], "step_tokens": options["max_num_batched_tokens"]}
     given = {name: value for name, value in sizes.items() if value is not None}
     llm = load_with_progress(model, prefix_cache=True, **loading, **given)
-    click.echo(f"loaded in {llm.loaded.load_seconds:.1f} s ({llm.loaded.settings.dtype})", err=True)
+    chosen = llm.loaded.settings
+    kinds = f"{chosen.dtype}, {chosen.kv_cache_dtype} keys and values: {llm.loaded.kv_reason}"
+    click.echo(f"loaded in {llm.loaded.load_seconds:.1f} s ({kinds})", err=True)
     serving = build_serving(llm, served_model_name or (model,), settings)
     app = build_app(serving, installed_version())
     serve(app, serving.runner, settings, listening, lambda url: click.echo(f"ready: {url}", err=True))
