@@ -20,6 +20,7 @@ from twofold.api import LLM
 from twofold.bench.evaluate import evaluate
 from twofold.demo import calibration_file, heldout_file
 from twofold.loading import open_model
+from twofold.quant.recipe import Recipe
 from twofold.quant.report import REPORT
 from twofold.quant.schemes import QUANTISED
 from twofold.quantising import METHODS, quantise_model
@@ -37,7 +38,7 @@ def quantised(scheme: str, method: str, budget: str | None, folder: Path, refere
     """Quantise, then measure; memory and what a token reads of it, files, and quality."""
     start = time.perf_counter()
     output = folder / f"{scheme}-{method}-{budget}"
-    quantise_model("demo", output, scheme, method, calibration_file(), budget=budget)
+    quantise_model("demo", output, Recipe(scheme, method, calibration_file(), budget=budget))
     seconds = round(time.perf_counter() - start, 1)
     footprint = open_model(output).footprint(scheme)
     figures = {

@@ -18,6 +18,7 @@ from twofold.demo import calibration_file, heldout_file
 from twofold.errors import QuantisationError, SettingsError
 from twofold.loading import open_model, pack_model
 from twofold.quant.budget import parse_budget
+from twofold.quant.recipe import Recipe
 from twofold.quant.report import PAGE, REPORT
 from twofold.quantising import Job, Progress, build_calibration_ops, claim, finish, prepare, quantise_model, run_job
 from twofold.text.rows import read_rows
@@ -28,7 +29,7 @@ ToyFolder = Callable[[str], tuple[Path, Any]]
 
 def mixed_job(source: Path, output: Path, budget: str | None = None, method: str = "gptq") -> Job:
     """A job on random texts; toys have no tokenizer, so what `prepare` does with texts is done here."""
-    plain = prepare(source, output.with_name("unused"), "w4a8", "round", None)
+    plain = prepare(source, output.with_name("unused"), Recipe("w4a8", "round"))
     job = dataclasses.replace(
         plain,
         scheme="mixed",
@@ -180,9 +181,9 @@ def test_a_divergence_below_everything_is_refused(toy_folder: ToyFolder, tmp_pat
 def test_other_schemes_take_no_budget_and_mixed_needs_text(toy_folder: ToyFolder, tmp_path: Path) -> None:
     source, _ = toy_folder("llama3")
     with pytest.raises(SettingsError, match="--budget is for --scheme mixed"):
-        prepare(source, tmp_path / "out", "w4a8", "round", None, "5bit")
+        prepare(source, tmp_path / "out", Recipe("w4a8", "round", budget="5bit"))
     with pytest.raises(SettingsError, match="another scheme"):
-        prepare(source, tmp_path / "out", "mixed", "round", None)
+        prepare(source, tmp_path / "out", Recipe("mixed", "round"))
 
 
 def test_texts_to_measure_on_are_kept_from_gptq(toy_folder: ToyFolder, tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ def test_mixed_beats_uniform_at_equal_bytes(tmp_path: Path) -> None:
     lines = calibration_file().read_text().splitlines()
     (tmp_path / "text.jsonl").write_text("\n".join(lines[::40]))
     for scheme in ("w4a8", "mixed"):
-        quantise_model("demo", tmp_path / scheme, scheme, "round", tmp_path / "text.jsonl")
+        quantise_model("demo", tmp_path / scheme, Recipe(scheme, "round", tmp_path / "text.jsonl"))
     pack_model(tmp_path / "mixed", tmp_path / "packed", None)
     rows, reference = read_rows(heldout_file())[::20], LLM("demo")
     found = {name: evaluate(LLM(tmp_path / name), rows, reference) for name in ("w4a8", "mixed", "packed")}

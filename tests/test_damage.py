@@ -20,6 +20,7 @@ from twofold.ops.interface import Ops
 from twofold.ops.logprobs import divergence, log_softmax
 from twofold.ops.packed import Packed
 from twofold.quant.groups import group_units
+from twofold.quant.recipe import Recipe
 from twofold.quant.units import cut, exact_formats
 from twofold.quantising import build_calibration_ops, quantise_model
 from twofold.weights.checkpoint import Checkpoint
@@ -83,7 +84,7 @@ def test_a_network_without_finite_logits_is_refused(toy_folder: ToyFolder, tmp_p
 @pytest.mark.parametrize("name", ["interleaved-qk-norm", "llama3-tied"])
 def test_a_folder_is_judged_as_a_whole_network_would_be(name: str, toy_folder: ToyFolder, tmp_path: Path) -> None:
     source = toy_folder(name)[0]
-    quantise_model(source, tmp_path / "out", "w4a8", method="round")
+    quantise_model(source, tmp_path / "out", Recipe("w4a8", "round"))
     model, result, ops = open_model(source), open_model(tmp_path / "out"), build_calibration_ops()
     weights = load(result.store, result.targets, result.formats("w4a8"), ops.packer)  # type: ignore[arg-type]
     exact = whole_network(model, ops, exact_weights(model, ops))

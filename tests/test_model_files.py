@@ -23,6 +23,7 @@ from twofold.engine.limits import EngineLimits
 from twofold.errors import MissingTensor, SettingsError, TokenizerError, WrongTensor
 from twofold.loading import open_model, pack_model, read_weights
 from twofold.model_files import FolderFiles, GgufFiles, open_files
+from twofold.quant.recipe import Recipe
 from twofold.quantising import quantise_model
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=20)
@@ -179,7 +180,7 @@ def test_a_packed_gguf_file_is_a_folder_that_answers_the_same(
 
 def test_a_gguf_file_is_not_quantised_but_another_way_is_told(demo_gguf: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="twofold pack FILE -o FOLDER"):
-        quantise_model(demo_gguf, tmp_path / "out", "w8a8", "round")
+        quantise_model(demo_gguf, tmp_path / "out", Recipe("w8a8", "round"))
 
 
 # Damage --------------------------------------------------------------------------------------------------------------

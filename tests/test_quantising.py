@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from twofold import LLM, quantising
+from twofold import LLM
 from twofold.errors import CheckpointError, QuantisationError, SettingsError
 from twofold.loading import open_model
 from twofold.ops.packed import Refined, decode
+from twofold.quant.recipe import METHODS, Recipe
 from twofold.quant.report import REPORT
 from twofold.quantising import Job, finish, prepare, quantise_model, run_job
 from twofold.weights.load import load
@@ -28,7 +29,7 @@ ToyFolder = Callable[[str], tuple[Path, Any]]
 
 def gptq_job(source: Path, output: Path, scheme: str = "w4a8") -> Job:
     """A job on random texts; toys have no tokenizer."""
-    job = prepare(source, output, scheme, "round", None)
+    job = prepare(source, output, Recipe(scheme, "round"))
     return dataclasses.replace(job, method="gptq", texts=TEXTS)
 
 
@@ -100,13 +101,13 @@ def test_transformers_reads_the_same_weights_from_compressed_tensors(scheme: str
 def test_four_bits_with_group_scales_need_columns_in_groups(toy_folder: ToyFolder, tmp_path: Path) -> None:
     source, _ = toy_folder("llama3")
     with pytest.raises(QuantisationError, match="every 128 or 32 columns"):
-        quantise_model(source, tmp_path / "out", "w4a16", method="round")
+        quantise_model(source, tmp_path / "out", Recipe("w4a16", "round"))
 
 
 def test_loading_rounds_nothing_again(toy_folder: ToyFolder, tmp_path: Path) -> None:
     """Weights of the folder are the codes in its files; another --dtype converts them."""
     source, _ = toy_folder("interleaved-qk-norm")
-    quantise_model(source, tmp_path / "out", "w4a8", method="round")
+    quantise_model(source, tmp_path / "out", Recipe("w4a8", "round"))
     model = open_model(tmp_path / "out")
     packer = build_ops("reference").packer
     native = load(model.store, model.targets, model.formats("w4a8"), packer)
@@ -174,24 +175,24 @@ def test_a_run_that_dies_between_its_files_goes_on_with_the_same_bits(
 
 def test_a_half_written_folder_of_another_run_is_refused(toy_folder: ToyFolder, tmp_path: Path) -> None:
     source, _ = toy_folder("llama3")
-    prepare(source, tmp_path / "out", "w4a8", "round", None)
-    with pytest.raises(QuantisationError, match="another checkpoint, scheme or calibration"):
-        prepare(source, tmp_path / "out", "w8a8", "round", None)
+    prepare(source, tmp_path / "out", Recipe("w4a8", "round"))
+    with pytest.raises(QuantisationError, match="another checkpoint, scheme, calibration"):
+        prepare(source, tmp_path / "out", Recipe("w8a8", "round"))
 
 
 def test_requests_that_make_no_sense_are_refused(toy_folder: ToyFolder, tmp_path: Path) -> None:
     source, _ = toy_folder("llama3")
     with pytest.raises(SettingsError, match="exists"):
-        prepare(source, tmp_path, "w4a8", "round", None)
+        prepare(source, tmp_path, Recipe("w4a8", "round"))
     with pytest.raises(SettingsError, match="must be one of"):
-        prepare(source, tmp_path / "out", "w3", "round", None)
+        prepare(source, tmp_path / "out", Recipe("w3", "round"))
     with pytest.raises(SettingsError, match="must be one of"):
-        prepare(source, tmp_path / "out", "w4a8", "magic", None)
+        prepare(source, tmp_path / "out", Recipe("w4a8", "magic"))
     with pytest.raises(SettingsError, match="needs text"):
-        prepare(source, tmp_path / "out", "w4a8", "gptq", None)
-    quantise_model(source, tmp_path / "done", "w4a8", method="round")
+        prepare(source, tmp_path / "out", Recipe("w4a8", "gptq"))
+    quantise_model(source, tmp_path / "done", Recipe("w4a8", "round"))
     with pytest.raises(SettingsError, match="quantised already"):
-        prepare(tmp_path / "done", tmp_path / "out", "w4a8", "round", None)
+        prepare(tmp_path / "done", tmp_path / "out", Recipe("w4a8", "round"))
 
 
 def test_damaged_modules_are_refused(toy_folder: ToyFolder, tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ def test_damaged_modules_are_refused(toy_folder: ToyFolder, tmp_path: Path) -> N
     from twofold.weights.write import write_safetensors
 
     source, _ = toy_folder("llama3")
-    quantise_model(source, tmp_path / "out", "w4a8", method="round")
+    quantise_model(source, tmp_path / "out", Recipe("w4a8", "round"))
     path = next((tmp_path / "out").glob("model-00002-*"))
     tensors = {
         name: np.array(Checkpoint.open_files([path]).tensor(name)) for name in Checkpoint.open_files([path]).names
@@ -219,7 +220,7 @@ def test_the_demo_model_keeps_its_words(tmp_path: Path) -> None:
     from twofold.bench.evaluate import evaluate
     from twofold.loading import pack_model
 
-    quantise_model("demo", tmp_path / "quantised", "w8a8", method="round")
+    quantise_model("demo", tmp_path / "quantised", Recipe("w8a8", "round"))
     pack_model(tmp_path / "quantised", tmp_path / "packed", None)
     rows = [{"text": "The quick brown fox jumps over the lazy dog. It is a sentence with every letter."}]
     found = [evaluate(LLM(tmp_path / name), rows, LLM("demo")) for name in ("quantised", "packed")]
@@ -227,4 +228,4 @@ def test_the_demo_model_keeps_its_words(tmp_path: Path) -> None:
     assert found[0].dtype == "w8a8"
     assert found[0].kl_mean is not None
     assert found[0].kl_mean < 0.01
-    assert quantising.METHODS == ("gptq", "round")
+    assert METHODS == ("gptq", "round")

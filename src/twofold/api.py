@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from twofold.drafting import build_guesser, check_draft, load_draft
 from twofold.engine.engine import Engine
 from twofold.engine.limits import EngineLimits
 from twofold.engine.request import Event, FinishReason, SamplingParams
-from twofold.loading import Loaded, Progress, load_model
-from twofold.ops.types import Drawn
+from twofold.loading import Loaded, Progress, build_ops, load_model
+from twofold.ops.types import Drawn, KvDtype
 from twofold.text.chat import encode_chat
 from twofold.text.stream import TextStream
 
@@ -83,8 +83,13 @@ class LLM:
         asked = Settings.of(settings)
         if asked.draft is not None:
             check_draft(model, asked)
-        self.loaded: Loaded = load_model(model, asked, progress)
-        self.draft = None if asked.draft is None else load_draft(asked, self.loaded, progress)
+        loaded = load_model(model, asked, progress)
+        self.start(loaded, None if asked.draft is None else load_draft(asked, loaded, progress))
+
+    def start(self, loaded: Loaded, draft: Loaded | None) -> None:
+        """Make the engine of a model in memory."""
+        self.loaded = loaded
+        self.draft = draft
         architecture = self.loaded.model.architecture
         chosen = self.loaded.settings
         limits = EngineLimits(
@@ -103,6 +108,13 @@ class LLM:
             limits,
             build_guesser(self.loaded, self.draft),
         )
+
+    def with_kv_cache(self, kv_cache_dtype: KvDtype) -> LLM:
+        """The same weights with a cache of their own that keeps keys and values in another way; no draft model."""
+        settings = replace(self.loaded.settings, kv_cache_dtype=kv_cache_dtype)
+        other = LLM.__new__(LLM)
+        other.start(replace(self.loaded, settings=settings, ops=build_ops(settings), kv_reason="as asked for"), None)
+        return other
 
     def generate(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[Completion]:
         """Continue each prompt (text, or token ids); all of them share the batches of the engine."""

@@ -16,13 +16,12 @@ from twofold.ops.interface import Ops
 from twofold.ops.packed import Format
 from twofold.quant.choose import Option, Options, least_damage, least_size
 from twofold.quant.groups import Group, group_units
-from twofold.quant.schemes import scheme
+from twofold.quant.schemes import MIXED, scheme
 from twofold.weights.write import write_json
 
 if TYPE_CHECKING:
     from twofold.quantising import Job
 
-MIXED = "mixed"
 DAMAGES, CHOICE = "damages.json", "choice.json"
 MOST_TOKENS = 4096
 """Tokens that damage is measured on. With 9,278 instead of 2,389 of them the demo's choices were nearly the same."""
@@ -73,7 +72,7 @@ class Choice:
 
 def split_texts(job: Job) -> Job:
     """Keep some texts of a mixed job for measuring, evenly spread, TEXT_TOKENS of each; GPTQ gets the others."""
-    if job.scheme != MIXED:
+    if job.recipe.scheme != MIXED:
         return job
     copies = 1 + sum(len(group.formats) - 1 for group in group_units(job.units))
     tokens = min(MOST_TOKENS, MOST_BYTES // (copies * job.model.architecture.hidden * 4))
@@ -86,7 +85,7 @@ def split_texts(job: Job) -> Job:
 
 def decide(job: Job, ops: Ops, progress: Progress | None) -> Job:
     """The job with a format for every matrix; of another scheme than mixed, as it is."""
-    if job.scheme != MIXED:
+    if job.recipe.scheme != MIXED:
         return job
     groups = group_units(job.units)
     choice = choose_formats(job, groups, known_damages(job, groups, ops, progress))
@@ -96,10 +95,10 @@ def decide(job: Job, ops: Ops, progress: Progress | None) -> Job:
 
 def check_budget(job: Job) -> None:
     """Raise SettingsError for a budget that makes no sense or cannot be met, as far as that is known beforehand."""
-    if job.scheme != MIXED:
+    if job.recipe.scheme != MIXED:
         if job.budget.kind != "w4a8":
             raise SettingsError(
-                f"--budget is for --scheme {MIXED}; {job.scheme} has its own bits. Leave one of them out"
+                f"--budget is for --scheme {MIXED}; {job.recipe.scheme} has its own bits. Leave one of them out"
             )
         return
     groups = group_units(job.units)
@@ -131,7 +130,7 @@ def known_damages(job: Job, groups: Sequence[Group], ops: Ops, progress: Progres
     if not path.exists():
         write_json(path, measure_damages(job.model, groups, job.sample, ops, progress))
     damages: Damages = json.loads(path.read_text())
-    if job.method != "gptq":
+    if job.recipe.method != "gptq":
         return damages
     seen = [group.name for group in groups if group.unit.name != "embedding"]
     return damages | {

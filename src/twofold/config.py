@@ -28,7 +28,8 @@ class Settings:
 
     dtype: f32, bf16, w8a8 or w4a8; automatic is bf16, or what the folder holds. backend: cpu (native kernels)
     or reference (NumPy, slow). kv_cache_dtype: how keys and values are kept, f32, bf16 or int8 (half the memory and
-    the reading of bf16, a little less exact); automatic is bf16, or f32 with dtype f32. context: longest sequence in
+    the reading of bf16, a little less exact); automatic is int8 where the folder says that it passed its test with
+    these weights (twofold eval --gate-kv), else bf16, and f32 with dtype f32. context: longest sequence in
     tokens. cache_tokens: tokens the cache holds over all sequences. step_tokens: most tokens run in one step.
     max_sequences: most sequences served at once. threads: threads of the native kernels. guess_tokens: most tokens
     guessed at once (0: never), from what the text has said before or by the draft model; answers are the same with
@@ -111,13 +112,22 @@ def choose_dtype(settings: Settings, packed_dtype: str | None, quantised_dtype: 
     return packed_dtype
 
 
-def choose_kv_dtype(settings: Settings, dtype: str) -> KvDtype:
-    """How keys and values are kept: as asked for, else float32 where exactness is asked for, else bfloat16."""
-    return settings.kv_cache_dtype or ("f32" if dtype == "f32" or settings.backend == "reference" else "bf16")
+def choose_kv_dtype(settings: Settings, dtype: str, int8_passed: bool = False) -> KvDtype:
+    """How keys and values are kept: as asked for, else float32 where exactness is asked for, else bfloat16.
+
+    int8 is chosen only for a model it was tested with.
+    """
+    if settings.kv_cache_dtype is not None:
+        return settings.kv_cache_dtype
+    if dtype == "f32" or settings.backend == "reference":
+        return "f32"
+    return "int8" if int8_passed else "bf16"
 
 
-def resolve(settings: Settings, dtype: str, model_context: int, cache_bytes_per_token: int) -> Resolved:
-    """Decide every automatic value for a model made for `model_context` positions.
+def resolve(
+    settings: Settings, dtype: str, kv_cache_dtype: KvDtype, model_context: int, cache_bytes_per_token: int
+) -> Resolved:
+    """Decide every automatic value for a model made for `model_context` positions; the dtypes are chosen already.
 
     The context defaults to the model's own, at most 8192 tokens (longer ones cost memory and are asked for by name).
     The cache defaults to one full context, or to several where they take less than 512 MiB.
@@ -135,7 +145,7 @@ def resolve(settings: Settings, dtype: str, model_context: int, cache_bytes_per_
     return Resolved(
         dtype=dtype,
         backend=settings.backend,
-        kv_cache_dtype=choose_kv_dtype(settings, dtype),
+        kv_cache_dtype=kv_cache_dtype,
         context=context,
         cache_tokens=cache_tokens,
         step_tokens=settings.step_tokens,

@@ -21,18 +21,21 @@ from twofold.ops.cost import Footprint, cache_bytes, footprint, pool_bytes
 from twofold.ops.formats import Formats
 from twofold.ops.interface import Ops
 from twofold.ops.packed import Packed, Packer
-from twofold.ops.types import Target
+from twofold.ops.types import KvDtype, Target
 from twofold.quant.schemes import scheme
 from twofold.text.chat import ChatTemplate
 from twofold.text.tokenizer import Tokenizer, check_vocabulary
 from twofold.weights.codecs import codec_of
 from twofold.weights.hub import resolve as resolve_folder
+from twofold.weights.kv_verdict import FILE_NAME as VERDICT_NAME
+from twofold.weights.kv_verdict import carry_verdict, find_verdict
 from twofold.weights.load import load
 from twofold.weights.memory import available_memory, check_memory
 from twofold.weights.packed_file import FILE_NAME, PackedFile, check_formats, read_packed, write_packed
 from twofold.weights.quantised import QuantisedCheckpoint, Store
 
 Progress = Callable[[int, int], None]
+TEST = "twofold eval MODEL --gate-kv tests it."
 WORKING_BYTES = 256 * 2**20
 """Room for activations, buffers of the loader and the interpreter, beside weights and cache."""
 
@@ -88,7 +91,7 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A network in memory, with everything needed to use it."""
+    """A network in memory, with everything needed to use it; kv_reason: why keys and values are kept as they are."""
 
     model: Model
     settings: Resolved
@@ -98,6 +101,7 @@ class Loaded:
     tokenizer: Tokenizer
     template: ChatTemplate
     load_seconds: float
+    kv_reason: str = "as asked for"
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -130,8 +134,9 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
     model = open_model(path_or_id)
     architecture = model.architecture
     dtype = choose_dtype(settings, model.packed_dtype, model.quantised_dtype)
-    per_token = cache_bytes(architecture.cache_shape, 1, choose_kv_dtype(settings, dtype))
-    resolved = resolve(settings, dtype, architecture.context, per_token)
+    kv_dtype, kv_reason, kv_warnings = choose_kv_cache(model.folder, settings, dtype)
+    per_token = cache_bytes(architecture.cache_shape, 1, kv_dtype)
+    resolved = resolve(settings, dtype, kv_dtype, architecture.context, per_token)
     check_fits(model, resolved)
     tokenizer = model.files.tokenizer()
     check_vocabulary(tokenizer, architecture.vocabulary)
@@ -146,8 +151,27 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
         tokenizer=tokenizer,
         template=model.files.template(architecture.family),
         load_seconds=time.perf_counter() - start,
-        warnings=architecture.warnings,
+        kv_reason=kv_reason,
+        warnings=(*architecture.warnings, *kv_warnings),
     )
+
+
+def choose_kv_cache(folder: Path, settings: Settings, dtype: str) -> tuple[KvDtype, str, tuple[str, ...]]:
+    """How keys and values are kept, why, and what to warn of; CheckpointError when the folder's verdict is damaged."""
+    verdict, reason = find_verdict(folder, dtype)
+    passed = verdict is not None and verdict.passed
+    chosen = choose_kv_dtype(settings, dtype, passed)
+    if settings.kv_cache_dtype not in (None, "int8"):
+        return chosen, "as asked for", ()
+    if settings.kv_cache_dtype == "int8" and not passed:
+        return (
+            chosen,
+            reason,
+            (f"keys and values are kept in int8 as asked for, but {reason}; long contexts may suffer. {TEST}",),
+        )
+    if settings.kv_cache_dtype is None and verdict is None and (folder / VERDICT_NAME).exists():
+        return chosen, reason, (f"keys and values are kept in {chosen}: {reason}. {TEST}",)
+    return chosen, reason, ()
 
 
 def read_weights(model: Model, dtype: str, packer: Packer, progress: Progress | None) -> dict[str, Packed]:
@@ -177,6 +201,7 @@ def pack_model(path_or_id: str | Path, output: Path, dtype: str | None, progress
     temporary.mkdir(parents=True)
     model.files.copy_to(temporary)
     write_packed(temporary / FILE_NAME, model.targets, model.formats(dtype), weights, dtype)
+    carry_verdict(model.folder, temporary, dtype)
     temporary.rename(output)
     return output
 

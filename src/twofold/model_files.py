@@ -16,6 +16,7 @@ from twofold.weights.checkpoint import Checkpoint, read_json
 from twofold.weights.codecs import codec_of, read_quantised_config
 from twofold.weights.gguf_checkpoint import GgufCheckpoint, experts_of, layers_of, rope_factors_of
 from twofold.weights.gguf_parts import GgufParts, find_gguf
+from twofold.weights.kv_verdict import FILE_NAME as VERDICT_NAME
 from twofold.weights.packed_file import FILE_NAME, PackedFile
 from twofold.weights.quantised import QuantisedCheckpoint, Store
 from twofold.weights.write import write_json
@@ -109,7 +110,7 @@ class FolderFiles:
         """Copies, the index of the weights left out."""
         for pattern in SIDE_FILES:
             for path in self.path.glob(pattern):
-                if not path.name.endswith(".index.json"):
+                if not path.name.endswith(".index.json") and path.name != VERDICT_NAME:
                     shutil.copyfile(path, folder / path.name)
 
 

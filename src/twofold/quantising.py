@@ -11,38 +11,34 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from twofold.choosing import CHOICE, DAMAGES, MIXED, Choice, check_budget, decide, report_choice, split_texts
+from twofold.choosing import Choice, check_budget, decide, split_texts
 from twofold.errors import QuantisationError, SettingsError
+from twofold.folding import check_rotatable, fold_unit, untied
 from twofold.layerwise import Activations, LayerRunner
 from twofold.loading import Model, open_model
-from twofold.ops.codes import Codes
 from twofold.ops.interface import Ops
-from twofold.ops.packed import AnyArray, Packed
+from twofold.ops.packed import Packed
 from twofold.ops.types import Target
 from twofold.quant.budget import Budget, parse_budget
 from twofold.quant.calibrate import Recorder
-from twofold.quant.grids import group_size
 from twofold.quant.quantise import Kind
-from twofold.quant.report import write_report
-from twofold.quant.schemes import quantised_formats
-from twofold.quant.units import InputsOf, Matrix, Unit, cut, exact_formats, kind_of, pack_unit, quantise_unit
+from twofold.quant.recipe import Recipe
+from twofold.quant.schemes import MIXED, quantised_formats
+from twofold.quant.units import InputsOf, Unit, cut, exact_formats, kind_of, pack_unit, quantise_unit
+from twofold.quantised_folder import PLAN, finish, output_tensors
 from twofold.text.rows import encode_rows, read_rows
 from twofold.weights.checkpoint import Checkpoint
-from twofold.weights.codecs import NATIVE_METHOD, NATIVE_VERSION
-from twofold.weights.compressed_rows import compressed_config
+from twofold.weights.codecs import NATIVE_VERSION
 from twofold.weights.gguf_checkpoint import GgufCheckpoint
 from twofold.weights.load import load
-from twofold.weights.stored_codes import tensors_of
-from twofold.weights.write import write_index, write_json, write_safetensors
+from twofold.weights.write import write_json, write_safetensors
 
-METHODS = ("gptq", "round")
 WINDOW = 512
 """Tokens of plain calibration text that are run in one stretch."""
-PLAN, STATE = "plan.json", "activations-{:05}.npy"
+STATE = "activations-{:05}.npy"
 Progress = Callable[[str, int, int], None]
 
 
@@ -55,8 +51,7 @@ class Job:
 
     model: Model
     store: Checkpoint
-    scheme: str
-    method: str
+    recipe: Recipe
     kinds: Mapping[str, Kind]
     units: Sequence[Unit]
     output_targets: dict[str, Target]
@@ -73,7 +68,8 @@ class Job:
     @property
     def others(self) -> list[str]:
         """Tensors that are not part of the network, copied as they are."""
-        used = {source.name for target in self.model.targets for parts in target.sources for source in parts}
+        targets = [*self.model.targets, *self.output_targets.values()]
+        used = {source.name for target in targets for parts in target.sources for source in parts}
         return [name for name in self.store.names if name not in used]
 
     def record(self, index: int) -> Path:
@@ -81,33 +77,23 @@ class Job:
         return self.folder / f"unit-{index:05}.report"
 
 
-def quantise_model(
-    path_or_id: str | Path,
-    output: Path,
-    scheme: str,
-    method: str = "gptq",
-    calibration: Path | None = None,
-    progress: Progress | None = None,
-    budget: str | None = None,
-) -> Path:
+def quantise_model(path_or_id: str | Path, output: Path, recipe: Recipe, progress: Progress | None = None) -> Path:
     """Quantise a checkpoint into the folder `output`; a killed run goes on when it is started again in the same way.
 
-    `calibration` is a text file or JSON lines (text.rows); method "round" needs none, but for the scheme mixed, which
-    measures on it. `budget` is what mixed may take (quant.budget), None for the bytes of w4a8. `progress(unit, done,
-    total)` hears of every unit. Raises SettingsError when `output` exists or the budget cannot be met,
-    QuantisationError when a half-written folder is of another run or the calibration inputs cannot be used, and what
-    opening a model raises.
+    `progress(unit, done, total)` hears of every unit. Raises SettingsError when `output` exists or the budget cannot be
+    met, QuantisationError when a half-written folder is of another run or the calibration inputs cannot be used, and
+    what opening a model raises.
     """
-    job = decide(prepare(path_or_id, output, scheme, method, calibration, budget), build_calibration_ops(), progress)
+    job = decide(prepare(path_or_id, output, recipe), build_calibration_ops(), progress)
     run_job(job, progress)
-    finish(job, output, progress)
+    finish(job, output, build_calibration_ops(), progress)
     return output
 
 
 def run_job(job: Job, progress: Progress | None) -> None:
     """Quantise every unit that is not done yet."""
     ops = build_calibration_ops()
-    runner = LayerRunner(job.model.architecture, ops, job.texts) if job.method == "gptq" else None
+    runner = LayerRunner(job.model.architecture, ops, job.texts) if job.texts else None
     first, activations = resume(job, runner)
     for index in range(first, len(job.units)):
         if progress:
@@ -115,19 +101,10 @@ def run_job(job: Job, progress: Progress | None) -> None:
         activations = run_unit(job, index, runner, activations, ops)
 
 
-def prepare(
-    path_or_id: str | Path,
-    output: Path,
-    scheme: str,
-    method: str,
-    calibration: Path | None,
-    budget: str | None = None,
-) -> Job:
+def prepare(path_or_id: str | Path, output: Path, recipe: Recipe) -> Job:
     """Open the model, decide every format, encode the calibration texts, and claim the folder."""
     if output.exists():
         raise SettingsError(f"{output} exists; name a folder that does not, or remove it")
-    if method not in METHODS:
-        raise SettingsError(f"method is {method!r}; it must be one of {', '.join(METHODS)}")
     model = open_model(path_or_id)
     if isinstance(model.store, GgufCheckpoint):
         raise SettingsError(
@@ -136,19 +113,22 @@ def prepare(
         )
     if not isinstance(model.store, Checkpoint):
         raise SettingsError(f"{path_or_id} is packed or quantised already; quantise the original checkpoint")
-    fused = [name for name in model.store.names if name.endswith((".experts.gate_up_proj", ".experts.down_proj"))]
-    unfused = model.architecture.targets([name for name in model.store.names if name not in fused])
+    store = model.store
+    if recipe.transform == "rotate":
+        check_rotatable(model, store)
+        model = untied(model, store)
+    fused = [name for name in store.names if name.endswith((".experts.gate_up_proj", ".experts.down_proj"))]
+    unfused = model.architecture.targets([name for name in store.names if name not in fused])
     job = Job(
         model=model,
-        store=model.store,
-        scheme=scheme,
-        method=method,
-        kinds=quantised_formats(scheme, has_head=not model.has_tied_head),
+        store=store,
+        recipe=recipe,
+        kinds=quantised_formats(recipe.scheme, has_head=not model.has_tied_head),
         units=cut(model.targets),
         output_targets={target.name: target for target in unfused},
-        texts=calibration_texts(model, scheme, calibration) if method == "gptq" or scheme == MIXED else (),
+        texts=calibration_texts(model, recipe) if recipe.needs_text else (),
         folder=output.with_name(output.name + ".partial"),
-        budget=parse_budget(budget),
+        budget=parse_budget(recipe.budget),
     )
     check_budget(job)
     job = split_texts(job)
@@ -156,10 +136,11 @@ def prepare(
     return job
 
 
-def calibration_texts(model: Model, scheme: str, path: Path | None) -> list[list[int]]:
+def calibration_texts(model: Model, recipe: Recipe) -> list[list[int]]:
     """Token ids of every stretch of the calibration rows."""
+    path = recipe.calibration
     if path is None:
-        other = "another scheme with --method round" if scheme == MIXED else "--method round"
+        other = "another scheme with --method round" if recipe.scheme == MIXED else "--method round (without smoothing)"
         raise SettingsError(f"calibration needs text: name a file with --calibration, or choose {other}")
     tokenizer, template = model.files.tokenizer(), model.files.template(model.architecture.family)
     window = min(WINDOW, model.architecture.context)
@@ -174,8 +155,9 @@ def claim(job: Job) -> None:
     files = sorted({job.store.file(name).path for name in job.store.names})
     plan = {
         "version": NATIVE_VERSION,
-        "scheme": job.scheme,
-        "method": job.method,
+        "scheme": job.recipe.scheme,
+        "method": job.recipe.method,
+        "transform": job.recipe.transform,
         "formats": {target.name: kind_of(job.kinds, target) for target in job.model.targets},
         "checkpoint": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
         "texts": hashlib.sha256(json.dumps([list(ids) for ids in (*job.texts, *job.sample)]).encode()).hexdigest(),
@@ -183,8 +165,8 @@ def claim(job: Job) -> None:
     path = job.folder / PLAN
     if path.exists() and json.loads(path.read_text()) != plan:
         raise QuantisationError(
-            f"{job.folder} is the half-written folder of a run with another checkpoint, scheme or calibration. "
-            "Start that run again to finish it, or remove the folder."
+            f"{job.folder} is the half-written folder of a run with another checkpoint, scheme, calibration or "
+            "transform. Start that run again to finish it, or remove the folder."
         )
     job.folder.mkdir(parents=True, exist_ok=True)
     write_json(path, plan)
@@ -213,15 +195,18 @@ def run_unit(
 ) -> Activations | None:
     """Quantise one unit, write it, and give the activations behind it."""
     unit = job.units[index]
-    weights = load(job.store, unit.targets, exact_formats(job.store, unit), ops.packer)
-    inputs = observe(unit, weights, runner, before)
+    weights = load(
+        job.store, unit.targets, exact_formats(job.store, unit, job.recipe.transform == "rotate"), ops.packer
+    )
+    fold_unit(job.recipe.transform, job.model, unit, weights, runner, before)
+    inputs = observe(unit, weights, runner, before) if job.recipe.method == "gptq" else None
     matrices = list(quantise_unit(unit, job.kinds, weights, inputs))
     after = None
     if runner is not None and index + 1 < len(job.units):
         after = runner.run(unit, pack_unit(unit, weights, matrices, ops.packer), before)
         save_state(job.folder / STATE.format(index), after)
     write_json(job.record(index), [item.record.as_dict() for item in matrices])
-    write_safetensors(job.shard(index), output_tensors(job, unit, matrices))
+    write_safetensors(job.shard(index), output_tensors(job, unit, weights, matrices))
     (job.folder / STATE.format(index - 1)).unlink(missing_ok=True)
     return after
 
@@ -243,58 +228,3 @@ def save_state(path: Path, activations: Activations) -> None:
     with temporary.open("wb") as file:
         np.save(file, np.concatenate(activations))
     temporary.rename(path)
-
-
-def output_tensors(job: Job, unit: Unit, matrices: Sequence[Matrix]) -> dict[str, AnyArray]:
-    """The tensors of a unit: codes of every module, and what stays as it is."""
-    tensors: dict[str, AnyArray] = {}
-    coded = {item.target.name for item in matrices}
-    for target in unit.targets:
-        if target.name not in coded:
-            names = dict.fromkeys(source.name for parts in target.sources for source in parts)
-            tensors |= {name: job.store.tensor(name) for name in names}
-    for item in matrices:
-        first = 0
-        for source in job.output_targets[item.target.name].sources[item.index]:
-            module = source.name.removesuffix(".weight")
-            rows = item.codes.slice(first, first + source.rows)
-            tensors |= tensors_of(module, rows) if isinstance(rows, Codes) else rows.tensors(module)
-            first += source.rows
-    return tensors
-
-
-def quantization_config(job: Job) -> dict[str, Any]:
-    """What config.json says: compressed-tensors where its loaders understand every quantised module, else ours.
-
-    They take linear layers only, so an embedding must have stayed as it is.
-    """
-    matrices = [target for target in job.model.targets if kind_of(job.kinds, target) not in ("f32", "bf16")]
-    if job.scheme in ("w4a8", MIXED) or any(target.role == "embedding" for target in matrices):
-        return {"quant_method": NATIVE_METHOD, "version": NATIVE_VERSION, "scheme": job.scheme}
-    kept = [target for target in job.model.targets if target.role in ("router", "head") and target not in matrices]
-    names = [source.name.removesuffix(".weight") for target in kept for parts in target.sources for source in parts]
-    others = {name.split(".")[0] for name in job.others}
-    sizes = {group_size(target.shape[-1]) for target in matrices} if job.scheme == "w4a16" else {0}
-    if len(sizes) > 1:
-        raise QuantisationError(
-            f"w4a16 needs one group size for all weights, not {sorted(sizes)}; choose another scheme"
-        )
-    return compressed_config(job.scheme, sizes.pop(), [*names, *(f"re:{name}.*" for name in sorted(others))])
-
-
-def finish(job: Job, output: Path, progress: Progress | None = None) -> None:
-    """Copy what is not part of the network, write index, config and report, and give the folder its name."""
-    if job.others:
-        write_safetensors(job.shard(len(job.units)), {name: job.store.tensor(name) for name in job.others})
-    job.model.files.copy_to(job.folder)
-    write_json(job.folder / "config.json", {**job.model.files.config, "quantization_config": quantization_config(job)})
-    written = Checkpoint.open_files(sorted(job.folder.glob("model-*.safetensors")))
-    write_index(job.folder, {name: written.file(name).path.name for name in written.names}, written.size_bytes)
-    records = [row for index in range(len(job.units)) for row in json.loads(job.record(index).read_text())]
-    choice = report_choice(job, build_calibration_ops(), progress)
-    lengths = [len(ids) for ids in job.texts]
-    write_report(job.folder, job.scheme, job.method, lengths, records, written.size_bytes, choice)
-    for pattern in ("unit-*.report", "activations-*.npy", "*.tmp", PLAN, DAMAGES, CHOICE):
-        for path in job.folder.glob(pattern):
-            path.unlink()
-    job.folder.rename(output)

@@ -239,3 +239,26 @@ def test_ctrl_c_stops_the_answer_and_not_the_program() -> None:
     terminal.read_until("/exit leaves")
     terminal.type("/exit\n")
     assert terminal.exit_status() == 0
+
+
+def test_a_tested_model_says_so_and_uses_int8_from_then_on(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder(), folder)
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog.\n" * 240)
+    assert "bf16 weights: int8 was not tested" in run("info", str(folder)).stdout
+    result = run("eval", str(folder), "--gate-kv", "--text", str(text))
+    assert result.returncode == 0, result.stderr
+    verdict = json.loads(result.stdout.strip().splitlines()[-1])
+    assert verdict["longest"] == 2048
+    assert verdict["passed"] is True
+    assert "Kept in int8 with bf16 weights: int8 passed its test" in run("info", str(folder)).stdout
+    warned = run("run", str(folder), "Hello!", "--dtype", "w8a8", "--kv-cache-dtype", "int8", "--max-tokens", "3")
+    assert "warning: keys and values are kept in int8 as asked for, but int8 was tested with bf16" in warned.stderr
+    refused = run("eval", str(folder), "--gate-kv", "--against", "demo")
+    assert refused.returncode != 0
+    assert "compares the model with itself" in refused.stderr
+    text.write_text("Too short.")
+    short = run("eval", str(folder), "--gate-kv", "--text", str(text))
+    assert "one whole context" in short.stderr
+    assert "Traceback" not in short.stderr

@@ -21,9 +21,12 @@ SURFACE = {
         *("model", "--host", "--port", "--api-key", "--api-key-file", "--served-model-name", "--max-num-seqs"),
         *("--max-num-batched-tokens", "--max-waiting", "--grace", *LOADING),
     ],
-    "quantize": ["model", "-o", "--scheme", "--budget", "--method", "--calibration"],
+    "quantize": ["model", "-o", "--scheme", "--budget", "--method", "--transform", "--calibration"],
     "bench": ["model", *LOADING, "--repeats", "--json"],
-    "eval": ["model", "--against", "--against-dtype", "--text", "--layers", "--tasks", "--limit", *LOADING, "--json"],
+    "eval": [
+        *("model", "--against", "--against-dtype", "--text", "--layers", "--tasks", "--limit", "--gate-kv"),
+        *(*LOADING, "--json"),
+    ],
     "doctor": [],
     "demo": ["--dtype", "--evaluate", "--questions", "--json", "--threads"],
 }

@@ -46,9 +46,11 @@ ROOT_FILES = {
     "loading.py": "api",
     "model_files.py": "api",
     "quantising.py": "api",
+    "quantised_folder.py": "api",
     "choosing.py": "api",
     "damage.py": "api",
     "layerwise.py": "api",
+    "folding.py": "api",
     "drafting.py": "api",
     "__init__.py": "package",
 }

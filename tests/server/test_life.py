@@ -203,3 +203,9 @@ def test_many_clients_at_once_get_the_answers_they_get_alone(live: Live) -> None
     alone = [ask(number) for number in range(24)]
     with concurrent.futures.ThreadPoolExecutor(24) as pool:
         assert list(pool.map(ask, range(24))) == alone
+
+
+def test_options_about_loading_reach_the_model() -> None:
+    with started("--kv-cache-dtype", "int8", "--draft", "demo") as server:
+        assert any("keys and values are kept in int8 as asked for" in line for line in server.lines)
+        assert httpx.post(server.url + "/v1/completions", json=SHORT, timeout=60).status_code == 200

@@ -20,7 +20,7 @@ TASK_SEQUENCES = 16
 
 @click.command(
     epilog="Examples:  twofold eval demo --dtype w4a8 --against demo  |  twofold eval ./quantised --against ./original "
-    "--text wiki.txt --json"
+    "--text wiki.txt --json  |  twofold eval ./quantised --gate-kv"
 )
 @click.argument("model")
 @click.option("--against", help="Model to compare with: KL divergence and agreement come with it.")
@@ -42,6 +42,11 @@ TASK_SEQUENCES = 16
     "--against. Needs pip install 'twofold[eval]'.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="With --tasks: the first so many questions of each.")
+@click.option(
+    "--gate-kv",
+    is_flag=True,
+    help="Test int8 keys and values against bf16 ones; with a passed test they are used from then on.",
+)
 @with_options(*LOADING)
 @click.option("--json", "as_json", is_flag=True, help="The JSON line only, no table.")
 def command(
@@ -57,7 +62,8 @@ def command(
     """Judge MODEL on a text: perplexity, and against another model KL divergence and agreement on the best token.
 
     Both models are in memory at once and read the text side by side; no logits are stored. With --tasks, the tasks of
-    lm-eval. Prints a table and one line of JSON.
+    lm-eval. Prints a table and one line of JSON. With --gate-kv the model is compared with itself, and the verdict is
+    written into its folder.
     """
     from rich.console import Console
 
@@ -65,7 +71,7 @@ def command(
     from twofold.demo import heldout_file
     from twofold.text.rows import read_rows
 
-    limit = loading.pop("limit")
+    limit, gate_kv = loading.pop("limit"), loading.pop("gate_kv")
     if (layers or against_dtype) and against is None:
         raise click.UsageError("--layers and --against-dtype need --against")
     if limit and tasks is None:
@@ -75,12 +81,20 @@ def command(
         if text is None and against is None:
             return
     rows = read_rows(text or heldout_file())
+    if gate_kv:
+        if against or any(loading.pop(name) is not None for name in ("kv_cache_dtype", "context", "draft")):
+            raise click.UsageError(
+                "--gate-kv compares the model with itself, in contexts as long as it was made for (at most 16,384); "
+                "leave out --against, --context, --kv-cache-dtype and --draft"
+            )
+        show_gate(model, rows, loading, as_json)
+        return
     llm = load_to_judge(model, loading)
     other = load_to_judge(against, {**loading, "dtype": against_dtype}) if against else None
     with Console(stderr=True).status("reading") as status:
         found = evaluate(llm, rows, other, lambda done: status.update(f"{done:,} tokens read"))
         errors = errors_by_layer(llm, rows, other) if layers and other else []
-    facts: dict[str, Any] = {"model": model}
+    facts: dict[str, Any] = {"model": model, "kv_cache_dtype": llm.loaded.settings.kv_cache_dtype}
     if other:
         facts |= {"against": against, "against_dtype": other.loaded.settings.dtype}
     if errors:
@@ -109,6 +123,18 @@ def judge_on_tasks(model: str, tasks: str, limit: int | None, as_json: bool, loa
     click.echo(json.dumps({"model": model, "dtype": llm.loaded.settings.dtype, "tasks": found}))
 
 
+def show_gate(model: str, rows: list[Any], loading: dict[str, Any], as_json: bool) -> None:
+    """Test int8 keys and values, and tell the verdict."""
+    from dataclasses import asdict
+
+    from twofold.cli.gate import gate_kv_cache
+
+    verdict = gate_kv_cache(model, rows, **loading)
+    if not as_json:
+        click.echo(verdict.in_words())
+    click.echo(json.dumps({"model": model, **asdict(verdict)}))
+
+
 def load_to_judge(model: str, settings: dict[str, Any], max_sequences: int = 1) -> Any:
     """A model whose logits come in stretches that fit the memory, whatever its vocabulary."""
     from twofold.bench.quality import stretch_tokens
@@ -123,7 +149,7 @@ def table_of(found: Quality, facts: dict[str, Any]) -> object:
     """The figures that were measured, one per row; errors by layer below."""
     from rich.table import Table
 
-    title = f"{facts['model']}, {found.dtype}"
+    title = f"{facts['model']}, {found.dtype}, {facts['kv_cache_dtype']} cache"
     if "against" in facts:
         title += f", against {facts['against']}, {facts['against_dtype']}"
     table = Table(title=title, title_justify="left", show_header=False)

@@ -25,6 +25,7 @@ def command(model: str) -> None:
     describe(opened)
     show_parts(opened)
     show_cache(opened)
+    show_kv_choice(opened)
 
 
 def describe(model: Model) -> None:
@@ -47,6 +48,17 @@ def describe(model: Model) -> None:
         click.echo(f"GGUF file of {readable(model.store.size_bytes)}, tensors by type: {kinds}")
     for warning in architecture.warnings:
         click.echo(f"warning: {warning}")
+
+
+def show_kv_choice(model: Model) -> None:
+    """How keys and values are kept when nothing is said about it, and why."""
+    from twofold.config import Settings, choose_dtype
+    from twofold.loading import choose_kv_cache
+
+    settings = Settings()
+    dtype = choose_dtype(settings, model.packed_dtype, model.quantised_dtype)
+    chosen, reason, _ = choose_kv_cache(model.folder, settings, dtype)
+    click.echo(f"Kept in {chosen} with {dtype} weights: {reason}")
 
 
 def show_parts(model: Model) -> None:

@@ -23,7 +23,8 @@ LOADING = (
     click.option(
         "--kv-cache-dtype",
         type=click.Choice(KV_DTYPES),
-        help="How keys and values are kept; int8 halves memory and reading at long contexts. [default: bf16]",
+        help="How keys and values are kept; int8 halves memory and reading at long contexts. "
+        "[default: int8 where the folder says it was tested, else bf16]",
     ),
     click.option("--context", type=int, help="Longest sequence in tokens. [default: the model's, at most 8192]"),
     click.option("--threads", type=int, help="Threads of the native kernels. [default: one per physical core]"),

@@ -36,11 +36,26 @@ import click
     help="gptq looks at calibration text; round takes the nearest codes.",
 )
 @click.option(
+    "--transform",
+    type=click.Choice(["none", "rotate", "smooth"]),
+    default="none",
+    show_default=True,
+    help="Folded into the weights first: rotate mixes all channels, smooth evens out activations and weights.",
+)
+@click.option(
     "--calibration",
     type=click.Path(path_type=Path),
     help="Text file, or JSON lines of {text} or {messages}. [default: the demo model's calibration text]",
 )
-def command(model: str, output: Path, scheme: str, budget: str | None, method: str, calibration: Path | None) -> None:
+def command(
+    model: str,
+    output: Path,
+    scheme: str,
+    budget: str | None,
+    method: str,
+    transform: str,
+    calibration: Path | None,
+) -> None:
     """Quantise MODEL into a folder that loads as it is, with a report of what was done to every matrix.
 
     One decoder layer is in memory at a time. A run that was killed goes on where it stopped when the same command is
@@ -51,6 +66,7 @@ def command(model: str, output: Path, scheme: str, budget: str | None, method: s
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from twofold.demo import calibration_file
+    from twofold.quant.recipe import Recipe
     from twofold.quant.report import REPORT
     from twofold.quantising import quantise_model
 
@@ -61,12 +77,11 @@ def command(model: str, output: Path, scheme: str, budget: str | None, method: s
         quantise_model(
             model,
             output,
-            scheme,
-            method,
-            calibration or calibration_file(),
+            Recipe(scheme, method, calibration or calibration_file(), budget, transform),
             lambda unit, done, total: bar.update(task, description=unit, completed=done, total=total),
-            budget,
         )
+    if method == "gptq":
+        try_kv_cache(output, calibration or calibration_file())
     report = json.loads((output / REPORT).read_text())
     rare = len(report["rare_experts"])
     click.echo(
@@ -81,3 +96,15 @@ def command(model: str, output: Path, scheme: str, budget: str | None, method: s
         )
     if rare:
         click.echo(f"{rare} expert matrices saw few calibration tokens and got more by forced routing; see {REPORT}")
+
+
+def try_kv_cache(folder: Path, text: Path) -> None:
+    """Test int8 keys and values on the calibration text, so that they are used where they cost nothing."""
+    from twofold.cli.gate import gate_kv_cache
+    from twofold.errors import OutOfMemory, SettingsError
+    from twofold.text.rows import read_rows
+
+    try:
+        click.echo(gate_kv_cache(folder, read_rows(text)).in_words())
+    except (OutOfMemory, SettingsError) as error:
+        click.echo(f"int8 keys and values were not tested: {error} Later: twofold eval {folder} --gate-kv --text FILE")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from twofold.cli.options import LOADING, with_options
+from twofold.cli.options import LOADING, LOADING_NAMES, with_options
 from twofold.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -63,11 +63,13 @@ def command(
     listening = bind(settings)
     if not settings.api_keys and not settings.is_local:
         click.echo("warning: everyone who reaches this address can use the server; set --api-key", err=True)
-    loading = {name: options[name] for name in ("dtype", "backend", "context", "threads")}
+    loading = {name: options[name] for name in LOADING_NAMES}
     sizes = {"max_sequences": options["max_num_seqs"], "step_tokens": options["max_num_batched_tokens"]}
     given = {name: value for name, value in sizes.items() if value is not None}
     llm = load_with_progress(model, prefix_cache=True, **loading, **given)
-    click.echo(f"loaded in {llm.loaded.load_seconds:.1f} s ({llm.loaded.settings.dtype})", err=True)
+    chosen = llm.loaded.settings
+    kinds = f"{chosen.dtype}, {chosen.kv_cache_dtype} keys and values: {llm.loaded.kv_reason}"
+    click.echo(f"loaded in {llm.loaded.load_seconds:.1f} s ({kinds})", err=True)
     serving = build_serving(llm, served_model_name or (model,), settings)
     app = build_app(serving, installed_version())
     serve(app, serving.runner, settings, listening, lambda url: click.echo(f"ready: {url}", err=True))

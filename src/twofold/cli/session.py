@@ -72,7 +72,13 @@ def figures(llm: LLM, completion: Completion) -> str:
         )
     if chosen.backend == "cpu" and rate:
         parts.append(f"{read / 1e9:.1f} GB/s of weights read, {share_of_limit(read, weights.total_bytes)}")
-    return " · ".join([*parts, f"peak memory {peak / 1e6:,.0f} MB", f"{chosen.dtype}, {chosen.backend}"])
+    return " · ".join(
+        [
+            *parts,
+            f"peak memory {peak / 1e6:,.0f} MB",
+            f"{chosen.dtype}, {chosen.kv_cache_dtype} cache, {chosen.backend}",
+        ]
+    )
 
 
 def share_of_limit(bytes_per_s: float, weight_bytes: int) -> str:

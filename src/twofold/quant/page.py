@@ -32,6 +32,8 @@ def page(report: Mapping[str, Any]) -> str:
     """The whole page."""
     rows: Sequence[Mapping[str, Any]] = report["matrices"]
     title = f"Quantised as {report['scheme']}, {report['method']}"
+    if report.get("transform", "none") != "none":
+        title += f", transform {report['transform']}"
     calibration = report["calibration"]
     facts = (
         f"{len(rows)} matrices, {report['size_bytes'] / 1e6:,.1f} MB in all. "

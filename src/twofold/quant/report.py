@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold.quant.page import page
+from twofold.quant.recipe import Recipe
 from twofold.weights.write import write_json
 
 REPORT, PAGE = "quantisation_report.json", "quantisation_report.html"
@@ -14,8 +15,7 @@ REPORT, PAGE = "quantisation_report.json", "quantisation_report.html"
 
 def write_report(
     folder: Path,
-    scheme: str,
-    method: str,
+    recipe: Recipe,
     text_tokens: Sequence[int],
     records: Sequence[dict[str, Any]],
     size_bytes: int,
@@ -26,12 +26,13 @@ def write_report(
     `choice`: what the scheme mixed chose and why (choosing.Choice).
     """
     report = {
-        "scheme": scheme,
-        "method": method,
+        "scheme": recipe.scheme,
+        "method": recipe.method,
+        "transform": recipe.transform,
         "calibration": {"texts": len(text_tokens), "tokens": sum(text_tokens)},
         "size_bytes": size_bytes,
         "rare_experts": [row["name"] for row in records if row["forced"]],
-        "experts_without_tokens": [row["name"] for row in records if method == "gptq" and is_missed(row)],
+        "experts_without_tokens": [row["name"] for row in records if recipe.method == "gptq" and is_missed(row)],
         "matrices": list(records),
     }
     if choice is not None:

@@ -32,7 +32,8 @@ def scheme(name: str) -> Formats:
     return formats
 
 
-QUANTISED = ("w4a8", "w8a8", "fp8", "w4a16", "mixed")
+MIXED = "mixed"
+QUANTISED = ("w4a8", "w8a8", "fp8", "w4a16", MIXED)
 """Schemes `twofold quantize` writes."""
 
 
@@ -49,7 +50,7 @@ def quantised_formats(name: str, has_head: bool) -> Mapping[str, Kind]:
     if name in ("fp8", "w4a16"):
         kind: Kind = "fp8" if name == "fp8" else "group4"
         return dict.fromkeys(get_args(Role), kind) | dict.fromkeys(("norm", "router", "embedding", "head"), "bf16")
-    formats: dict[str, Kind] = dict(scheme("w4a8" if name == "mixed" else name))
+    formats: dict[str, Kind] = dict(scheme("w4a8" if name == MIXED else name))
     if name == "w8a8" and has_head:
         formats["embedding"] = "bf16"
     return formats

@@ -39,13 +39,16 @@ def cut(targets: Sequence[Target]) -> list[Unit]:
     ]
 
 
-def exact_formats(store: Store, unit: Unit) -> Formats:
-    """Formats that hold the checkpoint's own values: bfloat16 where they are that, else float32."""
+def exact_formats(store: Store, unit: Unit, changes: bool = False) -> Formats:
+    """Formats that hold the checkpoint's own values: bfloat16 where they are that, else float32.
+
+    `changes`: the values will be changed before they are quantised, and fit no bfloat16 then.
+    """
     result: dict[str, Format] = {}
     for target in unit.targets:
         dtypes = {store.dtype(source.name) for parts in target.sources for source in parts}
-        is_small = target.role in ("norm", "router")
-        result[target.name] = "bf16" if dtypes == {"BF16"} and not is_small else "f32"
+        is_wide = target.role in ("norm", "router") or changes
+        result[target.name] = "bf16" if dtypes == {"BF16"} and not is_wide else "f32"
     return result
 
 
