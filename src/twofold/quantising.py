@@ -192,11 +192,11 @@ def run_unit(
     """Quantise one unit, write it, and give the activations behind it."""
     unit = job.units[index]
     weights = load(job.store, unit.targets, exact_formats(job, unit), ops.packer)
-    inputs = observe(unit, weights, runner, before)
-    matrices = list(quantise_unit(unit, job.kinds, weights, inputs))
+    matrices = list(quantise_unit(unit, job.kinds, weights, observe(unit, weights, runner, before)))
     after = None
     if runner is not None and index + 1 < len(job.units):
-        after = runner.run(unit, pack_unit(unit, weights, matrices, ops.packer), before)
+        weights = pack_unit(unit, weights, matrices, ops.packer)  # the exact ones are let go before the layer runs
+        after = runner.run(unit, weights, before)
         save_state(job.folder / STATE.format(index), after)
     write_json(job.record(index), [item.record.as_dict() for item in matrices])
     write_safetensors(job.shard(index), output_tensors(job, unit, matrices))
