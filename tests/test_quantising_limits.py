@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -82,8 +83,11 @@ def memory_group() -> Iterator[MemoryGroup]:
 
 
 def test_a_checkpoint_three_times_the_memory_is_quantised(memory_group: MemoryGroup, tmp_path: Path) -> None:
-    """Page cache counts too and is given back on demand; swap, where there is any, is left out of it."""
-    size = write_model(tmp_path / "source", layers=37, hidden=256, width=384, experts=16)
+    """Page cache counts too and is given back on demand; swap, where there is any, is left out of it.
+
+    A layer has 10 MB; 119 MB was the most anonymous memory seen, of which 35 MB are the interpreter and its packages.
+    """
+    size = write_model(tmp_path / "source", layers=46, hidden=256, width=384, experts=16)
     allowed = size // 3
     (memory_group.path / memory_group.limit).write_text(str(allowed))
     for swap, value in (("memory.memsw.limit_in_bytes", str(allowed)), ("memory.swap.max", "0")):
@@ -125,9 +129,10 @@ def test_runs_killed_at_ten_random_moments_give_the_same_bits(tmp_path: Path) ->
     while kills < 10:
         output = tmp_path / f"out-{kills}"
         run = command(tmp_path / "source", output, "w4a8")
-        if not killed_after(run, moments.uniform(0.05, 0.95) * whole_s):
+        if not killed_after(run, moments.uniform(0.05, 0.95) * whole_s) or output.exists():
             whole_s *= 0.8
-            output.rename(output.with_suffix(f".late-{whole_s}"))
+            assert digests(output) == expected
+            shutil.rmtree(output)
             continue
         kills += 1
         subprocess.run(run, check=True, capture_output=True)
