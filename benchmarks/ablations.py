@@ -21,10 +21,9 @@ from benchmarks.quality import measure
 from benchmarks.results import write_result
 from twofold.api import LLM
 from twofold.demo import calibration_file, model_folder
-from twofold.folding import TRANSFORMS
 from twofold.ops.packed import BF16, AnyArray
-from twofold.quant.recipe import Recipe
-from twofold.quantising import METHODS, quantise_model
+from twofold.quant.recipe import METHODS, TRANSFORMS, Recipe
+from twofold.quantising import quantise_model
 from twofold.weights.checkpoint import Checkpoint
 from twofold.weights.write import write_safetensors
 

@@ -20,10 +20,10 @@ from twofold.api import LLM
 from twofold.bench.evaluate import evaluate
 from twofold.demo import calibration_file, heldout_file
 from twofold.loading import open_model
-from twofold.quant.recipe import Recipe
+from twofold.quant.recipe import METHODS, Recipe
 from twofold.quant.report import REPORT
 from twofold.quant.schemes import QUANTISED
-from twofold.quantising import METHODS, quantise_model
+from twofold.quantising import quantise_model
 from twofold.text.rows import read_rows
 
 

@@ -16,11 +16,13 @@ from twofold.bench.evaluate import evaluate
 from twofold.choosing import CHOICE, DAMAGES, check_budget, decide, split_texts
 from twofold.demo import calibration_file, heldout_file
 from twofold.errors import QuantisationError, SettingsError
+from twofold.layerwise import build_calibration_ops
 from twofold.loading import open_model, pack_model
 from twofold.quant.budget import parse_budget
 from twofold.quant.recipe import Recipe
 from twofold.quant.report import PAGE, REPORT
-from twofold.quantising import Job, Progress, build_calibration_ops, claim, finish, prepare, quantise_model, run_job
+from twofold.quantised_folder import finish
+from twofold.quantising import Job, Progress, claim, prepare, quantise_model, run_job
 from twofold.text.rows import read_rows
 
 TEXTS = [np.random.default_rng(seed).integers(3, 90, 30).tolist() for seed in range(16)]
@@ -32,8 +34,7 @@ def mixed_job(source: Path, output: Path, budget: str | None = None, method: str
     plain = prepare(source, output.with_name("unused"), Recipe("w4a8", "round"))
     job = dataclasses.replace(
         plain,
-        scheme="mixed",
-        method=method,
+        recipe=Recipe("mixed", method),
         texts=TEXTS,
         folder=output.with_name(output.name + ".partial"),
         budget=parse_budget(budget),

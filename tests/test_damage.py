@@ -15,6 +15,7 @@ from twofold.engine.blocks import plan_layout
 from twofold.engine.engine import Engine
 from twofold.engine.limits import EngineLimits
 from twofold.errors import QuantisationError
+from twofold.layerwise import build_calibration_ops
 from twofold.loading import Model, open_model
 from twofold.ops.interface import Ops
 from twofold.ops.logprobs import divergence, log_softmax
@@ -22,7 +23,7 @@ from twofold.ops.packed import Packed
 from twofold.quant.groups import group_units
 from twofold.quant.recipe import Recipe
 from twofold.quant.units import cut, exact_formats
-from twofold.quantising import build_calibration_ops, quantise_model
+from twofold.quantising import quantise_model
 from twofold.weights.checkpoint import Checkpoint
 from twofold.weights.load import load
 from twofold.weights.write import write_safetensors

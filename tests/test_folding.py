@@ -24,7 +24,8 @@ from twofold.quant.recipe import Recipe
 from twofold.quant.report import REPORT
 from twofold.quant.rotate import make_rotations
 from twofold.quant.units import cut
-from twofold.quantising import Job, finish, prepare, quantise_model, run_job
+from twofold.quantised_folder import finish
+from twofold.quantising import Job, prepare, quantise_model, run_job
 from twofold.weights.checkpoint import Checkpoint, read_json
 from twofold.weights.load import load
 from twofold.weights.write import write_safetensors
@@ -99,7 +100,7 @@ def test_a_smoothed_network_computes_the_same_to_the_bit(name: str, toy_folder: 
 
 def quantised(source: Path, output: Path, scheme: str, transform: str, method: str = "gptq") -> Model:
     job: Job = prepare(source, output, Recipe(scheme, "round", transform="rotate" if transform == "rotate" else "none"))
-    job = dataclasses.replace(job, method=method, texts=TEXTS, transform=transform)
+    job = dataclasses.replace(job, recipe=Recipe(scheme, method, transform=transform), texts=TEXTS)
     run_job(job, None)
     finish(job, output)
     return open_model(output)
@@ -177,7 +178,7 @@ def test_a_run_with_a_transform_goes_on_with_the_same_bits(toy_folder: ToyFolder
     for transform in ("rotate", "smooth"):
         quantised(source, tmp_path / f"whole-{transform}", "w4a8", transform)
         job = prepare(source, tmp_path / f"again-{transform}", Recipe("w4a8", "round", transform="none"))
-        job = dataclasses.replace(job, method="gptq", texts=TEXTS, transform=transform)
+        job = dataclasses.replace(job, recipe=Recipe("w4a8", transform=transform), texts=TEXTS)
         with pytest.raises(Killed):
             run_job(job, kill)
         run_job(job, None)

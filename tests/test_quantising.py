@@ -14,14 +14,18 @@ import pytest
 from twofold import LLM
 from twofold.errors import CheckpointError, QuantisationError, SettingsError
 from twofold.loading import open_model
+from twofold.ops.codes import Codes
 from twofold.ops.packed import Refined, decode
 from twofold.quant.recipe import METHODS, Recipe
 from twofold.quant.report import REPORT
-from twofold.quantising import Job, finish, prepare, quantise_model, run_job
+from twofold.quantised_folder import finish
+from twofold.quantising import Job, prepare, quantise_model, run_job
 from twofold.weights.load import load
+from twofold.weights.packed_file import PackedFile
+from twofold.weights.quantised import QuantisedCheckpoint
 
 from .conftest import build_ops
-from .toys import LLAMA, Toy, write_toy
+from .toys import LLAMA, LLAMA4, Toy, write_toy
 
 TEXTS = [np.random.default_rng(seed).integers(3, 90, 30).tolist() for seed in range(6)]
 ToyFolder = Callable[[str], tuple[Path, Any]]
@@ -30,7 +34,7 @@ ToyFolder = Callable[[str], tuple[Path, Any]]
 def gptq_job(source: Path, output: Path, scheme: str = "w4a8") -> Job:
     """A job on random texts; toys have no tokenizer."""
     job = prepare(source, output, Recipe(scheme, "round"))
-    return dataclasses.replace(job, method="gptq", texts=TEXTS)
+    return dataclasses.replace(job, recipe=Recipe(job.recipe.scheme), texts=TEXTS)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -71,31 +75,94 @@ DENSE = Toy(
 )  # fmt: skip
 
 
+EXPERTS = Toy("llama4", {**LLAMA4, "intermediate_size_mlp": 64})
+WRITTEN = {"llama": DENSE, "llama4": EXPERTS}
+TOLERANCES = {"w8a8": 2e-7, "fp8": 2e-7, "w4a16": 0.005}
+"""w4a16: the package multiplies bfloat16 scales in bfloat16."""
+
+
+def write_quantised(name: str, scheme: str, folder: Path) -> Path:
+    """A toy, quantised with GPTQ in one of compressed-tensors' formats."""
+    write_toy(WRITTEN[name], folder / "source")
+    job = gptq_job(folder / "source", folder / "out", scheme)
+    run_job(job, None)
+    finish(job, folder / "out")
+    return folder / "out"
+
+
+def our_weights(folder: Path, scheme: str) -> dict[str, np.ndarray[Any, Any]]:
+    """What twofold reads back, every weight in float32."""
+    model = open_model(folder)
+    assert model.quantised_dtype == scheme
+    assert not isinstance(model.store, PackedFile)
+    loaded = load(model.store, model.targets, model.formats("f32"), build_ops("reference").packer)
+    return {name: decode(weight) for name, weight in loaded.items()}
+
+
 @pytest.mark.torch
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("scheme", ["w8a8", "fp8", "w4a16"])
-def test_transformers_reads_the_same_weights_from_compressed_tensors(scheme: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("scheme", TOLERANCES)
+def test_transformers_reads_the_same_weights_from_compressed_tensors(name: str, scheme: str, tmp_path: Path) -> None:
     pytest.importorskip("compressed_tensors")
     from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
-    write_toy(DENSE, tmp_path / "source")
-    job = gptq_job(tmp_path / "source", tmp_path / "out", scheme)
-    run_job(job, None)
-    finish(job, tmp_path / "out")
-    model = open_model(tmp_path / "out")
-    assert model.quantised_dtype == scheme
-    ours = load(model.store, model.targets, model.formats("f32"), build_ops("reference").packer)
+    folder = write_quantised(name, scheme, tmp_path)
+    ours = our_weights(folder, scheme)
     decompressed = CompressedTensorsConfig(run_compressed=False)
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", quantization_config=decompressed)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, quantization_config=decompressed)
     layer = theirs.model.layers[1]
-    tolerance = 0.005 if scheme == "w4a16" else 2e-7  # the package multiplies bfloat16 scales in bfloat16
-    for name, modules in {
-        "layers.1.qkv": [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj],
-        "layers.1.down": [layer.mlp.down_proj],
+    feed_forward = layer.mlp if name == "llama" else layer.feed_forward.shared_expert
+    attention = layer.self_attn
+    found = {
+        "layers.1.qkv": [attention.q_proj, attention.k_proj, attention.v_proj],
+        "layers.1.gate_up": [feed_forward.gate_proj, feed_forward.up_proj],
+        "layers.1.down": [feed_forward.down_proj],
         "head": [theirs.lm_head],
-    }.items():
-        expected = np.concatenate([module.weight.detach().float().numpy() for module in modules])
-        np.testing.assert_allclose(decode(ours[name]), expected, rtol=tolerance, err_msg=name)
+    }
+    for weight, modules in found.items():
+        check_alike(ours[weight], modules, scheme)
+    if name == "llama4":
+        for expert, module in enumerate(layer.feed_forward.experts):
+            check_alike(ours["layers.1.experts_gate_up"][expert], [module.gate_proj, module.up_proj], scheme)
+            check_alike(ours["layers.1.experts_down"][expert], [module.down_proj], scheme)
+
+
+def check_alike(ours_ND: np.ndarray[Any, Any], modules: list[Any], scheme: str) -> None:
+    """A weight of ours beside the modules whose rows make it up."""
+    expected_ND = np.concatenate([module.weight.detach().float().numpy() for module in modules])
+    np.testing.assert_allclose(ours_ND, expected_ND, rtol=TOLERANCES[scheme])
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("scheme", TOLERANCES)
+def test_the_compressed_tensors_package_decodes_the_same_weights(name: str, scheme: str, tmp_path: Path) -> None:
+    """Config and every module through the package itself; nothing is left that it would not know."""
+    pytest.importorskip("compressed_tensors")
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import QuantizationConfig
+    from safetensors.torch import load_file
+
+    folder = write_quantised(name, scheme, tmp_path)
+    raw = json.loads((folder / "config.json").read_text())["quantization_config"]
+    config = QuantizationConfig.model_validate({key: value for key, value in raw.items() if key != "quant_method"})
+    compressor = BaseCompressor.get_value_from_registry(config.format)
+    tensors = {key: value for path in folder.glob("*.safetensors") for key, value in load_file(path).items()}
+    modules = [key.removesuffix(".weight_scale") for key in tensors if key.endswith(".weight_scale")]
+    model = open_model(folder)
+    assert isinstance(model.store, QuantisedCheckpoint)
+    assert {f"{module}.weight" for module in modules} == set(model.store.parts)
+    assert len(modules) > 10
+    for module in modules:
+        parts = {
+            key.removeprefix(f"{module}."): value for key, value in tensors.items() if key.startswith(f"{module}.")
+        }
+        decoded = compressor.decompress(parts, config.config_groups["group_0"])["weight"].float().numpy()
+        rows = model.store.rows(f"{module}.weight", 0, len(decoded))
+        values = rows.values() if isinstance(rows, Codes) else rows
+        np.testing.assert_allclose(values, decoded, rtol=TOLERANCES[scheme], err_msg=module)
 
 
 def test_four_bits_with_group_scales_need_columns_in_groups(toy_folder: ToyFolder, tmp_path: Path) -> None:

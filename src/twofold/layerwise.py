@@ -75,3 +75,10 @@ def whole_text(ids: Sequence[int], blocks: Blocks) -> Batch:
     text = Text(request=request, tokens=list(ids))
     assert blocks.reserve(text, len(ids)), "the layout holds the longest text"
     return build_batch([Slice(sequence=text, count=len(ids))], blocks.layout)
+
+
+def build_calibration_ops() -> Ops:
+    """The native backend, with keys and values in float32."""
+    from twofold.backends.cpu.ops import CpuOps
+
+    return CpuOps(kv_dtype="f32")

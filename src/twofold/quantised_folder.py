@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from twofold.choosing import CHOICE, DAMAGES, report_choice
 from twofold.errors import QuantisationError
 from twofold.folding import folded_tensors, other_tensors, untie
+from twofold.layerwise import build_calibration_ops
 from twofold.ops.codes import Codes
-from twofold.ops.interface import Ops
 from twofold.ops.packed import AnyArray, Packed
 from twofold.quant.grids import group_size
 from twofold.quant.report import write_report
@@ -82,7 +82,7 @@ def quantization_config(job: Job) -> dict[str, Any]:
     return compressed_config(job.recipe.scheme, sizes.pop(), [*names, *(f"re:{name}.*" for name in sorted(others))])
 
 
-def finish(job: Job, output: Path, ops: Ops, progress: Progress | None = None) -> None:
+def finish(job: Job, output: Path, progress: Progress | None = None) -> None:
     """Copy what is not part of the network, write index, config and report, and give the folder its name."""
     if job.others:
         others = other_tensors(job.recipe.transform, job.model, job.store, job.others)
@@ -93,7 +93,7 @@ def finish(job: Job, output: Path, ops: Ops, progress: Progress | None = None) -
     written = Checkpoint.open_files(sorted(job.folder.glob("model-*.safetensors")))
     write_index(job.folder, {name: written.file(name).path.name for name in written.names}, written.size_bytes)
     records = [row for index in range(len(job.units)) for row in json.loads(job.record(index).read_text())]
-    choice = report_choice(job, ops, progress)
+    choice = report_choice(job, build_calibration_ops(), progress)
     lengths = [len(ids) for ids in job.texts]
     write_report(job.folder, job.recipe, lengths, records, written.size_bytes, choice)
     for pattern in ("unit-*.report", "activations-*.npy", "*.tmp", PLAN, DAMAGES, CHOICE):

@@ -17,7 +17,7 @@ import numpy as np
 from twofold.choosing import Choice, check_budget, decide, split_texts
 from twofold.errors import QuantisationError, SettingsError
 from twofold.folding import check_rotatable, fold_unit, untied
-from twofold.layerwise import Activations, LayerRunner
+from twofold.layerwise import Activations, LayerRunner, build_calibration_ops
 from twofold.loading import Model, open_model
 from twofold.ops.interface import Ops
 from twofold.ops.packed import Packed
@@ -86,7 +86,7 @@ def quantise_model(path_or_id: str | Path, output: Path, recipe: Recipe, progres
     """
     job = decide(prepare(path_or_id, output, recipe), build_calibration_ops(), progress)
     run_job(job, progress)
-    finish(job, output, build_calibration_ops(), progress)
+    finish(job, output, progress)
     return output
 
 
@@ -172,13 +172,6 @@ def claim(job: Job) -> None:
     write_json(path, plan)
 
 
-def build_calibration_ops() -> Ops:
-    """The native backend, with keys and values in float32."""
-    from twofold.backends.cpu.ops import CpuOps
-
-    return CpuOps(kv_dtype="f32")
-
-
 def resume(job: Job, runner: LayerRunner | None) -> tuple[int, Activations | None]:
     """The first unit that is not done, and the activations in front of it."""
     done = 0
@@ -195,15 +188,15 @@ def run_unit(
 ) -> Activations | None:
     """Quantise one unit, write it, and give the activations behind it."""
     unit = job.units[index]
-    weights = load(
-        job.store, unit.targets, exact_formats(job.store, unit, job.recipe.transform == "rotate"), ops.packer
-    )
+    formats = exact_formats(job.store, unit, changes=job.recipe.transform == "rotate")
+    weights = load(job.store, unit.targets, formats, ops.packer)
     fold_unit(job.recipe.transform, job.model, unit, weights, runner, before)
-    inputs = observe(unit, weights, runner, before) if job.recipe.method == "gptq" else None
-    matrices = list(quantise_unit(unit, job.kinds, weights, inputs))
+    watched = runner if job.recipe.method == "gptq" else None
+    matrices = list(quantise_unit(unit, job.kinds, weights, observe(unit, weights, watched, before)))
     after = None
     if runner is not None and index + 1 < len(job.units):
-        after = runner.run(unit, pack_unit(unit, weights, matrices, ops.packer), before)
+        weights = pack_unit(unit, weights, matrices, ops.packer)  # the exact ones are let go before the layer runs
+        after = runner.run(unit, weights, before)
         save_state(job.folder / STATE.format(index), after)
     write_json(job.record(index), [item.record.as_dict() for item in matrices])
     write_safetensors(job.shard(index), output_tensors(job, unit, weights, matrices))
