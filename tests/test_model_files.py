@@ -109,6 +109,19 @@ def test_quantised_files_are_as_near_as_their_formats(
     assert np.abs(logits(tmp_path / "m.gguf") - expected).max() / np.abs(expected).max() < most
 
 
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q4_K"])
+@pytest.mark.parametrize("family", NETWORKS)
+def test_four_bit_files_run_as_they_are(family: str, kind: str, network: Callable[[str], Path], tmp_path: Path) -> None:
+    """The codes of the file, int8 activations: near the file's own values in float32, and a fraction of bfloat16."""
+    write_gguf(network(family), tmp_path / "m.gguf", kind)
+    model = open_model(tmp_path / "m.gguf")
+    assert model.quantised_dtype == "gguf"
+    assert {form for name, form in model.formats("gguf").items() if name.endswith("qkv")} == {"group4"}
+    exact = logits(tmp_path / "m.gguf")
+    assert np.abs(logits(tmp_path / "m.gguf", "gguf") - exact).max() / np.abs(exact).max() < 0.06
+    assert model.footprint("gguf").total_bytes < 0.6 * model.footprint("bf16").total_bytes
+
+
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "w8a8", "w4a8"])
 def test_the_demo_model_computes_the_same_in_every_scheme(demo_gguf: Path, dtype: str) -> None:
     ours, theirs = LLM(demo_gguf, dtype=dtype), LLM("demo", dtype=dtype)

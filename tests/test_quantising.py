@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.weights.golden import values_of
 from twofold import LLM
 from twofold.errors import CheckpointError, QuantisationError, SettingsError
 from twofold.loading import open_model
-from twofold.ops.codes import Codes
 from twofold.ops.packed import Refined, decode
 from twofold.quant.recipe import METHODS, Recipe
 from twofold.quant.report import REPORT
@@ -161,8 +161,7 @@ def test_the_compressed_tensors_package_decodes_the_same_weights(name: str, sche
         }
         decoded = compressor.decompress(parts, config.config_groups["group_0"])["weight"].float().numpy()
         rows = model.store.rows(f"{module}.weight", 0, len(decoded))
-        values = rows.values() if isinstance(rows, Codes) else rows
-        np.testing.assert_allclose(values, decoded, rtol=TOLERANCES[scheme], err_msg=module)
+        np.testing.assert_allclose(values_of(rows), decoded, rtol=TOLERANCES[scheme], err_msg=module)
 
 
 def test_four_bits_with_group_scales_need_columns_in_groups(toy_folder: ToyFolder, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from twofold.quant.schemes import scheme
 from twofold.text.chat import ChatTemplate
 from twofold.text.tokenizer import Tokenizer, check_vocabulary
 from twofold.weights.codecs import codec_of
+from twofold.weights.gguf_checkpoint import GgufCheckpoint
 from twofold.weights.hub import resolve as resolve_folder
 from twofold.weights.kv_verdict import FILE_NAME as VERDICT_NAME
 from twofold.weights.kv_verdict import carry_verdict, find_verdict
@@ -35,6 +36,8 @@ from twofold.weights.packed_file import FILE_NAME, PackedFile, check_formats, re
 from twofold.weights.quantised import QuantisedCheckpoint, Store
 
 Progress = Callable[[int, int], None]
+GGUF_DTYPE = "gguf"
+"""Four-bit weights of a GGUF file as they are, everything else in bfloat16."""
 TEST = "twofold eval MODEL --gate-kv tests it."
 WORKING_BYTES = 256 * 2**20
 """Room for activations, buffers of the loader and the interpreter, beside weights and cache."""
@@ -68,6 +71,8 @@ class Model:
     @property
     def quantised_dtype(self) -> str | None:
         """Name of a quantised checkpoint's format, None for other checkpoints and packed folders."""
+        if isinstance(self.store, GgufCheckpoint):
+            return GGUF_DTYPE if self.store.has_four_bits else None
         return self.store.codec.name if isinstance(self.store, QuantisedCheckpoint) else None
 
     @property
@@ -79,7 +84,7 @@ class Model:
         """Format of every weight: as stored where `dtype` names what the folder holds, else by role."""
         if isinstance(self.store, PackedFile) and self.store.formats is not None:
             return self.store.formats
-        if isinstance(self.store, QuantisedCheckpoint) and dtype == self.quantised_dtype:
+        if isinstance(self.store, QuantisedCheckpoint | GgufCheckpoint) and dtype == self.quantised_dtype:
             return self.store.formats(self.targets)
         return scheme(dtype)
 

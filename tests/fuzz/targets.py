@@ -5,6 +5,8 @@ Another kind of file is another Target in TARGETS.
 
 from __future__ import annotations
 
+import re
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +15,8 @@ from random import Random
 
 import numpy as np
 
+from tests.fuzz.gguf_files import mutate as mutate_gguf
+from tests.fuzz.gguf_files import small_files
 from tests.fuzz.mutate import mutate_bytes, mutate_container, mutate_json_file
 from tests.fuzz.seeds import (
     Files,
@@ -24,6 +28,7 @@ from tests.fuzz.seeds import (
     tokenizer_folders,
 )
 from tests.weights.damage import read_all
+from tests.weights.make_gguf import read_everything
 from twofold.config import Settings, choose_dtype, resolve
 from twofold.loading import check_fits, open_model, read_weights
 from twofold.models.registry import read_architecture
@@ -117,7 +122,7 @@ def read_model(folder: Path) -> None:
     model = open_model(folder)
     dtype = choose_dtype(Settings(), model.packed_dtype, model.quantised_dtype)
     per_token = cache_bytes(model.architecture.cache_shape, 1, "bf16")
-    check_fits(model, resolve(Settings(), dtype, model.architecture.context, per_token))
+    check_fits(model, resolve(Settings(), dtype, "bf16", model.architecture.context, per_token))
     model.architecture.bind(read_weights(model, dtype, ReferenceOps("f32").packer, None))
 
 
@@ -130,10 +135,29 @@ def read_tokenizer(folder: Path) -> None:
     encode_chat(tokenizer, template, [{"role": "system", "content": "s"}, {"role": "user", "content": "Hello <|eot|>"}])
 
 
+def gguf_folders() -> list[Files]:
+    """Small GGUF models of both architectures."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [{"model.gguf": data} for data in small_files(Path(folder))]
+
+
+def mutate_gguf_model(files: Files, random: Random) -> Files:
+    """The file of a GGUF model, damaged."""
+    return {"model.gguf": mutate_gguf(files["model.gguf"], random)}
+
+
+def read_gguf(folder: Path) -> None:
+    """All of a GGUF model. Every vocabulary is a pattern of thousands of words, and Python keeps the last 512."""
+    try:
+        read_everything(folder / "model.gguf")
+    finally:
+        re.purge()
+
+
 TARGETS = (
     Target(
         name="safetensors",
-        share=350,
+        share=300,
         folders=container_folders,
         mutate=mutating(),
         read=read_container,
@@ -172,5 +196,12 @@ TARGETS = (
         folders=tokenizer_folders,
         mutate=mutating(),
         read=read_tokenizer,
+    ),
+    Target(
+        name="gguf",
+        share=50,
+        folders=gguf_folders,
+        mutate=mutate_gguf_model,
+        read=read_gguf,
     ),
 )

@@ -285,6 +285,9 @@ def read_everything(path: Path) -> None:
     model = open_model(path)
     assert isinstance(model.store, GgufCheckpoint)
     for name in model.store.names:
-        model.store.rows(name, 0, rows_of(model.store.shape(name)))
+        rows = rows_of(model.store.shape(name))
+        model.store.rows(name, 0, rows)
+        if model.store.format(name) == "group4":
+            model.store.codes(name, 0, rows)
     model.files.tokenizer()
     model.files.template(model.architecture.family)

@@ -12,10 +12,11 @@ from gguf import GGUFWriter
 from benchmarks.networks import TOY, TOY_DENSE, write_network
 from twofold.errors import CheckpointError, UnsupportedModel
 from twofold.weights.checkpoint import Checkpoint
-from twofold.weights.gguf_checkpoint import GgufCheckpoint, experts_of, layers_of, rope_factors_of
+from twofold.weights.gguf_blocks import Grouped, unpack
+from twofold.weights.gguf_checkpoint import GgufCheckpoint, experts_of, group_codes_of, layers_of, rope_factors_of
 from twofold.weights.gguf_parts import GgufParts
 
-from .make_gguf import write_gguf
+from .make_gguf import random_blocks, write_gguf
 
 SMALL = {"vocab_size": 64, "num_hidden_layers": 2}
 NETWORKS: dict[str, dict[str, Any]] = {"llama4": {**TOY, **SMALL}, "llama": {**TOY_DENSE, **SMALL}}
@@ -117,3 +118,28 @@ def test_a_missing_layer_and_odd_stacks_and_divisors_are_refused(tmp_path: Path)
         experts_of(with_tensors(tmp_path / "n.gguf", stacks))
     with pytest.raises(CheckpointError, match="a float32 vector was expected"):
         rope_factors_of(with_tensors(tmp_path / "o.gguf", {"rope_freqs.weight": (4,)}, np.float16))
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q4_K"])
+def test_codes_stand_for_the_values_within_what_float16_takes(kind: str) -> None:
+    found = unpack(kind, random_blocks(kind, 8, 512, seed=5))
+    codes = group_codes_of(found)
+    scales_ND = np.repeat(np.abs(found.scales_NG), 32, axis=1)
+    offsets_ND = np.repeat(np.abs(found.offsets_NG), 32, axis=1) if found.offsets_NG is not None else 0
+    lost_ND = np.abs(codes.values() - found.values())
+    assert (lost_ND <= 2.0**-10 * (16 * scales_ND + offsets_ND)).all()
+    if kind == "Q4_0":
+        assert not lost_ND.any()
+
+
+def test_groups_of_one_value_keep_it() -> None:
+    found = Grouped(
+        np.full((1, 64), 7, np.int8), np.array([[0, 1e-12]], np.float32), np.array([[-0.25, 3.0]], np.float32)
+    )
+    np.testing.assert_array_equal(group_codes_of(found).values(), np.repeat([[-0.25, 3.0]], 32, axis=1))
+
+
+def test_scales_no_float16_holds_are_damage() -> None:
+    found = Grouped(np.zeros((1, 32), np.int8), np.array([[1e6]], np.float32))
+    with pytest.raises(CheckpointError, match="beyond 65,504"):
+        group_codes_of(found)

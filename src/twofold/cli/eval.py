@@ -72,22 +72,14 @@ def command(
     from twofold.text.rows import read_rows
 
     limit, gate_kv = loading.pop("limit"), loading.pop("gate_kv")
-    if (layers or against_dtype) and against is None:
-        raise click.UsageError("--layers and --against-dtype need --against")
-    if limit and tasks is None:
-        raise click.UsageError("--limit needs --tasks")
+    check_together(against, against_dtype or layers, tasks, limit)
     if tasks is not None:
         judge_on_tasks(model, tasks, limit, as_json, loading)
         if text is None and against is None:
             return
     rows = read_rows(text or heldout_file())
     if gate_kv:
-        if against or any(loading.pop(name) is not None for name in ("kv_cache_dtype", "context", "draft")):
-            raise click.UsageError(
-                "--gate-kv compares the model with itself, in contexts as long as it was made for (at most 16,384); "
-                "leave out --against, --context, --kv-cache-dtype and --draft"
-            )
-        show_gate(model, rows, loading, as_json)
+        show_gate(model, rows, {**loading, "against": against}, as_json)
         return
     llm = load_to_judge(model, loading)
     other = load_to_judge(against, {**loading, "dtype": against_dtype}) if against else None
@@ -102,6 +94,14 @@ def command(
     if not as_json:
         Console().print(table_of(found, facts))
     click.echo(found.to_json(**facts))
+
+
+def check_together(against: str | None, needs_other: Any, tasks: str | None, limit: int | None) -> None:
+    """UsageError for options without the one they belong to."""
+    if needs_other and against is None:
+        raise click.UsageError("--layers and --against-dtype need --against")
+    if limit and tasks is None:
+        raise click.UsageError("--limit needs --tasks")
 
 
 def judge_on_tasks(model: str, tasks: str, limit: int | None, as_json: bool, loading: dict[str, Any]) -> None:
@@ -129,6 +129,12 @@ def show_gate(model: str, rows: list[Any], loading: dict[str, Any], as_json: boo
 
     from twofold.cli.gate import gate_kv_cache
 
+    given = [loading.pop(name) for name in ("against", "kv_cache_dtype", "context", "draft")]
+    if any(value is not None for value in given):
+        raise click.UsageError(
+            "--gate-kv compares the model with itself, in contexts as long as it was made for (at most 16,384); "
+            "leave out --against, --context, --kv-cache-dtype and --draft"
+        )
     verdict = gate_kv_cache(model, rows, **loading)
     if not as_json:
         click.echo(verdict.in_words())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from twofold.errors import CheckpointError, UnsupportedModel
-from twofold.ops.packed import AnyArray
+from twofold.ops.codes import GroupCodes
+from twofold.ops.formats import Formats
+from twofold.ops.packed import AnyArray, Floats, Format
+from twofold.ops.types import Target
 from twofold.weights.gguf import PLAIN, GgufFile
-from twofold.weights.gguf_blocks import decode
+from twofold.weights.gguf_blocks import Grouped, decode, unpack
 from twofold.weights.gguf_parts import GgufParts
+from twofold.weights.group_codes import LARGEST_HALF
 
 WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 IN_LAYERS = {
@@ -40,6 +44,7 @@ ROUTED = {
     "ffn_down_shexp": "shared_expert.down_proj",
 }
 STACKS = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
+FOUR_BITS = ("Q4_0", "Q4_1", "Q4_K")
 ROPE_FACTORS = "rope_freqs.weight"
 NEEDLESS = re.compile(r"rope_freqs\.weight|blk\.\d+\.attn_rot_embd\.weight")
 """Not weights: what rotary frequencies are divided by (the config holds it), and frequencies of old files."""
@@ -95,14 +100,41 @@ class GgufCheckpoint:
         kind = self.parts.kind(self.matrices[name].tensor)
         return kind if kind in PLAIN else "F32"
 
+    @property
+    def has_four_bits(self) -> bool:
+        """Whether any weight runs as it is."""
+        return any(self.format(name) == "group4" for name in self.matrices)
+
+    def format(self, name: str) -> Format:
+        """The packed format of a weight: four bits as they are, everything else in bfloat16."""
+        return "group4" if self.parts.kind(self.matrices[name].tensor) in FOUR_BITS else "bf16"
+
+    def formats(self, targets: Sequence[Target]) -> Formats:
+        """The packed format of every target: Group4 where all its parts have four bits. Norms, routers: float32."""
+        result: dict[str, Format] = {}
+        for target in targets:
+            found = {self.format(source.name) for parts in target.sources for source in parts}
+            is_small = target.role in ("norm", "router")
+            result[target.name] = "f32" if is_small else found.pop() if len(found) == 1 else "bf16"
+        return result
+
     def rows(self, name: str, start: int, stop: int) -> AnyArray:
         """Rows start..stop of a weight, [rows, columns]; nothing else is decoded."""
+        kind, found = self.stored_rows(name, start, stop)
+        return found if kind in PLAIN else decode(kind, found)
+
+    def codes(self, name: str, start: int, stop: int) -> GroupCodes:
+        """Rows start..stop of a weight whose format is Group4, as their codes."""
+        return group_codes_of(unpack(*self.stored_rows(name, start, stop)))
+
+    def stored_rows(self, name: str, start: int, stop: int) -> tuple[str, AnyArray]:
+        """The type of a weight, and rows of it as they lie in the file."""
         matrix = self.matrices[name]
         file = self.parts.homes[matrix.tensor]
         kind = file.entries[matrix.tensor].kind
         stored = file.plain(matrix.tensor) if kind in PLAIN else file.raw(matrix.tensor)
         found: AnyArray = stored[places(matrix, start, min(stop, rows_of(matrix.shape)))]
-        return found if kind in PLAIN else decode(kind, found)
+        return kind, found
 
     def prefetch(self, name: str, start: int, stop: int) -> None:
         """Ask for rows to be read from disk in the background."""
@@ -153,6 +185,34 @@ class GgufCheckpoint:
         if part in ROUTED and self.family == "llama4":
             return f"feed_forward.{ROUTED[part]}"
         return IN_LAYERS.get(part, "")
+
+
+def group_codes_of(found: Grouped) -> GroupCodes:
+    """Four-bit rows as Group4 keeps them: exact for Q4_0, else scales and zero points rounded to float16.
+
+    A scale is then off by 2^-12 of it at most, a zero point between 0 and 15 by 2^-8: together less than rounding
+    the weights themselves to bfloat16. Raises CheckpointError for scales that are too large for float16.
+    """
+    scales_NG = as_halves(found.scales_NG)
+    if found.offsets_NG is None:
+        return GroupCodes((found.codes_ND + np.int8(8)).view(np.uint8), scales_NG, np.full_like(scales_NG, 8))
+    offsets_NG = as_halves(found.offsets_NG)
+    steps_NG = np.divide(-found.offsets_NG, scales_NG, out=np.zeros_like(scales_NG), where=scales_NG != 0)
+    is_flat_NG = (scales_NG == 0) | (np.abs(steps_NG) > LARGEST_HALF)  # all one value: code 0 of scale -b, zero point 1
+    codes_NGC = found.codes_ND.view(np.uint8).reshape(*scales_NG.shape, -1) * ~is_flat_NG[..., None]
+    return GroupCodes(
+        codes_NGC.reshape(found.codes_ND.shape),
+        np.where(is_flat_NG, -offsets_NG, scales_NG),
+        np.where(is_flat_NG, np.float32(1), as_halves(np.where(is_flat_NG, np.float32(0), steps_NG))),
+    )
+
+
+def as_halves(numbers: Floats) -> Floats:
+    """Rounded to float16."""
+    if not (np.abs(numbers) <= LARGEST_HALF).all():
+        raise CheckpointError("scales beyond 65,504, or not finite, in four-bit blocks. Download the file again.")
+    result: Floats = numbers.astype(np.float16).astype(np.float32)
+    return result
 
 
 def rows_of(shape: tuple[int, ...]) -> int:

@@ -89,7 +89,7 @@ def load(
     for piece, following in zip_longest(pieces, pieces[1:]):
         if following:
             prefetch(checkpoint, following)
-        fill(gather(checkpoint, piece.parts), piece, packer)
+        fill(gather(checkpoint, piece.parts, isinstance(piece.into, Group4)), piece, packer)
         release(checkpoint, piece)
         done += sum((part.stop - part.start) * row_bytes(checkpoint, part.source) for part in piece.parts)
         if progress:
@@ -176,9 +176,9 @@ def fill(rows: AnyArray | Coded, piece: Piece, packer: Packer) -> None:
         packer.encode(rows.values(), piece.into, piece.first_row)
 
 
-def gather(checkpoint: Store, parts: Sequence[Part]) -> AnyArray | Coded:
+def gather(checkpoint: Store, parts: Sequence[Part], in_groups: bool = False) -> AnyArray | Coded:
     """The rows of the parts, one under another: a view of the file when one part is all there is."""
-    found = [view(checkpoint, part) for part in parts]
+    found = [view(checkpoint, part, in_groups) for part in parts]
     coded = [rows for rows in found if not isinstance(rows, np.ndarray)]
     if len(coded) == len(found) and len({rows.format for rows in coded}) == 1:
         return codes.join(coded)
@@ -194,11 +194,11 @@ def gather(checkpoint: Store, parts: Sequence[Part]) -> AnyArray | Coded:
     return np.concatenate(views)
 
 
-def view(checkpoint: Store, part: Part) -> AnyArray | Coded:
+def view(checkpoint: Store, part: Part, in_groups: bool) -> AnyArray | Coded:
     """A part as a view of the mapped file, [rows, columns]; of what is quantised its codes, or decoded values."""
     source = part.source
     if isinstance(checkpoint, GgufCheckpoint):
-        return checkpoint.rows(source.name, part.start, part.stop)
+        return (checkpoint.codes if in_groups else checkpoint.rows)(source.name, part.start, part.stop)
     if isinstance(checkpoint, QuantisedCheckpoint) and checkpoint.is_quantised(source.name):
         return checkpoint.rows(source.name, part.start, part.stop, source.expert)
     tensor = checkpoint.tensor(source.name)
