@@ -1,4 +1,4 @@
-"""Quantises the demo model in every scheme and measures it against its bfloat16 self on held-out text.
+"""Quantises the demo model in every scheme and measures it against its bfloat16 self on held-out text, beside Q4_0.
 
 python -m benchmarks.quality                       every scheme, by calibration and by plain rounding
 python -m benchmarks.quality --scheme w4a8 --method gptq
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.q4_0 import write_q4_0
 from benchmarks.results import write_result
 from twofold.api import LLM
 from twofold.bench.evaluate import evaluate
@@ -65,6 +66,9 @@ def main() -> None:
         figures.append({"scheme": dtype, "method": "while loading", **measure("demo", reference, dtype=dtype)})
         print(figures[-1], flush=True)
     with tempfile.TemporaryDirectory() as folder:
+        q4_0 = measure(write_q4_0(Path(folder) / "q4_0"), reference, dtype="f32")
+        figures.append({"scheme": "Q4_0 of GGUF", "method": "round", **q4_0})
+        print(figures[-1], flush=True)
         for scheme in arguments.scheme:
             for method in arguments.method:
                 for budget in [None, *arguments.budget] if scheme == "mixed" else [None]:
