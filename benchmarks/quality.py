@@ -19,19 +19,22 @@ from benchmarks.q4_0 import write_q4_0
 from benchmarks.results import write_result
 from twofold.api import LLM
 from twofold.bench.evaluate import evaluate
-from twofold.demo import calibration_file, heldout_file
+from twofold.bench.quality import exact_match
+from twofold.demo import calibration_file, data_folder, heldout_file
 from twofold.loading import open_model
 from twofold.quant.recipe import METHODS, Recipe
 from twofold.quant.report import REPORT
 from twofold.quant.schemes import QUANTISED
 from twofold.quantising import quantise_model
-from twofold.text.rows import read_rows
+from twofold.text.rows import read_lines, read_rows
 
 
 def measure(model: str | Path, reference: LLM, **settings: Any) -> dict[str, Any]:
-    """Quality of one model on the held-out text."""
-    found = evaluate(LLM(model, **settings), read_rows(heldout_file()), reference)
-    figures = {"perplexity": found.perplexity, "kl_mean": found.kl_mean, "kl_p99": found.kl_p99}
+    """Quality of one model on the held-out text, and the share of the demo's questions it answers exactly."""
+    llm = LLM(model, **settings)
+    found = evaluate(llm, read_rows(heldout_file()), reference)
+    exact = exact_match(llm, read_lines(data_folder() / "evaluation.jsonl"))["all"]
+    figures = {"perplexity": found.perplexity, "kl_mean": found.kl_mean, "kl_p99": found.kl_p99, "exact": exact}
     return {name: round(value or 0.0, 5) for name, value in {**figures, "agreement": found.agreement}.items()}
 
 
@@ -62,7 +65,7 @@ def main() -> None:
     arguments = parser.parse_args()
     reference = LLM("demo", dtype="bf16")
     figures = []
-    for dtype in ("w4a8", "w8a8"):
+    for dtype in ("bf16", "w4a8", "w8a8"):
         figures.append({"scheme": dtype, "method": "while loading", **measure("demo", reference, dtype=dtype)})
         print(figures[-1], flush=True)
     with tempfile.TemporaryDirectory() as folder:

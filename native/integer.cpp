@@ -1,4 +1,4 @@
-// Products of int8 activation codes with Int8 and Int4 panels (layouts: ops/packed.py).
+// Products of int8 activation codes with Int8 and Int4 panels (layouts: ops/layout.py).
 //
 //     y[t, n] = float(sum over d of code[t, d] * integer[n, d]) * (scale_t * scale_n)
 //

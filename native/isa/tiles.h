@@ -3,7 +3,7 @@
 //     C[m, n] += sum over k < 16, i < 4 of A[m, 4k + i] * B[k, 4n + i]     int8 * int8 -> int32
 //     C[m, n] += sum over k < 16, i < 2 of A[m, 2k + i] * B[k, 2n + i]     bf16 * bf16 -> float32
 //
-// A is 16 tokens of 64 codes, B sixteen quads of one panel as they lie in memory (ops/packed.py), C 16 x 16 sums.
+// A is 16 tokens of 64 codes, B sixteen quads of one panel as they lie in memory (ops/layout.py), C 16 x 16 sums.
 // bf16: A is 16 query rows of 32 items, B sixteen pairs of a panel of keys or values (kv.h).
 // Two builds of the same functions: AMX, and plain loops (ISA amx_emulated), by which whatever is written for tiles is
 // tested on every machine. The emulation stops the program where the instruction would fault.

@@ -57,7 +57,7 @@ class Ops(Protocol):
         ...
 
     def linear(self, x_TD: Array, weight_ND: Weight) -> Array:
-        """y_TN = x_TD @ weight_ND^T. Integer weights see x as int8 codes with one scale per token."""
+        """y_TN = x_TD @ weight_ND^T. Integer weights see x as int8 codes (ops.activations)."""
         ...
 
     def logits(self, x_RD: Array, head_VD: Weight) -> Array:
