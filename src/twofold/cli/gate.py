@@ -29,10 +29,18 @@ def gate_kv_cache(model: str | Path, rows: Sequence[Row], **loading: Any) -> KvV
     from twofold.bench.quality import stretch_tokens
     from twofold.cli.session import load_with_progress
     from twofold.demo import model_folder
+    from twofold.errors import SettingsError
     from twofold.loading import open_model
+    from twofold.weights.gguf_checkpoint import GgufCheckpoint
     from twofold.weights.kv_verdict import KvVerdict, write_verdict
 
-    architecture = open_model(model).architecture
+    opened = open_model(model)
+    if isinstance(opened.store, GgufCheckpoint):
+        raise SettingsError(
+            f"{model} is a GGUF file, which has no folder for a verdict. Make one of it first: "
+            f"twofold pack {model} -o FOLDER"
+        )
+    architecture = opened.architecture
     context = gate_context(architecture.context)
     llm = load_with_progress(
         str(model),

@@ -62,7 +62,7 @@ def show_kv_choice(model: Model) -> None:
 
 
 def show_parts(model: Model) -> None:
-    """Bytes of each part and bytes read per token, for every scheme."""
+    """Bytes of each part and bytes read per token: as the model is quantised, and for every scheme it may run as."""
     from rich.console import Console
     from rich.table import Table
 
@@ -71,9 +71,13 @@ def show_parts(model: Model) -> None:
 
     table = Table(title="Bytes of weights", title_justify="left")
     table.add_column("part")
-    for name in DTYPES:
+    own = model.own_dtype
+    names: tuple[str, ...] = DTYPES if own is None or own in DTYPES else (own, *DTYPES)
+    if model.packed_dtype is not None:
+        names = (model.packed_dtype,)  # what is packed runs as nothing else
+    for name in names:
         table.add_column(name, justify="right")
-    counted = [model.footprint(name) for name in DTYPES]
+    counted = [model.footprint(name) for name in names]
     for role in get_args(Role):
         if role in counted[0].bytes:
             table.add_row(role, *(readable(item.bytes[role]) for item in counted))
