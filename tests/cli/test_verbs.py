@@ -121,6 +121,21 @@ def test_a_gguf_file_is_described_and_answers(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_a_four_bit_gguf_file_runs_and_is_packed_as_it_is(tmp_path: Path) -> None:
+    path, folder = tmp_path / "demo.gguf", tmp_path / "packed"
+    write_gguf(model_folder(), path, "Q4_0")
+    result = run("info", str(path))
+    assert result.returncode == 0, result.stderr
+    assert "Kept in bf16 with gguf weights" in result.stdout
+    assert run("pack", str(path), "-o", str(folder)).returncode == 0
+    answers = [run("run", str(model), "Hello!", "--temperature", "0") for model in (path, folder)]
+    assert answers[0].stdout == answers[1].stdout != ""
+    assert all("gguf, bf16 cache" in answer.stderr for answer in answers)
+    result = run("eval", str(path), "--gate-kv")
+    assert result.returncode == 1
+    assert "twofold pack" in result.stderr
+
+
 def test_doctor_measures_the_machine() -> None:
     result = run("doctor")
     assert result.returncode == 0, result.stderr
