@@ -43,7 +43,16 @@ Peak peak_of(const float* x_D, int64_t columns) {
         most = larger(here, most);
         if (here > 0.0f) least = smaller(here, least);
     }
-    return {most, least * kWideRatio < most};
+    if (least * kWideRatio < most || most == 0.0f) return {most, most != 0.0f};
+    const float inverse = 1.0f / (most / 127.0f);
+    I balance{};  // two for each code that is not 0, less one for each value
+    for (int64_t d = 0; d < columns; d += kLanes) {
+        const F value = vabs(load_at(x_D, d, columns));
+        balance += (value > 0.0f) - 2 * (round_to_int(value * inverse) != 0);
+    }
+    int64_t total = 0;
+    for (int lane = 0; lane < kLanes; ++lane) total += balance[lane];
+    return {most, total < 0};
 }
 
 typedef int32_t Four __attribute__((vector_size(16)));

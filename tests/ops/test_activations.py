@@ -68,6 +68,12 @@ def test_a_wide_token_keeps_sixteen_bits_and_its_neighbours_change_nothing() -> 
     assert np.array_equal(found.values()[others], before.values()[others])
 
 
+def test_outliers_in_every_stretch_are_seen_too() -> None:
+    x_TD = normal(generator(3), 20, 256)
+    x_TD[:, ::32] *= 256
+    assert quantize_activations(x_TD).is_wide_T.all()
+
+
 def test_blocks_of_zeros_and_rows_of_zeros_are_not_wide() -> None:
     x_TD = np.zeros((2, 600), np.float32)
     x_TD[0, 5] = WIDE_RATIO * 100

@@ -182,7 +182,7 @@ def outliers(rng: np.random.Generator, tokens: int, columns: int) -> Floats:
     """Activations as networks have them: a few large columns, one token of zeros."""
     x_TD = normal(rng, tokens, columns)
     x_TD[:, :: 17 + columns // 4] *= 20
-    x_TD[1::2, columns // 3] *= 300  # beyond 128 columns these tokens are wide, see ops.activations
+    x_TD[1::2, columns // 3] *= 300  # these tokens are wide, see ops.activations
     x_TD[2:3] = 0
     return x_TD
 
