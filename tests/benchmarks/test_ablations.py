@@ -20,5 +20,5 @@ def test_rotation_restores_what_outlier_channels_ruin(tmp_path: Path) -> None:
     for transform in ("none", "rotate"):
         output = quantise_model(planted, tmp_path / transform, Recipe("w8a8", "round", transform=transform))
         found[transform] = evaluate(LLM(output), ROWS, reference).kl_mean
-    assert found["none"] > 0.5
+    assert found["none"] > 10 * found["rotate"]
     assert found["rotate"] < 0.01

@@ -242,7 +242,9 @@ def test_a_chat_answers_forgets_and_ends() -> None:
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program() -> None:
-    terminal = Terminal("chat", "demo", "--temperature", "50", "--top-p", "1", "--seed", "3")  # goes on and on
+    terminal = Terminal(
+        "chat", "demo", "--temperature", "50", "--top-p", "1", "--seed", "3", "--backend", "reference"
+    )  # slow
     terminal.read_until("> ")
     terminal.type("Tell me more\n")
     terminal.read_until("Tell me more\r\n")

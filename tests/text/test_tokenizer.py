@@ -139,7 +139,7 @@ def test_no_text_encodes_to_a_special_token(tokenizers, family, parts):
     text = "".join(parts)
     ids = tokenizer.encode(text)
     assert not any(tokenizer.is_special(token) for token in ids)
-    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode(ids) == text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def test_trusted_text_has_special_tokens(tokenizers):
