@@ -206,6 +206,7 @@ class Terminal:
     def __init__(self, *arguments: str) -> None:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored, where the tests run in the background of a shell
             os.execv(COMMAND, [COMMAND, *arguments])
         self.seen = ""
 
