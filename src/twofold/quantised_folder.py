@@ -94,7 +94,7 @@ def finish(job: Job, output: Path, progress: Progress | None = None) -> None:
     write_index(job.folder, {name: written.file(name).path.name for name in written.names}, written.size_bytes)
     records = [row for index in range(len(job.units)) for row in json.loads(job.record(index).read_text())]
     choice = report_choice(job, build_calibration_ops(), progress)
-    lengths = [len(ids) for ids in job.texts]
+    lengths = [len(ids) for ids in job.texts] if job.recipe.runs_layers else []
     write_report(job.folder, job.recipe, lengths, records, written.size_bytes, choice)
     for pattern in ("unit-*.report", "activations-*.npy", "*.tmp", PLAN, DAMAGES, CHOICE):
         for path in job.folder.glob(pattern):

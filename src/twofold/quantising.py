@@ -93,7 +93,7 @@ def quantise_model(path_or_id: str | Path, output: Path, recipe: Recipe, progres
 def run_job(job: Job, progress: Progress | None) -> None:
     """Quantise every unit that is not done yet."""
     ops = build_calibration_ops()
-    runner = LayerRunner(job.model.architecture, ops, job.texts) if job.texts else None
+    runner = LayerRunner(job.model.architecture, ops, job.texts) if job.recipe.runs_layers else None
     first, activations = resume(job, runner)
     for index in range(first, len(job.units)):
         if progress:

@@ -38,6 +38,11 @@ class Recipe:
             )
 
     @property
+    def runs_layers(self) -> bool:
+        """Whether layers are quantised by what calibration text gives them."""
+        return self.method == "gptq" or self.transform == "smooth"
+
+    @property
     def needs_text(self) -> bool:
-        """Whether anything looks at calibration text."""
-        return self.method == "gptq" or self.scheme == MIXED or self.transform == "smooth"
+        """Whether anything looks at calibration text; mixed measures on it before."""
+        return self.runs_layers or self.scheme == MIXED
