@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -15,88 +13,22 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from twofold.server.access import Gate, as_problem, json_response, problem_response
-from twofold.server.exchange import Lines, events, read_body, unless_gone
-from twofold.server.openai import (
-    Envelope,
-    chat_body,
-    chat_chunks,
-    completion_body,
-    completion_chunks,
-    plain_tool,
-    read_chat,
-    read_completion,
-)
+from twofold.server.generation import Endpoint, generating, read_as
+from twofold.server.openai import CHAT, COMPLETION, plain_tool
 from twofold.server.page import page_routes
 from twofold.server.problems import Problem
-from twofold.server.schema import (
-    ChatRequest,
-    CompletionRequest,
-    DetokenizeRequest,
-    TokenizeRequest,
-    decode,
-)
-from twofold.server.serving import Ask, Job, Serving
-from twofold.server.structure import grammar_of
+from twofold.server.schema import DetokenizeRequest, TokenizeRequest
+from twofold.server.serving import Serving
 
-S = TypeVar("S", ChatRequest, CompletionRequest)
-T = TypeVar("T")
 Json = dict[str, Any]
 
 
 class Routes:
-    """One method per route."""
+    """One method per route that does not generate."""
 
     def __init__(self, serving: Serving, version: str) -> None:
         self.serving = serving
         self.version_text = version
-
-    async def read(self, request: Request, kind: type[T]) -> T:
-        """The request's body as `kind`."""
-        limits = self.serving.settings
-        return decode(await read_body(request, limits.max_body_bytes, limits.body_timeout_s), kind)
-
-    async def chat(self, request: Request) -> Response:
-        """POST /v1/chat/completions."""
-        return await self.generate(
-            request, ChatRequest, read_chat, chat_chunks, chat_body, ("chatcmpl", "chat.completion")
-        )
-
-    async def completions(self, request: Request) -> Response:
-        """POST /v1/completions."""
-        return await self.generate(
-            request, CompletionRequest, read_completion, completion_chunks, completion_body, ("cmpl", "text_completion")
-        )
-
-    async def generate(
-        self,
-        request: Request,
-        kind: type[S],
-        read: Callable[[S, Serving], Ask],
-        chunks: Callable[[Job, Envelope, bool], AsyncIterator[Json]],
-        body: Callable[[Job, Envelope], Coroutine[Any, Any, Json]],
-        names: tuple[str, str],
-    ) -> Response:
-        """What both routes do; a prompt is rendered and tokenised beside the event loop."""
-        asked = await self.read(request, kind)
-        model = self.serving.check_model(asked.model)
-        ask = await run_in_threadpool(read, asked, self.serving)
-        grammar = await run_in_threadpool(grammar_of, asked)
-        if grammar is not None:
-            ask = replace(ask, constraint=await self.serving.grammars.compile(grammar))
-        ask = replace(ask, salt=f"{request.state.key}/{asked.cache_salt or ''}".encode())
-        job = Job(self.serving, ask)
-        suffix = ".chunk" if asked.stream and names[0] == "chatcmpl" else ""
-        envelope = Envelope(
-            prefix=names[0], kind=names[1] + suffix, model=model, fingerprint=self.serving.model.fingerprint
-        )
-        if not asked.stream:
-            try:
-                return json_response(await unless_gone(request, body(job, envelope)))
-            finally:
-                job.stream.cancel()
-        wants_usage = bool(asked.stream_options and asked.stream_options.include_usage)
-        source = chunks(job, envelope, wants_usage)
-        return Lines(events(source, request.state.request_id), "text/event-stream", job.stream.cancel)
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
@@ -121,7 +53,7 @@ class Routes:
 
     async def tokenize(self, request: Request) -> Response:
         """POST /tokenize."""
-        asked = await self.read(request, TokenizeRequest)
+        asked = await read_as(request, self.serving, TokenizeRequest)
         self.serving.check_model(asked.model)
         if (asked.prompt is None) == (asked.messages is None):
             raise Problem(400, "give either prompt or messages", param="prompt")
@@ -139,7 +71,7 @@ class Routes:
 
     async def detokenize(self, request: Request) -> Response:
         """POST /detokenize."""
-        asked = await self.read(request, DetokenizeRequest)
+        asked = await read_as(request, self.serving, DetokenizeRequest)
         self.serving.check_model(asked.model)
         text = self.serving.model.tokenizer.decode(asked.tokens, skip_special=False)
         return json_response({"prompt": text})
@@ -161,22 +93,27 @@ class Routes:
         return Response(self.serving.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
+def endpoints(serving: Serving, version: str) -> list[Endpoint]:
+    """The table of routes, without the chat page."""
+    routes = Routes(serving, version)
+    return [
+        generating("/v1/chat/completions", serving, CHAT),
+        generating("/v1/completions", serving, COMPLETION),
+        Endpoint(path="/v1/models", handler=routes.models),
+        Endpoint(path="/v1/models/{name:path}", handler=routes.model),
+        Endpoint(path="/tokenize", handler=routes.tokenize, method="POST", struct=TokenizeRequest),
+        Endpoint(path="/detokenize", handler=routes.detokenize, method="POST", struct=DetokenizeRequest),
+        Endpoint(path="/health", handler=routes.health),
+        Endpoint(path="/version", handler=routes.version),
+        Endpoint(path="/load", handler=routes.load),
+        Endpoint(path="/metrics", handler=routes.metrics),
+    ]
+
+
 def build_app(serving: Serving, version: str) -> Starlette:
     """The ASGI application."""
-    routes = Routes(serving, version)
-    table = [
-        Route("/v1/chat/completions", routes.chat, methods=["POST"]),
-        Route("/v1/completions", routes.completions, methods=["POST"]),
-        Route("/v1/models", routes.models),
-        Route("/v1/models/{name:path}", routes.model),
-        Route("/tokenize", routes.tokenize, methods=["POST"]),
-        Route("/detokenize", routes.detokenize, methods=["POST"]),
-        Route("/health", routes.health),
-        Route("/version", routes.version),
-        Route("/load", routes.load),
-        Route("/metrics", routes.metrics),
-        *page_routes(),
-    ]
+    table = [Route(item.path, item.handler, methods=[item.method]) for item in endpoints(serving, version)]
+    table += page_routes()
     gate = Middleware(
         Gate, settings=serving.settings, metrics=serving.metrics, handlers=frozenset(route.path for route in table)
     )

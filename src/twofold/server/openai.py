@@ -10,9 +10,11 @@ from typing import Any
 
 from twofold.engine.request import SamplingParams
 from twofold.ops.types import Drawn
+from twofold.server.generation import Api
 from twofold.server.problems import Problem
 from twofold.server.schema import ChatRequest, CompletionRequest, Sampled
 from twofold.server.serving import Ask, Delta, Job, Serving
+from twofold.server.structure import grammar_of
 from twofold.text.tokenizer import Tokenizer
 from twofold.text.tools import CallArguments, CallBegun, Part
 
@@ -58,6 +60,7 @@ def read_choices(asked: Sampled, most: int) -> int:
 
 def read_chat(asked: ChatRequest, serving: Serving) -> Ask:
     """What a chat request asks for. Raises Problem, TemplateError or InvalidSampling."""
+    serving.check_model(asked.model)
     limits = serving.settings
     if len(asked.messages) > limits.max_messages:
         found = len(asked.messages)
@@ -89,6 +92,8 @@ def read_chat(asked: ChatRequest, serving: Serving) -> Ask:
         most_calls=1 if asked.parallel_tool_calls is False else None,
         skip_special=asked.skip_special_tokens is not False,
         include_stop=bool(asked.include_stop_str_in_output),
+        grammar=grammar_of(asked),
+        salt=(asked.cache_salt or "").encode(),
     )
 
 
@@ -103,6 +108,7 @@ def plain_tool(tool: Any) -> Json:
 
 def read_completion(asked: CompletionRequest, serving: Serving) -> Ask:
     """What a completion request asks for. Raises Problem or InvalidSampling."""
+    serving.check_model(asked.model)
     limits = serving.settings
     prompts = read_prompts(asked.prompt)
     if len(prompts) > limits.max_prompts:
@@ -115,6 +121,8 @@ def read_completion(asked: CompletionRequest, serving: Serving) -> Ask:
         choices=read_choices(asked, limits.max_choices),
         skip_special=asked.skip_special_tokens is not False,
         include_stop=bool(asked.include_stop_str_in_output),
+        grammar=grammar_of(asked),
+        salt=(asked.cache_salt or "").encode(),
     )
 
 
@@ -145,6 +153,12 @@ class Envelope:
     fingerprint: str
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
+
+    @classmethod
+    def of(cls, job: Job, model: str | None, prefix: str, kind: str) -> Envelope:
+        """For the answer to a request that named this model."""
+        served = job.serving.model
+        return cls(prefix=prefix, kind=kind, model=model or served.names[0], fingerprint=served.fingerprint)
 
     def wrap(self, choices: list[Json], **more: Any) -> Json:
         """A chunk or a body."""
@@ -212,8 +226,10 @@ def legacy_logprobs(tokenizer: Tokenizer, drawn: Sequence[Drawn], offset: int) -
     return shape
 
 
-async def chat_chunks(job: Job, envelope: Envelope, include_usage: bool) -> AsyncIterator[Json]:
+async def chat_chunks(job: Job, asked: ChatRequest) -> AsyncIterator[Json]:
     """The chunks of a streamed chat answer."""
+    envelope = Envelope.of(job, asked.model, "chatcmpl", "chat.completion.chunk")
+    include_usage = asked.includes_usage
     tokenizer = job.serving.model.tokenizer
     with_logprobs = job.ask.params.logprobs is not None
     extra: Json = {"usage": None} if include_usage else {}
@@ -246,7 +262,7 @@ async def chat_chunks(job: Job, envelope: Envelope, include_usage: bool) -> Asyn
         yield envelope.wrap([], usage=job.usage)
 
 
-async def chat_body(job: Job, envelope: Envelope) -> Json:
+async def chat_body(job: Job, asked: ChatRequest) -> Json:
     """The whole of a chat answer."""
     choices = []
     with_logprobs = job.ask.params.logprobs is not None
@@ -266,11 +282,13 @@ async def chat_body(job: Job, envelope: Envelope) -> Json:
             "logprobs": chat_logprobs(job.serving.model.tokenizer, drawn) if with_logprobs else None,
             "finish_reason": deltas[-1].finish,
         })  # fmt: skip
-    return envelope.wrap(choices, usage=job.usage)
+    return Envelope.of(job, asked.model, "chatcmpl", "chat.completion").wrap(choices, usage=job.usage)
 
 
-async def completion_chunks(job: Job, envelope: Envelope, include_usage: bool) -> AsyncIterator[Json]:
+async def completion_chunks(job: Job, asked: CompletionRequest) -> AsyncIterator[Json]:
     """The chunks of a streamed completion."""
+    envelope = Envelope.of(job, asked.model, "cmpl", "text_completion")
+    include_usage = asked.includes_usage
     extra: Json = {"usage": None} if include_usage else {}
     offsets = [0] * len(job.choices)
     source = job.deltas()
@@ -285,11 +303,11 @@ async def completion_chunks(job: Job, envelope: Envelope, include_usage: bool) -
         yield envelope.wrap([], usage=job.usage)
 
 
-async def completion_body(job: Job, envelope: Envelope) -> Json:
+async def completion_body(job: Job, asked: CompletionRequest) -> Json:
     """The whole of a completion."""
     gathered = await gather(job)
     choices = [completion_choice(job, index, deltas, 0) for index, deltas in enumerate(gathered)]
-    return envelope.wrap(choices, usage=job.usage)
+    return Envelope.of(job, asked.model, "cmpl", "text_completion").wrap(choices, usage=job.usage)
 
 
 def completion_choice(job: Job, index: int, deltas: Sequence[Delta], offset: int) -> Json:
@@ -311,3 +329,7 @@ async def gather(job: Job) -> list[list[Delta]]:
         for delta in deltas:
             found[delta.index].append(delta)
     return found
+
+
+CHAT = Api(struct=ChatRequest, read=read_chat, chunks=chat_chunks, body=chat_body)
+COMPLETION = Api(struct=CompletionRequest, read=read_completion, chunks=completion_chunks, body=completion_body)

@@ -47,6 +47,16 @@ class Sampled(Struct, kw_only=True, forbid_unknown_fields=True):
     include_stop_str_in_output: bool | None = None
     cache_salt: str | None = None
 
+    @property
+    def streams(self) -> bool:
+        """Whether the answer comes piece by piece."""
+        return bool(self.stream)
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
 
 class FunctionTool(Struct, kw_only=True, forbid_unknown_fields=True):
     """A function the model may call; parameters is a JSON schema."""

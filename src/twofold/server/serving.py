@@ -61,7 +61,10 @@ class Serving:
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """What one HTTP request wants: `choices` answers to each prompt."""
+    """What one HTTP request wants: `choices` answers to each prompt.
+
+    grammar: the form the answers must have, which `constraint` is compiled from.
+    """
 
     prompts: Sequence[list[int]]
     params: SamplingParams
@@ -70,6 +73,7 @@ class Ask:
     most_calls: int | None = None
     skip_special: bool = True
     include_stop: bool = False
+    grammar: str | None = None
     constraint: Matcher | None = None
     salt: bytes = b""
     arrived_s: float = field(default_factory=time.perf_counter)
