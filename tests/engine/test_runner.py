@@ -14,7 +14,7 @@ from twofold import LLM, SamplingParams
 from twofold.engine import invariants
 from twofold.engine.engine import Engine
 from twofold.engine.request import Event, Request
-from twofold.engine.runner import Runner, RunnerLimits, Stream
+from twofold.engine.runner import Runner, RunnerLimits, StepReport, Stream
 from twofold.errors import BadLogits, Overloaded, ShuttingDown, SlowReader
 
 
@@ -185,3 +185,21 @@ def test_closing_without_grace_ends_what_runs(llm: LLM) -> None:
 
     asyncio.run(main())
     assert llm.engine.is_idle
+
+
+def test_the_seconds_of_the_steps_are_shared_out_among_their_requests(llm: LLM) -> None:
+    reports: list[StepReport] = []
+    runner = Runner(llm.engine, observe=reports.append)
+
+    async def main() -> float:
+        requests = [prepare(llm.engine, [1, *range(300, 300 + count)], max_tokens=6) for count in (3, 40, 70)]
+        streams = [runner.submit([request]) for request in requests]
+        await asyncio.gather(*(read(stream) for stream in streams))
+        return sum(sum(stream.spent_s.values()) for stream in streams)
+
+    spent = asyncio.run(main())
+    runner.close()
+    assert spent == pytest.approx(sum(report.seconds for report in reports))
+    assert sum(report.prompt_rows for report in reports) == 4 + 41 + 71
+    assert sum(report.drawn for report in reports) == 3 * 6
+    assert all(report.prompt_rows <= report.rows <= 32 for report in reports)

@@ -46,6 +46,17 @@ def test_a_long_prompt_is_read_in_pieces_of_the_budget() -> None:
     assert sizes == [[8], [8], [4], [1]]
 
 
+def test_a_slice_knows_how_much_of_it_is_prompt() -> None:
+    served = scheduler()
+    for number, prompt in enumerate((3, 10)):
+        served.add(sequence(number, prompt=prompt, answer=3))
+    found = []
+    while (plan := served.plan()) is not None:
+        found.append([(item.count, item.prompt_rows) for item in plan.slices])
+        served.commit(plan, [Drawn(token=1) for _ in plan.sampling])
+    assert found == [[(3, 3), (5, 5)], [(1, 0), (5, 5)], [(1, 0), (1, 0)], [(1, 0)]]
+
+
 def test_sequences_that_need_one_token_go_before_those_reading_a_prompt() -> None:
     served = scheduler()
     served.add(sequence(0, prompt=20, answer=4))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from twofold.engine.engine import Engine
 from twofold.engine.request import Event, Request
-from twofold.engine.scheduler import Plan
+from twofold.engine.scheduler import Plan, Slice
 from twofold.errors import Overloaded, ShuttingDown, SlowReader, TwofoldError
 
 log = logging.getLogger("twofold.engine")
@@ -44,9 +44,10 @@ class Delivery:
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """One step: tokens run through the network, tokens drawn, seconds it took."""
+    """One step: tokens run through the network, those of them that belong to prompts, tokens drawn, seconds it took."""
 
     rows: int
+    prompt_rows: int
     drawn: int
     seconds: float
 
@@ -54,13 +55,14 @@ class StepReport:
 class Stream:
     """The answers to a group of requests as they grow. Iterate it once, in the event loop that opened it.
 
-    Yields deliveries until every request has finished; raises what ended one of them early. started_s: when each
-    request's first token was run, by request id.
+    Yields deliveries until every request has finished; raises what ended one of them early. By request id, started_s:
+    when its first token was run; spent_s: its share of the engine's seconds, each step's split evenly over its rows.
     """
 
     def __init__(self, runner: Runner, requests: Sequence[Request]) -> None:
         self.requests = tuple(requests)
         self.started_s: dict[int, float] = {}
+        self.spent_s: dict[int, float] = {}
         self._runner = runner
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
@@ -228,11 +230,22 @@ class Runner:
         except Exception as error:
             events = self._rescue(error)
         end = time.perf_counter()
-        self._deliver(events, start, end)
+        slices = self.engine.latest.slices if self.engine.latest else ()
+        rows = sum(item.rows for item in slices)
+        self._account(slices, start, (end - start) / max(1, rows))
+        self._deliver(events, end)
         if self.observe:
-            plan = self.engine.latest
-            rows = sum(item.rows for item in plan.slices) if plan else 0
-            self.observe(StepReport(rows=rows, drawn=len(events), seconds=end - start))
+            prompt_rows = sum(item.prompt_rows for item in slices)
+            self.observe(StepReport(rows=rows, prompt_rows=prompt_rows, drawn=len(events), seconds=end - start))
+
+    def _account(self, slices: Iterable[Slice], start: float, row_s: float) -> None:
+        """Note when each request began and what the step's rows cost it."""
+        for item in slices:
+            request_id = item.sequence.request.id
+            owner = self._streams.get(request_id)
+            if owner is not None:
+                owner.started_s.setdefault(request_id, start)
+                owner.spent_s[request_id] = owner.spent_s.get(request_id, 0.0) + item.rows * row_s
 
     def _rescue(self, error: Exception) -> list[Event]:
         """Run each sequence of a failed step by itself; those that fail again end with their error."""
@@ -250,12 +263,8 @@ class Runner:
         self.engine.in_flight = None
         return events
 
-    def _deliver(self, events: Iterable[Event], start: float, end: float) -> None:
+    def _deliver(self, events: Iterable[Event], end: float) -> None:
         """Hand events to their streams; cut a stream whose reader has let the buffer fill up."""
-        for item in self.engine.latest.slices if self.engine.latest else ():
-            owner = self._streams.get(item.sequence.request.id)
-            if owner is not None:
-                owner.started_s.setdefault(item.sequence.request.id, start)
         shares: dict[Stream, list[Event]] = {}
         for event in events:
             shares.setdefault(self._streams[event.request_id], []).append(event)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from twofold.engine.blocks import Blocks
@@ -24,12 +24,18 @@ NO_GUESSES: Mapping[int, tuple[int, ...]] = MappingProxyType({})
 class Slice:
     """The next `count` tokens of a sequence, and guesses of what follows them.
 
-    Its last token is sampled from when nothing is pending after it, and then so is every guess.
+    Its last token is sampled from when nothing is pending after it, and then so is every guess. prompt_rows: how many
+    of the tokens belong to the prompt, counted when it is made, for the sequence moves on.
     """
 
     sequence: Sequence
     count: int
     guesses: tuple[int, ...] = ()
+    prompt_rows: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        unread = len(self.sequence.request.prompt) - self.sequence.computed
+        object.__setattr__(self, "prompt_rows", max(0, min(self.count, unread)))
 
     @property
     def samples(self) -> bool:
