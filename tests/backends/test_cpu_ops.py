@@ -193,7 +193,7 @@ def test_experts_out_of_range_are_refused() -> None:
 def test_attention_never_leaves_the_cache() -> None:
     module = load_native()
     native = module.Native()
-    cache = CpuOps().new_cache(CacheShape(kv_heads=1, head_size=4, chunks=(None,)), (2, 0), 4)[0]
+    cache = CpuOps().new_cache(CacheShape(kv_heads=1, head_size=4, chunks=(None,)), (2, 0), 4)[0].native
     x = np.ones((1, 1, 4), np.float32)
 
     def call(position: int = 0, slot: int = 0, block: int = 0, base: int = 0, chunk: int = 0, last: int = 1) -> None:

@@ -44,6 +44,18 @@ class Ops(Protocol):
         """One cache per layer, with blocks[0] blocks for each global layer and blocks[1] for each local one."""
         ...
 
+    def block_bytes(self, layers: Sequence[LayerCache]) -> int:
+        """Bytes of one block of all these layers, as `read_block` gives them."""
+        ...
+
+    def read_block(self, layers: Sequence[LayerCache], block: int) -> bytes:
+        """What a block of these layers (all global, or all local) holds, in a form of this backend's own."""
+        ...
+
+    def write_block(self, layers: Sequence[LayerCache], block: int, content: bytes) -> None:
+        """Put back what `read_block` gave, into any block. Raises ValueError when it is of another size."""
+        ...
+
     def embed(self, table_VD: Weight, tokens_T: Array) -> Array:
         """Rows of the embedding table: x_TD."""
         ...

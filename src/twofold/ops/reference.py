@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from twofold.ops import packed, rope, sampling
+from twofold.ops import contents, packed, rope, sampling
 from twofold.ops.activations import ActivationCodes, quantize_activations
 from twofold.ops.packed import PANEL_ROWS, Dense, Floats, Fp8, Group4, Packed, Refined
 from twofold.ops.types import Batch, CacheShape, Drawn, KvDtype, Pages, Rope, RowSampling, Temperature
@@ -68,6 +68,18 @@ class ReferenceOps:
             return ReferenceCache(np.zeros(dims, np.float32), np.zeros(dims, np.float32))
 
         return [layer(chunk) for chunk in shape.chunks]
+
+    def block_bytes(self, layers: Sequence[ReferenceCache]) -> int:
+        """Bytes of a block."""
+        return contents.block_bytes(array for layer in layers for array in (layer.keys, layer.values))
+
+    def read_block(self, layers: Sequence[ReferenceCache], block: int) -> bytes:
+        """Bytes out."""
+        return contents.read_block((array for layer in layers for array in (layer.keys, layer.values)), block)
+
+    def write_block(self, layers: Sequence[ReferenceCache], block: int, content: bytes) -> None:
+        """Bytes in."""
+        contents.write_block((array for layer in layers for array in (layer.keys, layer.values)), block, content)
 
     def embed(self, table_VD: Packed, tokens_T: Ints) -> Floats:
         """Rows of the table, decoded."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from twofold.backends.cpu.cache import CpuCache, new_layer
 from twofold.errors import NativeUnavailable
-from twofold.ops import packed, rope, sampling
+from twofold.ops import contents, packed, rope, sampling
 from twofold.ops.packed import (
     BF16,
     AnyArray,
@@ -24,7 +25,6 @@ from twofold.ops.packed import (
     Int8,
     Packed,
     Refined,
-    padded,
     refined_panels,
 )
 from twofold.ops.types import Batch, CacheShape, Drawn, KvDtype, Pages, Rope, RowSampling, Temperature
@@ -91,10 +91,8 @@ def wrap(module: Any, weight: Dense | Int8 | Int4 | Group4 | Fp8) -> _native.Wei
     return result
 
 
-PANEL_SLOTS = 16
 REUSED_FROM = 64 * 1024
 """Items from which an output pays for the call: below it NumPy's own memory is warm anyway."""
-KV_ITEMS: dict[KvDtype, type] = {"f32": np.float32, "bf16": np.uint16, "int8": np.int8}
 
 
 class CpuOps:
@@ -144,19 +142,26 @@ class CpuOps:
         """Nothing to move."""
         return x
 
-    def new_cache(self, shape: CacheShape, blocks: tuple[int, int], block_size: int) -> list[_native.Cache]:
-        """Zeroed blocks for each layer, in panels of 16 slots (native/kv.h)."""
-        panels = padded(block_size, PANEL_SLOTS) // PANEL_SLOTS
-        panel_items = padded(shape.head_size, PANEL_SLOTS) * PANEL_SLOTS
+    def new_cache(self, shape: CacheShape, blocks: tuple[int, int], block_size: int) -> list[CpuCache]:
+        """Zeroed blocks for each layer."""
 
-        def layer(chunk: int | None) -> _native.Cache:
-            dims = (blocks[0] if chunk is None else blocks[1], shape.kv_heads, panels)
-            items: list[AnyArray] = [np.zeros((*dims, panel_items), KV_ITEMS[self._kv_dtype]) for _ in range(2)]
-            scales = [np.zeros((*dims, PANEL_SLOTS if self._kv_dtype == "int8" else 0), np.float32) for _ in range(2)]
-            result: _native.Cache = self._module.Cache(*items, *scales, block_size, shape.head_size)
-            return result
+        def layer(chunk: int | None) -> CpuCache:
+            dims = (blocks[0] if chunk is None else blocks[1], shape.kv_heads, block_size, shape.head_size)
+            return new_layer(self._module, self._kv_dtype, dims)
 
         return [layer(chunk) for chunk in shape.chunks]
+
+    def block_bytes(self, layers: Sequence[CpuCache]) -> int:
+        """Bytes of a block."""
+        return contents.block_bytes(array for layer in layers for array in layer.arrays)
+
+    def read_block(self, layers: Sequence[CpuCache], block: int) -> bytes:
+        """Bytes out."""
+        return contents.read_block((array for layer in layers for array in layer.arrays), block)
+
+    def write_block(self, layers: Sequence[CpuCache], block: int, content: bytes) -> None:
+        """Bytes in."""
+        contents.write_block((array for layer in layers for array in layer.arrays), block, content)
 
     def embed(self, table_VD: Packed, tokens_T: Ints) -> Floats:
         """Rows of the table, decoded."""
@@ -225,7 +230,7 @@ class CpuOps:
         q_THK: Floats,
         k_TGK: Floats,
         v_TGK: Floats,
-        cache: _native.Cache,
+        cache: CpuCache,
         batch: Batch,
         pages: Pages,
         chunk: int | None,
@@ -236,7 +241,7 @@ class CpuOps:
             q_THK,
             k_TGK,
             v_TGK,
-            cache,
+            cache.native,
             batch.positions_T,
             batch.starts_S,
             pages.slots_T,
