@@ -18,8 +18,9 @@ SURFACE = {
     "info": ["model"],
     "pack": ["model", "-o", "--dtype"],
     "serve": [
-        *("model", "--host", "--port", "--api-key", "--api-key-file", "--served-model-name", "--max-num-seqs"),
-        *("--max-num-batched-tokens", "--max-waiting", "--grace", *LOADING),
+        *("model", "--host", "--port", "--ssl-certfile", "--ssl-keyfile", "--ssl-password-file"),
+        *("--api-key", "--api-key-file", "--served-model-name", "--max-num-seqs", "--max-num-batched-tokens"),
+        *("--max-waiting", "--max-connections", "--header-timeout", "--idle-timeout", "--grace", *LOADING),
     ],
     "quantize": ["model", "-o", "--scheme", "--budget", "--method", "--transform", "--calibration"],
     "bench": ["model", *LOADING, "--repeats", "--json"],

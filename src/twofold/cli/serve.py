@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from twofold.cli.options import LOADING, LOADING_NAMES, with_options
+from twofold.cli.serving_options import SERVING, read_settings
 from twofold.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -26,22 +26,9 @@ NEEDED = ("starlette", "uvicorn", "msgspec", "prometheus_client", "llguidance")
     "|  TWOFOLD_API_KEY=... twofold serve ./model --host 0.0.0.0"
 )
 @click.argument("model")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for the network.")
-@click.option("--port", default=8000, show_default=True, help="Port to listen on; 0 takes a free one.")
-@click.option(
-    "--api-key", "api_keys", multiple=True, envvar="TWOFOLD_API_KEY",
-    help="Key that clients must send; may be given several times. Closes every route but /health.",
-)  # fmt: skip
-@click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False), help="File with one key per line.")
-@click.option("--served-model-name", multiple=True, help="Name clients use. [default: MODEL]")
-@click.option("--max-num-seqs", type=int, help="Most requests in one batch. [default: 64]")
-@click.option("--max-num-batched-tokens", type=int, help="Most tokens in one step. [default: 512]")
-@click.option("--max-waiting", default=256, show_default=True, help="Most requests that wait; more get 429.")
-@click.option("--grace", default=30.0, show_default=True, help="Seconds running requests may go on after SIGTERM.")
+@with_options(*SERVING)
 @with_options(*LOADING)
-def command(
-    model: str, api_keys: tuple[str, ...], api_key_file: str | None, served_model_name: tuple[str, ...], **options: Any
-) -> None:
+def command(model: str, served_model_name: tuple[str, ...], **options: Any) -> None:
     """Serve MODEL (a folder, GGUF file, hub id, or "demo") over HTTP, with the API of OpenAI and vLLM's additions."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
@@ -49,17 +36,10 @@ def command(
     from twofold.cli.session import load_with_progress
     from twofold.server.app import build_app
     from twofold.server.run import bind, serve
-    from twofold.server.settings import ServerSettings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    settings = ServerSettings(
-        host=options["host"],
-        port=options["port"],
-        api_keys=(*api_keys, *read_keys(api_key_file)),
-        max_waiting=options["max_waiting"],
-        grace_s=options["grace"],
-    )
+    settings = read_settings(options)
     listening = bind(settings)
     if not settings.api_keys and not settings.is_local:
         click.echo("warning: everyone who reaches this address can use the server; set --api-key", err=True)
@@ -73,12 +53,6 @@ def command(
     serving = build_serving(llm, served_model_name or (model,), settings)
     app = build_app(serving, installed_version())
     serve(app, serving.runner, settings, listening, lambda url: click.echo(f"ready: {url}", err=True))
-
-
-def read_keys(path: str | None) -> list[str]:
-    """Keys of a file, one per line; empty lines and lines that begin with # do not count."""
-    lines = Path(path).read_text("utf-8").splitlines() if path else []
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def build_serving(llm: LLM, names: tuple[str, ...], settings: ServerSettings) -> Serving:

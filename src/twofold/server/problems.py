@@ -18,7 +18,7 @@ from twofold.errors import (
 KINDS = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
     405: "invalid_request_error", 408: "timeout_error", 413: "invalid_request_error", 415: "invalid_request_error",
-    429: "rate_limit_error", 500: "server_error", 503: "unavailable_error",
+    429: "rate_limit_error", 431: "invalid_request_error", 500: "server_error", 503: "unavailable_error",
 }  # fmt: skip
 
 

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 
 import uvicorn
 from starlette.applications import Starlette
 
 from twofold.engine.runner import Runner
 from twofold.errors import SettingsError
+from twofold.server.listening import Listener
 from twofold.server.settings import ServerSettings
 
 log = logging.getLogger("twofold.server")
-IDLE_S = 75
 FLUSH_S = 5
-
-
-class Listener(uvicorn.Server):
-    """uvicorn without its own signal handlers: it would refuse connections where we answer 503."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Leave signals alone."""
-        yield
 
 
 def bind(settings: ServerSettings) -> socket.socket:
@@ -42,10 +32,11 @@ def bind(settings: ServerSettings) -> socket.socket:
         ) from error
 
 
-def url_of(listening: socket.socket) -> str:
+def url_of(listening: socket.socket, settings: ServerSettings) -> str:
     """Where the server can be reached."""
     host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if settings.tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def serve(
@@ -55,7 +46,7 @@ def serve(
 
     A second signal ends them at once. Calls `ready` with the URL once connections are taken.
     """
-    with asyncio.Runner(loop_factory=uvicorn.Config(app).get_loop_factory()) as loop:
+    with asyncio.Runner(loop_factory=uvicorn.Config(app, log_config=None).get_loop_factory()) as loop:
         loop.run(live(app, runner, settings, listening, ready))
 
 
@@ -65,9 +56,9 @@ async def live(
     """See `serve`."""
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", server_header=False, proxy_headers=False,
-        timeout_keep_alive=IDLE_S, timeout_graceful_shutdown=FLUSH_S, ws="none",
+        timeout_graceful_shutdown=FLUSH_S, ws="none",
     )  # fmt: skip
-    server = Listener(config)
+    server = Listener(config, settings)
     leave, at_once = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
@@ -79,7 +70,7 @@ async def live(
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
-    ready(url_of(listening))
+    ready(url_of(listening, settings))
     leaving = asyncio.create_task(leave.wait())
     await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
     log.info("shutting down: %d requests are running", runner.live)
