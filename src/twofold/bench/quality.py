@@ -111,7 +111,7 @@ def score(
     losses: list[Floats] = [np.zeros(0, np.float32)]
     divergences, same = list(losses), [np.zeros(0, bool)]
     plain = llm.engine.ops
-    watched = ExpertLoad(plain, sum(target.role == "router" for target in llm.loaded.model.targets))
+    watched = ExpertLoad(plain)
     llm.engine.ops = watched
     done = 0
     try:
@@ -126,7 +126,7 @@ def score(
                 progress(done)
     finally:
         llm.engine.ops = plain
-    counts = np.array([count for count in watched.counts if count is not None], np.float32)
+    counts = np.array(watched.counted(), np.float32)
     load = counts / counts.mean(axis=1, keepdims=True) if counts.size else counts
     return Scored(np.concatenate(losses), np.concatenate(divergences), np.concatenate(same), load)
 
