@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from twofold.ops.formats import Formats
 from twofold.ops.interface import Ops
 from twofold.ops.packed import Packed, Packer
 from twofold.ops.types import KvDtype, Target
+from twofold.phases import Phases
 from twofold.quant.schemes import scheme
 from twofold.text.chat import ChatTemplate
 from twofold.text.tokenizer import Tokenizer, check_vocabulary
@@ -96,7 +96,10 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A network in memory, with everything needed to use it; kv_reason: why keys and values are kept as they are."""
+    """A network in memory, with everything needed to use it.
+
+    phases: seconds that config, tokenizer and weights took. kv_reason: why keys and values are kept as they are.
+    """
 
     model: Model
     settings: Resolved
@@ -105,9 +108,14 @@ class Loaded:
     layout: CacheLayout
     tokenizer: Tokenizer
     template: ChatTemplate
-    load_seconds: float
+    phases: Mapping[str, float]
     kv_reason: str = "as asked for"
     warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def load_seconds(self) -> float:
+        """Seconds all of it took."""
+        return sum(self.phases.values())
 
 
 def open_model(path_or_id: str | Path) -> Model:
@@ -135,7 +143,7 @@ def open_model(path_or_id: str | Path) -> Model:
 
 def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | None = None) -> Loaded:
     """Load a model; raises OutOfMemory before reading any weight when it cannot fit."""
-    start = time.perf_counter()
+    phases = Phases()
     model = open_model(path_or_id)
     architecture = model.architecture
     dtype = choose_dtype(settings, model.packed_dtype, model.quantised_dtype)
@@ -143,10 +151,14 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
     per_token = cache_bytes(architecture.cache_shape, 1, kv_dtype)
     resolved = resolve(settings, dtype, kv_dtype, architecture.context, per_token)
     check_fits(model, resolved)
+    phases.end("config")
     tokenizer = model.files.tokenizer()
     check_vocabulary(tokenizer, architecture.vocabulary)
+    template = model.files.template(architecture.family)
+    phases.end("tokenizer")
     ops = build_ops(resolved)
     weights = read_weights(model, resolved.dtype, ops.packer, progress)
+    phases.end("weights")
     return Loaded(
         model=model,
         settings=resolved,
@@ -154,8 +166,8 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
         forward=architecture.bind(weights),
         layout=plan_cache(architecture.cache_shape.chunk, resolved),
         tokenizer=tokenizer,
-        template=model.files.template(architecture.family),
-        load_seconds=time.perf_counter() - start,
+        template=template,
+        phases=phases.seconds,
         kv_reason=kv_reason,
         warnings=(*architecture.warnings, *kv_warnings),
     )

@@ -52,6 +52,7 @@ ROOT_FILES = {
     "layerwise.py": "api",
     "folding.py": "api",
     "drafting.py": "api",
+    "phases.py": "api",
     "__init__.py": "package",
 }
 FILES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
