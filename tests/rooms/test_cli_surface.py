@@ -12,6 +12,7 @@ LOADING = ["--dtype", "--backend", "--kv-cache-dtype", "--context", "--threads",
 SAMPLING = [
     *("--max-tokens", "--temperature", "--top-p", "--top-k", "--min-p", "--repetition-penalty", "--seed", "--stop"),
 ]
+WATCHING = ["--price-per-hour", "--currency", "--price-class", "--prices"]
 SURFACE = {
     "run": ["model", "prompt", "--raw", "--system", "--quiet", *LOADING, *SAMPLING],
     "chat": ["model", "--system", *LOADING, *SAMPLING],
@@ -20,7 +21,8 @@ SURFACE = {
     "serve": [
         *("model", "--host", "--port", "--ssl-certfile", "--ssl-keyfile", "--ssl-password-file"),
         *("--api-key", "--api-key-file", "--served-model-name", "--max-num-seqs", "--max-num-batched-tokens"),
-        *("--max-waiting", "--max-connections", "--header-timeout", "--idle-timeout", "--grace", *LOADING),
+        *("--max-waiting", "--max-connections", "--header-timeout", "--idle-timeout", "--grace"),
+        *(*WATCHING, *LOADING),
     ],
     "quantize": ["model", "-o", "--scheme", "--budget", "--method", "--transform", "--calibration"],
     "bench": ["model", *LOADING, "--repeats", "--json"],

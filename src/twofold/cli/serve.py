@@ -11,10 +11,12 @@ import click
 
 from twofold.cli.options import LOADING, LOADING_NAMES, with_options
 from twofold.cli.serving_options import SERVING, read_settings
+from twofold.cli.watching_options import WATCHING, read_price
 from twofold.errors import SettingsError
 
 if TYPE_CHECKING:
     from twofold.api import LLM
+    from twofold.server.facts import Facts
     from twofold.server.serving import Serving
     from twofold.server.settings import ServerSettings
 
@@ -26,36 +28,47 @@ NEEDED = ("starlette", "uvicorn", "msgspec", "prometheus_client", "llguidance")
     "|  TWOFOLD_API_KEY=... twofold serve ./model --host 0.0.0.0"
 )
 @click.argument("model")
-@with_options(*SERVING)
-@with_options(*LOADING)
+@with_options(*SERVING, *WATCHING, *LOADING)
 def command(model: str, served_model_name: tuple[str, ...], **options: Any) -> None:
     """Serve MODEL (a folder, GGUF file, hub id, or "demo") over HTTP, with the API of OpenAI and vLLM's additions."""
+    from twofold.phases import Phases
+
+    phases = Phases()
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise SettingsError(f"{', '.join(missing)} not installed; the server needs: pip install 'twofold[serve]'")
     from twofold.cli.session import load_with_progress
+    from twofold.cli.starting import prepare, told
     from twofold.server.app import build_app
     from twofold.server.run import bind, serve
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     settings = read_settings(options)
+    price = read_price(options)
     listening = bind(settings)
     if not settings.api_keys and not settings.is_local:
         click.echo("warning: everyone who reaches this address can use the server; set --api-key", err=True)
     loading = {name: options[name] for name in LOADING_NAMES}
     sizes = {"max_sequences": options["max_num_seqs"], "step_tokens": options["max_num_batched_tokens"]}
     given = {name: value for name, value in sizes.items() if value is not None}
+    phases.end("imports")
     llm = load_with_progress(model, prefix_cache=True, **loading, **given)
+    phases.add(llm.loaded.phases)
+    phases.end("engine")
     chosen = llm.loaded.settings
     kinds = f"{chosen.dtype}, {chosen.kv_cache_dtype} keys and values: {llm.loaded.kv_reason}"
     click.echo(f"loaded in {llm.loaded.load_seconds:.1f} s ({kinds})", err=True)
-    serving = build_serving(llm, served_model_name or (model,), settings)
+    facts = prepare(llm, installed_version(), price, phases)
+    serving = build_serving(llm, served_model_name or (model,), settings, facts)
+    click.echo(told(facts.phases), err=True)
+    if price:
+        click.echo(f"price: {price.per_hour:g} {price.currency} per hour ({price.name})", err=True)
     app = build_app(serving, installed_version())
     serve(app, serving.runner, settings, listening, lambda url: click.echo(f"ready: {url}", err=True))
 
 
-def build_serving(llm: LLM, names: tuple[str, ...], settings: ServerSettings) -> Serving:
+def build_serving(llm: LLM, names: tuple[str, ...], settings: ServerSettings, facts: Facts) -> Serving:
     """A loaded model with its engine in a thread of its own."""
     from twofold.engine.runner import Runner, RunnerLimits
     from twofold.server.metrics import Metrics
@@ -63,11 +76,10 @@ def build_serving(llm: LLM, names: tuple[str, ...], settings: ServerSettings) ->
     from twofold.server.structure import Grammars
 
     loaded = llm.loaded
-    metrics = Metrics(names[0])
+    metrics = Metrics(names[0], facts)
     limits = RunnerLimits(max_waiting=settings.max_waiting, buffered_tokens=settings.buffered_tokens)
     runner = Runner(llm.engine, limits, metrics.step)
     metrics.watch(runner)
-    metrics.gauge("twofold:load_seconds", "Seconds loading took.", loaded.load_seconds)
     model = Model(
         names=names,
         tokenizer=llm.tokenizer,

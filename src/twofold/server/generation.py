@@ -70,8 +70,7 @@ async def generate(request: Request, serving: Serving, api: Api[S], asked: S) ->
     ask = await run_in_threadpool(api.read, asked, serving)
     if ask.grammar is not None:
         ask = replace(ask, constraint=await serving.grammars.compile(ask.grammar))
-    owner = str(request.state.key).encode()
-    job = Job(serving, replace(ask, salt=owner + b"/" + ask.salt, owner=owner))
+    job = Job(serving, replace(ask, salt=f"{request.state.key}/".encode() + ask.salt))
     if asked.streams:
         lines = api.lines(api.chunks(job, asked), request.state.request_id)
         return Lines(lines, api.media_type, job.stream.cancel)

@@ -1,16 +1,24 @@
-"""Prometheus metrics under vLLM's names and buckets, and our own under twofold:."""
+"""Prometheus metrics under vLLM's names and buckets. What is read only when asked for is in figures.py."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from twofold.engine.request import Request
 from twofold.engine.runner import Delivery, Runner, StepReport, Stream
+from twofold.server.facts import Facts
+from twofold.server.figures import EngineFigures, OwnFigures
+from twofold.server.work import Work
 
 if TYPE_CHECKING:
     from twofold.server.serving import Ask
@@ -51,7 +59,9 @@ COUNTERS = {
 class Metrics:
     """All metrics of one server, in a registry of their own."""
 
-    def __init__(self, model_name: str) -> None:
+    def __init__(self, model_name: str, facts: Facts) -> None:
+        self.facts = facts
+        self.work = Work(facts.read_bytes)
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._values = {"model_name": model_name, "engine": "0"}
@@ -79,14 +89,13 @@ class Metrics:
 
     def watch(self, runner: Runner) -> None:
         """Read the engine's own figures whenever metrics are asked for."""
-        self.registry.register(EngineFigures(runner, self._values))
-
-    def gauge(self, name: str, text: str, value: float) -> None:
-        """A figure that never changes."""
-        Gauge(name, text, LABELS, registry=self.registry).labels(**self._values).set(value)
+        self.registry.register(EngineFigures(runner, self.facts, self._values))
+        self.registry.register(OwnFigures(self.work, self.facts, self._values))
+        ProcessCollector(registry=self.registry)
 
     def step(self, report: StepReport) -> None:
         """After every step, in the engine's thread."""
+        self.work.add_step(report, time.perf_counter())
         self._histograms["iteration_tokens_total"].observe(report.rows)
         self._step_seconds.observe(report.seconds)
         self._counters["generation_tokens"].inc(report.drawn)
@@ -121,6 +130,7 @@ class Meter:
         self.metrics = metrics
         self.ask = ask
         self.stream = stream
+        self._prompts = {request.id: len(request.prompt) for request in stream.requests}
         self._first_s: dict[int, float] = {}
         self._last_s: dict[int, float] = {}
         metrics.observe("request_params_n", ask.choices)
@@ -134,6 +144,7 @@ class Meter:
                 self.metrics.observe("time_per_output_token_seconds", between)
             else:
                 self._first_s[request_id] = delivery.at_s
+                self.metrics.work.add_prompt(self._prompts[request_id])
                 self.metrics.observe("time_to_first_token_seconds", delivery.at_s - self.ask.arrived_s)
             self._last_s[request_id] = delivery.at_s
 
@@ -154,36 +165,3 @@ class Meter:
         if tokens > 1:
             observe("request_time_per_output_token_seconds", (at_s - first) / (tokens - 1))
         self.metrics.finished(reason, len(request.prompt))
-
-
-class EngineFigures(Collector):
-    """Gauges and counters that the engine keeps itself."""
-
-    def __init__(self, runner: Runner, values: dict[str, str]) -> None:
-        self.runner = runner
-        self.values = values
-
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """Called for every scrape, in the server's thread; reads plain numbers only."""
-        scheduler, blocks = self.runner.engine.scheduler, self.runner.engine.blocks
-        running = len(scheduler.running)
-        used = 1.0 - len(blocks.free_global) / blocks.layout.global_blocks
-        figures = {
-            "vllm:num_requests_running": ("Requests in the batch.", running),
-            "vllm:num_requests_waiting": ("Requests that wait.", max(0, self.runner.live - running)),
-            "vllm:kv_cache_usage_perc": ("Share of the cache's blocks in use, 0 to 1.", used),
-            "vllm:gpu_cache_usage_perc": ("The same under its old name.", used),
-        }
-        counts = {
-            "vllm:num_preemptions": ("Requests sent back to wait because blocks ran out.", scheduler.preemptions),
-            "vllm:prefix_cache_queries": ("Tokens looked up in the prefix cache.", blocks.asked_tokens),
-            "vllm:prefix_cache_hits": ("Tokens found in the prefix cache.", blocks.known_tokens),
-        }
-        for name, (text, count) in counts.items():
-            counter = CounterMetricFamily(name, text, labels=list(self.values))
-            counter.add_metric(list(self.values.values()), count)
-            yield counter
-        for name, (text, value) in figures.items():
-            family = GaugeMetricFamily(name, text, labels=list(self.values))
-            family.add_metric(list(self.values.values()), value)
-            yield family

@@ -46,7 +46,6 @@ class Sampled(Struct, kw_only=True, forbid_unknown_fields=True):
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
     cache_salt: str | None = None
-    priority: int | None = None
 
     @property
     def streams(self) -> bool:

@@ -63,7 +63,7 @@ class Serving:
 class Ask:
     """What one HTTP request wants: `choices` answers to each prompt.
 
-    grammar: the form the answers must have, which `constraint` is compiled from. owner: whose turn it takes.
+    grammar: the form the answers must have, which `constraint` is compiled from.
     """
 
     prompts: Sequence[list[int]]
@@ -76,7 +76,6 @@ class Ask:
     grammar: str | None = None
     constraint: Matcher | None = None
     salt: bytes = b""
-    owner: bytes = b""
     arrived_s: float = field(default_factory=time.perf_counter)
 
 
@@ -159,8 +158,7 @@ class Job:
             for number in range(ask.choices):
                 constraint = ask.constraint.copy() if ask.constraint else None
                 seed = None if chosen.seed is None else (chosen.seed + number) % 2**63
-                params = replace(chosen, seed=seed)
-                requests.append(engine.prepare(prompt, params, model.eos_ids, constraint, ask.salt, ask.owner))
+                requests.append(engine.prepare(prompt, replace(chosen, seed=seed), model.eos_ids, constraint, ask.salt))
         self.choices = [Choice(index, request, ask, model.tokenizer) for index, request in enumerate(requests)]
         self._by_id = {choice.request.id: choice for choice in self.choices}
         self.stream: Stream = serving.runner.submit(requests)

@@ -1,0 +1,123 @@
+"""What a live server tells of itself under /metrics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.server.conftest import Live, started
+
+VLLM = """
+num_requests_running num_requests_waiting kv_cache_usage_perc cache_config_info prompt_tokens_total
+generation_tokens_total request_success_total num_preemptions_total prefix_cache_queries_total prefix_cache_hits_total
+gpu_cache_usage_perc gpu_prefix_cache_queries_total gpu_prefix_cache_hits_total
+"""
+TTFT = "0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1 2.5 5 7.5 10 20 40 80 160 640 2560"
+LATENCY = "0.3 0.5 0.8 1 1.5 2 2.5 5 10 15 20 30 40 50 60 120 240 480 960 1920 7680"
+HISTOGRAMS = {
+    "time_to_first_token_seconds": TTFT, "e2e_request_latency_seconds": LATENCY,
+    "request_queue_time_seconds": LATENCY, "request_inference_time_seconds": LATENCY,
+    "request_prefill_time_seconds": LATENCY, "request_decode_time_seconds": LATENCY,
+    "inter_token_latency_seconds": "", "time_per_output_token_seconds": "",
+    "request_time_per_output_token_seconds": "", "request_prompt_tokens": "", "request_generation_tokens": "",
+    "request_max_num_generation_tokens": "", "request_params_n": "", "request_params_max_tokens": "",
+    "iteration_tokens_total": "",
+}  # fmt: skip
+OWN = """
+build_info start_seconds load_seconds engine_seconds_total decode_read_bytes_total decode_seconds_total
+memory_read_limit_bytes_per_second memory_limit_share energy_measured expert_load_max_to_mean price_per_hour
+cost_total cost_per_million_tokens step_seconds_bucket
+"""
+
+
+@pytest.fixture(scope="module")
+def priced() -> Iterator[Live]:
+    with started("--price-per-hour", "3.6", "--currency", "EUR") as server:
+        with server.client() as client:
+            client.completions.create(model="demo", prompt="def f(", max_tokens=20)
+        yield server
+
+
+def values(live: Live) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Every sample by name and labels, but for those that all of them have."""
+    families = text_string_to_metric_families(httpx.get(live.url + "/metrics").text)
+    return {
+        (sample.name, frozenset(sample.labels.items()) - {("model_name", "demo"), ("engine", "0")}): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def labelled(live: Live, name: str) -> dict[tuple[str, ...], float]:
+    return {
+        tuple(sorted(value for _, value in labels)): figure
+        for (found, labels), figure in values(live).items()
+        if found == name
+    }
+
+
+def test_vllms_names_and_buckets_are_there_to_the_letter(priced: Live) -> None:
+    found = values(priced)
+    names = {name for name, _ in found}
+    assert {f"vllm:{name}" for name in VLLM.split()} <= names
+    for name, buckets in HISTOGRAMS.items():
+        bounds = [dict(labels)["le"] for found_name, labels in found if found_name == f"vllm:{name}_bucket"]
+        assert bounds[-1] == "+Inf", name
+        assert not buckets or [float(bound) for bound in bounds[:-1]] == [float(item) for item in buckets.split()], name
+    assert {"http_requests_total", "http_request_duration_seconds_count", "process_resident_memory_bytes"} <= names
+    assert not [name for name in names if "swapped" in name or "lora" in name]
+
+
+def test_vllms_metrics_carry_its_labels(priced: Live) -> None:
+    for line in httpx.get(priced.url + "/metrics").text.splitlines():
+        if line.startswith(("vllm:", "twofold:")):
+            assert 'model_name="demo"' in line
+            assert 'engine="0"' in line
+    assert labelled(priced, "vllm:request_success_total") == {("length",): 1.0}
+
+
+def test_our_own_figures_are_there(priced: Live) -> None:
+    names = {name for name, _ in values(priced)}
+    assert {f"twofold:{name}" for name in OWN.split()} <= names
+    assert set(labelled(priced, "twofold:expert_load_max_to_mean")) == {("0",), ("1",), ("2",), ("3",)}
+    assert all(1.0 <= ratio <= 8.0 for ratio in labelled(priced, "twofold:expert_load_max_to_mean").values())
+    for phase in ("imports", "config", "tokenizer", "weights", "engine", "warm-up", "memory limit"):
+        assert labelled(priced, "twofold:start_seconds")[phase,] >= 0.0
+
+
+def test_energy_is_measured_or_its_absence_has_a_reason(priced: Live) -> None:
+    [(reason, measured)] = labelled(priced, "twofold:energy_measured").items()
+    assert (measured == 1.0) == (reason == ("",))
+    assert bool(labelled(priced, "twofold:energy_joules_total")) == (measured == 1.0)
+
+
+def test_costs_follow_from_seconds_and_the_price(priced: Live) -> None:
+    found = values(priced)
+
+    def of(name: str, **labels: str) -> float:
+        return found[f"twofold:{name}", frozenset(labels.items())]
+
+    assert of("price_per_hour", currency="EUR") == 3.6
+    for phase in ("input", "output", "idle"):
+        seconds = of("engine_seconds_total", phase=phase)
+        assert of("cost_total", currency="EUR", phase=phase) == pytest.approx(seconds / 1000)
+    unit = {"currency": "EUR", "phase": "output"}
+    full = of("cost_per_million_tokens", utilisation="full", **unit)
+    assert full == pytest.approx(of("cost_total", **unit) / 20 * 1e6)
+    assert of("cost_per_million_tokens", utilisation="measured", **unit) > full
+
+
+def test_without_a_price_no_cost_is_shown(live: Live) -> None:
+    text = httpx.get(live.url + "/metrics").text
+    assert "twofold:engine_seconds_total" in text
+    assert not re.search(r"twofold:(cost|price)", text)
+
+
+def test_the_phases_are_printed_and_ready_is_the_last_line(priced: Live) -> None:
+    assert re.search(r"started in [\d.]+ s: imports [\d.]+, config [\d.]+,.* warm-up [\d.]+", "".join(priced.lines))
+    assert "price: 3.6 EUR per hour" in "".join(priced.lines)
+    assert priced.lines[-1].startswith("ready: http://127.0.0.1:")
