@@ -25,6 +25,8 @@ SWITCHES = {
     "LLAMA_BUILD_APP": "OFF",
     "LLAMA_OPENSSL": "OFF",
 }
+SERVER_SWITCHES = {"LLAMA_BUILD_SERVER": "ON", "LLAMA_BUILD_UI": "OFF", "LLAMA_USE_PREBUILT_UI": "OFF"}
+"""Its chat page would be downloaded."""
 TILES = Path("ggml/src/ggml-cpu/amx/mmq.cpp")
 TILES_CALL = "_tile_loadconfig(&tc);"
 TILES_REPAIRED = 'asm volatile("" : : "r"(&tc) : "memory"); ' + TILES_CALL
@@ -58,8 +60,23 @@ def llama_cpp(root: Path) -> LlamaCpp:
     programs = LlamaCpp(batched_bench=build / "bin" / TARGETS[0], quantize=build / "bin" / TARGETS[1])
     if programs.batched_bench.exists() and programs.quantize.exists():
         return programs
+    build_llama_cpp(folder, build, SWITCHES, TARGETS)
+    return programs
+
+
+def llama_server(root: Path) -> Path:
+    """llama.cpp's HTTP server of the same source, built once."""
+    folder = root / f"llama-cpp-python-{LLAMA_CPP}"
+    program = folder / "build-server" / "bin" / "llama-server"
+    if not program.exists():
+        build_llama_cpp(folder, folder / "build-server", {**SWITCHES, **SERVER_SWITCHES}, ("llama-server",))
+    return program
+
+
+def build_llama_cpp(folder: Path, build: Path, switches: dict[str, str], targets: tuple[str, ...]) -> None:
+    """Fetch the source into `folder` where it is missing, and build programs in `build`."""
     print(
-        f"building llama.cpp of llama-cpp-python {LLAMA_CPP} in {folder} (ten minutes on two cores) ...",
+        f"building {', '.join(targets)} of llama-cpp-python {LLAMA_CPP} in {build} (ten minutes on two cores) ...",
         file=sys.stderr,
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,10 +86,8 @@ def llama_cpp(root: Path) -> LlamaCpp:
         fetch_llama_cpp(folder, log)
     repair_tiles(source / TILES)
     cmake = Path(sys.executable).with_name("cmake")
-    switches = [f"-D{name}={value}" for name, value in SWITCHES.items()]
-    run([cmake, "-S", source, "-B", build, *switches], log)
-    run([cmake, "--build", build, "-j", str(os.cpu_count()), "--target", *TARGETS], log)
-    return programs
+    run([cmake, "-S", source, "-B", build, *(f"-D{name}={value}" for name, value in switches.items())], log)
+    run([cmake, "--build", build, "-j", str(os.cpu_count()), "--target", *targets], log)
 
 
 def fetch_llama_cpp(folder: Path, log: Path) -> None:
