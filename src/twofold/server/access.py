@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twofold.server.metrics import Metrics
-from twofold.server.problems import Problem, problem_of
+from twofold.server.problems import Problem, body_for, problem_of
 from twofold.server.settings import LOOPBACK, ServerSettings
 
 log = logging.getLogger("twofold.server")
@@ -91,7 +91,7 @@ class Gate:
             if problem.status >= 500 and not isinstance(error, Problem):
                 log.exception("request %s failed", request_id)
             if not status:
-                await problem_response(problem)(scope, receive, answer)
+                await problem_response(problem, scope["path"])(scope, receive, answer)
         handler = scope["path"] if scope["path"] in self.handlers else "other"
         seconds = time.perf_counter() - start
         self.metrics.http(scope["method"], handler, status, seconds)
@@ -151,6 +151,6 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
     return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
 
 
-def problem_response(problem: Problem) -> Response:
-    """The body and headers of a problem."""
-    return json_response(problem.body, problem.status, problem.headers)
+def problem_response(problem: Problem, path: str) -> Response:
+    """The body and headers of a problem, in the shape of the API that the path belongs to."""
+    return json_response(body_for(path, problem), problem.status, problem.headers)

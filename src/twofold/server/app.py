@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from twofold.server.access import Gate, as_problem, json_response, problem_response
+from twofold.server.anthropic import anthropic_endpoints
 from twofold.server.generation import Endpoint, generating, read_as
 from twofold.server.openai import CHAT, COMPLETION, plain_tool
 from twofold.server.page import page_routes
@@ -99,6 +100,7 @@ def endpoints(serving: Serving, version: str) -> list[Endpoint]:
     return [
         generating("/v1/chat/completions", serving, CHAT),
         generating("/v1/completions", serving, COMPLETION),
+        *anthropic_endpoints(serving),
         Endpoint(path="/v1/models", handler=routes.models),
         Endpoint(path="/v1/models/{name:path}", handler=routes.model),
         Endpoint(path="/tokenize", handler=routes.tokenize, method="POST", struct=TokenizeRequest),
@@ -119,6 +121,6 @@ def build_app(serving: Serving, version: str) -> Starlette:
     )
 
     async def failed(request: Request, error: Exception) -> Response:
-        return problem_response(as_problem(error))
+        return problem_response(as_problem(error), request.url.path)
 
     return Starlette(routes=table, middleware=[gate], exception_handlers={404: failed, 405: failed})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
@@ -101,19 +101,34 @@ def event(value: Any) -> bytes:
 
 async def events(values: AsyncIterator[Any], request_id: str) -> AsyncIterator[bytes]:
     """OpenAI's event stream. What fails after the first event becomes an error event, and the stream ends."""
+    source = encoded(values, request_id, event, lambda problem: problem.body, b"data: [DONE]\n\n")
+    async with contextlib.aclosing(source):
+        async for line in source:
+            yield line
+
+
+async def encoded(
+    values: AsyncIterator[Any],
+    request_id: str,
+    encode: Callable[[Any], bytes],
+    shape: Callable[[Problem], Any],
+    end: bytes = b"",
+) -> AsyncGenerator[bytes]:
+    """Each value as bytes, then `end`. What fails after the first one is told in the API's `shape` instead of `end`."""
     count = 0
     try:
         async for value in values:
             count += 1
-            yield event(value)
+            yield encode(value)
     except Exception as error:
         if not count:
             raise
         problem = problem_of(error)
         if problem.status >= 500:
             log.exception("request %s failed in its stream", request_id)
-        yield event(problem.body)
+        yield encode(shape(problem))
         return
     finally:
         await values.aclose()  # type: ignore[attr-defined]
-    yield b"data: [DONE]\n\n"
+    if end:
+        yield end

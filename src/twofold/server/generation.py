@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from msgspec import Struct
@@ -11,8 +11,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from twofold.errors import InvalidSampling
 from twofold.server.access import json_response
 from twofold.server.exchange import Lines, events, read_body, unless_gone
+from twofold.server.problems import Problem, problem_of
 from twofold.server.schema import decode
 from twofold.server.serving import Ask, Job, Serving
 
@@ -38,7 +40,8 @@ class Api(Generic[S]):
 
     read: the Ask in it, worked out beside the event loop; raises Problem and what encoding a prompt raises.
     chunks: the pieces of a streamed answer. body: a whole answer. lines: pieces as bytes, and what is said when one
-    fails after the first; the text is the request's id, for the log.
+    fails after the first; the text is the request's id, for the log. names: what this API calls fields that errors name
+    in OpenAI's words.
     """
 
     struct: type[S]
@@ -47,6 +50,7 @@ class Api(Generic[S]):
     body: Callable[[Job, S], Coroutine[Any, Any, Json]]
     lines: Callable[[AsyncIterator[Json], str], AsyncIterator[bytes]] = events
     media_type: str = "text/event-stream"
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +71,10 @@ async def read_as(request: Request, serving: Serving, kind: type[T]) -> T:
 
 async def generate(request: Request, serving: Serving, api: Api[S], asked: S) -> Response:
     """The answer to a decoded request; its client may leave at any time. Raises what Api.read and Job raise."""
-    ask = await run_in_threadpool(api.read, asked, serving)
-    if ask.grammar is not None:
-        ask = replace(ask, constraint=await serving.grammars.compile(ask.grammar))
-    job = Job(serving, replace(ask, salt=f"{request.state.key}/".encode() + ask.salt))
+    try:
+        job = await begin(serving, api, asked, request.state.key)
+    except (Problem, InvalidSampling) as error:
+        raise problem_of(error).renamed(api.names) from error
     if asked.streams:
         lines = api.lines(api.chunks(job, asked), request.state.request_id)
         return Lines(lines, api.media_type, job.stream.cancel)
@@ -78,6 +82,14 @@ async def generate(request: Request, serving: Serving, api: Api[S], asked: S) ->
         return json_response(await unless_gone(request, api.body(job, asked)))
     finally:
         job.stream.cancel()
+
+
+async def begin(serving: Serving, api: Api[S], asked: S, key: str) -> Job:
+    """The job of a request whose known prefixes are shared under this key only."""
+    ask = await run_in_threadpool(api.read, asked, serving)
+    if ask.grammar is not None:
+        ask = replace(ask, constraint=await serving.grammars.compile(ask.grammar))
+    return Job(serving, replace(ask, salt=f"{key}/".encode() + ask.salt))
 
 
 def generating(path: str, serving: Serving, api: Api[Any]) -> Endpoint:

@@ -257,7 +257,7 @@ async def chat_chunks(job: Job, asked: ChatRequest) -> AsyncIterator[Json]:
                 if delta.finish:
                     yield chunk(delta.index, {}, finish=delta.finish)
     finally:
-        await source.aclose()  # type: ignore[attr-defined]
+        await source.aclose()
     if include_usage:
         yield envelope.wrap([], usage=job.usage)
 
@@ -298,7 +298,7 @@ async def completion_chunks(job: Job, asked: CompletionRequest) -> AsyncIterator
                 yield envelope.wrap([completion_choice(job, delta.index, [delta], offsets[delta.index])], **extra)
                 offsets[delta.index] += len(delta.text)
     finally:
-        await source.aclose()  # type: ignore[attr-defined]
+        await source.aclose()
     if include_usage:
         yield envelope.wrap([], usage=job.usage)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -95,7 +95,10 @@ class Delta:
 
 
 class Choice:
-    """One answer in the making: token events in, deltas out."""
+    """One answer in the making: token events in, deltas out.
+
+    first_s and latest_s: time.perf_counter() at its first and latest token.
+    """
 
     def __init__(self, index: int, request: Request, ask: Ask, tokenizer: Tokenizer) -> None:
         self.index = index
@@ -103,6 +106,8 @@ class Choice:
         self.finish: str | None = None
         self.tokens = 0
         self.cached = 0
+        self.first_s: float | None = None
+        self.latest_s = 0.0
         self._text = TextStream(
             tokenizer, ask.params.stop, include_stop=ask.include_stop, skip_special=ask.skip_special
         )
@@ -110,9 +115,16 @@ class Choice:
         self._most_calls = ask.most_calls
         self._drawn: list[Drawn] = []
 
-    def take(self, event: Event) -> Delta | None:
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the text, None when something else did."""
+        return self._text.stop_string
+
+    def take(self, event: Event, at_s: float) -> Delta | None:
         """Add one token; None when there is nothing to show yet."""
         self.tokens += 1
+        self.first_s = at_s if self.first_s is None else self.first_s
+        self.latest_s = at_s
         self.cached = event.cached
         finish: str | None = event.finish
         text = ""
@@ -163,7 +175,7 @@ class Job:
         self._by_id = {choice.request.id: choice for choice in self.choices}
         self.stream: Stream = serving.runner.submit(requests)
 
-    async def deltas(self) -> AsyncIterator[list[Delta]]:
+    async def deltas(self) -> AsyncGenerator[list[Delta]]:
         """What each step adds. Raises what ended the requests early."""
         meter = self.serving.metrics.meter(self.ask, self.stream)
         try:
@@ -174,7 +186,7 @@ class Job:
                     choice = self._by_id[event.request_id]
                     if choice.finish:
                         continue  # a stop string ended it within this very step
-                    delta = choice.take(event)
+                    delta = choice.take(event, delivery.at_s)
                     if choice.finish:
                         meter.finish(choice.request, choice.tokens, choice.finish, delivery.at_s)
                         if event.finish is None:
