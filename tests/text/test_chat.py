@@ -435,3 +435,41 @@ def test_the_text_equals_that_of_transformers(folders, tokenizers, family, messa
         ids = oracle(text, add_special_tokens=False)["input_ids"]
         begin = [] if ids[0] == tokenizer.bos_id else [tokenizer.bos_id]
         assert encode_chat(tokenizer, template, messages, tools, prompt) == begin + ids
+
+
+@pytest.mark.parametrize("name", ["llama2", "llama3", "llama4"])
+@pytest.mark.parametrize("said", ["The answer is", "  It's <|eot|> {% x %} ", "Hello"])
+def test_a_last_message_is_continued(tokenizers, name, said):
+    tokenizer, template = tokenizers[name], ChatTemplate.built_in(name)
+    asked = [{"role": "user", "content": "Hello"}]
+    whole = encode_chat(tokenizer, template, [*asked, {"role": "assistant", "content": said}])
+    opened = encode_chat(
+        tokenizer, template, [*asked, {"role": "assistant", "content": said}], continue_final_message=True
+    )
+    text = tokenizer.decode(opened, skip_special=False)
+    assert text.endswith((said, said.lstrip()))
+    assert tokenizer.decode(whole, skip_special=False).startswith(text.rstrip())
+    assert len(whole) > len(opened)
+    assert not set(tokenizer.encode(said)) & set(tokenizer.special_ids.values())
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": "x", "tool_calls": [CALL]},
+    ],
+)
+def test_a_last_message_that_cannot_be_continued_is_refused(tokenizers, last):
+    with pytest.raises(TemplateError, match="message 1 cannot be continued"):
+        encode_chat(tokenizers["llama4"], ChatTemplate.built_in("llama4"), [*HELLO, last], continue_final_message=True)
+
+
+@pytest.mark.parametrize("shown", ["{{ m.content | upper }}", "nothing", "{{ m.content[:-1] }}"])
+def test_a_template_that_changes_the_last_message_cannot_continue_it(tokenizers, shown):
+    template = ChatTemplate({"default": "{% for m in messages %}" + shown + "{% endfor %}"})
+    with pytest.raises(TemplateError, match="does not show it"):
+        encode_chat(
+            tokenizers["llama4"], template, [{"role": "assistant", "content": "Hello"}], continue_final_message=True
+        )

@@ -6,30 +6,22 @@ Llama 2's "[INST]" and "<<SYS>>", cannot be protected that way: users of Llama 2
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2.ext import loopcontrols
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from twofold.errors import TemplateError, TokenizerError
 from twofold.text.conversation import Message, plain_messages, plain_tools
 from twofold.text.files import read_object
-from twofold.text.guard import Guard, mapped, strings_in
+from twofold.text.guard import Guard, free_character, mapped, strings_in
+from twofold.text.sandbox import BUDGET, OUTPUT_LIMIT, SECONDS_LIMIT, Budget, Sandbox, TookTooLong
 from twofold.text.tokenizer import Tokenizer
 
 FAMILIES = ("llama4", "llama3", "llama2")
-OUTPUT_LIMIT = 64 * 2**20
-"""Characters a template may write, or put together in one step."""
-RANGE_LIMIT = 1_000_000
-"""Numbers that all calls of range() in one rendering may give."""
 BLAME_LIMIT = 200
 """Messages that are tried one by one to find which of them a template refuses."""
 FAILURES = (
@@ -39,56 +31,15 @@ FAILURES = (
 """What expressions of a template raise."""
 
 
-class Sandbox(ImmutableSandboxedEnvironment):
-    """The jinja2 environment templates are written for, with operators that cannot fill the memory.
+class ChatTemplate:
+    """A model's chat template; with the name tool_use a second one may be there for conversations with tools.
 
-    The same settings, filters and functions as transformers, utils/chat_template_utils.py.
+    seconds: computing time one rendering may take.
     """
 
-    intercepted_binops = frozenset({"*", "**", "+"})
-
-    def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        self.filters["tojson"] = to_json
-        self.globals["raise_exception"] = raise_exception
-        self.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Refuse results of more than OUTPUT_LIMIT characters, items or bits."""
-        size = 0
-        if operator == "**" and isinstance(left, int) and isinstance(right, int):
-            size = left.bit_length() * right
-        elif operator == "*" and hasattr(left, "__len__") and isinstance(right, int):
-            size = len(left) * right
-        elif operator == "*" and hasattr(right, "__len__") and isinstance(left, int):
-            size = left * len(right)
-        elif operator == "+" and hasattr(left, "__len__") and hasattr(right, "__len__"):
-            size = len(left) + len(right)
-        if size > OUTPUT_LIMIT:
-            raise OverflowError(f"{operator} would give {size} characters; {OUTPUT_LIMIT} are allowed")
-        return super().call_binop(context, operator, left, right)
-
-
-class RangeBudget:
-    """range() for one rendering."""
-
-    def __init__(self) -> None:
-        self.left = RANGE_LIMIT
-
-    def range(self, *bounds: int) -> range:
-        """Like the built-in. Raises OverflowError when the rendering has used up its numbers."""
-        numbers = range(*bounds)
-        if len(numbers) > self.left:
-            raise OverflowError(f"range() gave more than {RANGE_LIMIT} numbers")
-        self.left -= len(numbers)
-        return numbers
-
-
-class ChatTemplate:
-    """A model's chat template; with the name tool_use a second one may be there for conversations with tools."""
-
-    def __init__(self, sources: Mapping[str, str]) -> None:
+    def __init__(self, sources: Mapping[str, str], seconds: float = SECONDS_LIMIT) -> None:
         self.sources = dict(sources)
+        self.seconds = seconds
 
     @classmethod
     def load(cls, folder: Path, family: str) -> ChatTemplate:
@@ -129,10 +80,12 @@ class ChatTemplate:
         The messages must be in the form of `plain_messages`. Raises TemplateError, naming the first message with which
         the template fails, when one can be found.
         """
-        template = self._compiled[self.name_for(tools)]
-        given = {"tools": tools, "documents": None, **variables}
+        template, budget = self._compiled[self.name_for(tools)], Budget(self.seconds)
+        given = {"tools": tools, "documents": None, **variables, BUDGET: budget}
         try:
             return _write(template, messages, given)
+        except TookTooLong as error:
+            raise TemplateError(f"the chat template cannot render the conversation: {error}") from error
         except FAILURES as error:
             where = _blame(template, messages, given, str(error))
             raise TemplateError(f"the chat template refuses {where}: {error or type(error).__name__}") from error
@@ -153,11 +106,14 @@ def encode_chat(
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
     variables: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """Token ids of a conversation, the begin token first and once.
 
-    `variables` go to the template (date_string, documents ...). Raises TemplateError naming the message at fault.
+    continue_final_message: end inside the last message, which must be the assistant's and text, so that the answer goes
+    on with it; no generation prompt then. `variables` go to the template (date_string, documents ...). Raises
+    TemplateError naming the message at fault.
     """
     plain, listed = plain_messages(messages), plain_tools(tools)
     extra = dict(variables or {})
@@ -167,14 +123,47 @@ def encode_chat(
         marked = [mapped(value, guard.mark) for value in (plain, listed, extra)]
     except (TypeError, RecursionError) as error:
         raise TemplateError(f"a variable for the chat template holds {error}. Send JSON values only.") from error
-    fixed = {**tokenizer.names, "add_generation_prompt": add_generation_prompt}
-    text = template.render(marked[0], marked[1], **{"bos_token": "", "eos_token": "", **marked[2], **fixed})
+    fixed = {**tokenizer.names, "add_generation_prompt": add_generation_prompt and not continue_final_message}
+    given = {"bos_token": "", "eos_token": "", **marked[2], **fixed}
+    if continue_final_message:
+        seen = (source, guard.marker, *(text for value in (plain, listed, extra) for text in strings_in(value)))
+        text = render_open(template, marked[0], marked[1], given, free_character([*seen]))
+    else:
+        text = template.render(marked[0], marked[1], **given)
     parts = [part if isinstance(part, int) else guard.clean(part) for part in tokenizer.split(text)]
     ids = tokenizer.encode_parts(parts)
     begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
     while begin and ids[:1] == begin:
         del ids[0]
     return begin + ids
+
+
+def render_open(
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] | None,
+    variables: Mapping[str, Any],
+    end: str,
+) -> str:
+    """The text of a conversation up to the end of its last message; `end` is a character that occurs nowhere.
+
+    Raises TemplateError when that message is not text of the assistant, or the template does not show it as it is.
+    """
+    index, last = len(messages) - 1, messages[-1]
+    content = last["content"]
+    if last["role"] != "assistant" or not isinstance(content, str) or not content or last.get("tool_calls"):
+        raise TemplateError(
+            f"message {index} cannot be continued: the last message must be the assistant's, and text only. "
+            "Leave continue_final_message out."
+        )
+    text = template.render([*messages[:-1], {**last, "content": content + end}], tools, **variables)
+    text = text[: text.rfind(end)] if end in text else ""
+    if not text.endswith((content, content.lstrip())):
+        raise TemplateError(
+            f"message {index} cannot be continued: the chat template does not show it as it is. "
+            "Leave continue_final_message out."
+        )
+    return text.replace(end, "")
 
 
 def read_templates(folder: Path) -> dict[str, str]:
@@ -214,19 +203,9 @@ def strings_or_none(found: Mapping[Any, Any]) -> list[Any]:
     return [*found, *found.values()]
 
 
-def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    """The filter tojson without HTML escapes; options are separators and sort_keys."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
-
-
-def raise_exception(message: str) -> None:
-    """How a template refuses a conversation."""
-    raise jinja2.TemplateError(message)
-
-
 def _write(template: jinja2.Template, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
-    parts, size = [], 0
-    for part in template.generate({**variables, "messages": messages, "range": RangeBudget().range}):
+    parts, size, budget = [], 0, variables[BUDGET].again()
+    for part in template.generate({**variables, "messages": messages, "range": budget.range, BUDGET: budget}):
         size += len(part)
         if size > OUTPUT_LIMIT:
             raise OverflowError(f"it wrote more than {OUTPUT_LIMIT} characters")
