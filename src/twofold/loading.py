@@ -277,11 +277,12 @@ def read_eos_ids(generation: Mapping[str, Any], config: Mapping[str, Any]) -> tu
 
 
 def read_defaults(generation: Mapping[str, Any]) -> SamplingParams:
-    """Sampling defaults of generation_config.json; do_sample false means greedy."""
+    """Defaults of generation_config.json; do_sample false means greedy."""
+    names = {name: name for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")}
+    values = {ours: generation.get(theirs) for theirs, ours in ({**names, "max_new_tokens": "max_tokens"}).items()}
     if generation.get("do_sample") is False:
-        return SamplingParams(temperature=0.0)
-    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+        values = {"temperature": 0.0, "max_tokens": values["max_tokens"]}
     try:
-        return SamplingParams(**{name: generation[name] for name in names if generation.get(name) is not None})
+        return SamplingParams(**{name: value for name, value in values.items() if value is not None})
     except InvalidSampling as error:
         raise CheckpointError(f"generation_config.json: {error}") from error

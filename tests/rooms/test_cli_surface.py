@@ -6,7 +6,7 @@ from importlib import import_module
 
 import click
 
-from twofold.cli.main import VERBS
+from twofold.cli.main import VERBS, group
 
 LOADING = ["--dtype", "--backend", "--kv-cache-dtype", "--context", "--threads", "--draft"]
 SAMPLING = [
@@ -22,6 +22,7 @@ SURFACE = {
         *("model", "--host", "--port", "--ssl-certfile", "--ssl-keyfile", "--ssl-password-file"),
         *("--api-key", "--api-key-file", "--served-model-name", "--max-num-seqs", "--max-num-batched-tokens"),
         *("--max-waiting", "--max-connections", "--header-timeout", "--idle-timeout", "--grace"),
+        *("--chat-template", "--trust-request-chat-template", "--generation-config", "--override-generation-config"),
         *(*WATCHING, *LOADING),
     ],
     "quantize": ["model", "-o", "--scheme", "--budget", "--method", "--transform", "--calibration"],
@@ -49,3 +50,10 @@ def test_every_verb_explains_itself_with_an_example() -> None:
         assert "Example" in (command.epilog or ""), verb
         assert command.help, verb
         assert all(item.help for item in command.params if isinstance(item, click.Option)), verb
+
+
+def test_underscores_in_option_names_are_taken_too() -> None:
+    command = import_module("twofold.cli.serve").command
+    with group.make_context("twofold", ["serve"]) as parent:
+        context = command.make_context("serve", ["demo", "--max_num_seqs=3", "--dtype", "w4a8"], parent=parent)
+    assert (context.params["max_num_seqs"], context.params["dtype"]) == (3, "w4a8")

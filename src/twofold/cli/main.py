@@ -31,7 +31,10 @@ class Verbs(click.Group):
 @click.group(
     cls=Verbs,
     epilog="Examples:  twofold demo  |  twofold run MODEL 'Why is the sky blue?'  |  twofold info MODEL",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: name.replace("_", "-"),  # vLLM takes both
+    },
 )
 @click.version_option(package_name="twofold")
 def group() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from twofold.cli.generation import GENERATION, Generation, read_generation
 from twofold.cli.options import LOADING, LOADING_NAMES, with_options
 from twofold.cli.serving_options import SERVING, read_settings
 from twofold.cli.watching_options import WATCHING, read_price
@@ -28,7 +29,7 @@ NEEDED = ("starlette", "uvicorn", "msgspec", "prometheus_client", "llguidance")
     "|  TWOFOLD_API_KEY=... twofold serve ./model --host 0.0.0.0"
 )
 @click.argument("model")
-@with_options(*SERVING, *WATCHING, *LOADING)
+@with_options(*SERVING, *GENERATION, *WATCHING, *LOADING)
 def command(model: str, served_model_name: tuple[str, ...], **options: Any) -> None:
     """Serve MODEL (a folder, GGUF file, hub id, or "demo") over HTTP, with the API of OpenAI and vLLM's additions."""
     from twofold.phases import Phases
@@ -45,7 +46,7 @@ def command(model: str, served_model_name: tuple[str, ...], **options: Any) -> N
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     settings = read_settings(options)
-    price = read_price(options)
+    generation, price = read_generation(options), read_price(options)
     listening = bind(settings)
     if not settings.api_keys and not settings.is_local:
         click.echo("warning: everyone who reaches this address can use the server; set --api-key", err=True)
@@ -60,7 +61,7 @@ def command(model: str, served_model_name: tuple[str, ...], **options: Any) -> N
     kinds = f"{chosen.dtype}, {chosen.kv_cache_dtype} keys and values: {llm.loaded.kv_reason}"
     click.echo(f"loaded in {llm.loaded.load_seconds:.1f} s ({kinds})", err=True)
     facts = prepare(llm, installed_version(), price, phases)
-    serving = build_serving(llm, served_model_name or (model,), settings, facts)
+    serving = build_serving(llm, served_model_name or (model,), settings, generation, facts)
     click.echo(told(facts.phases), err=True)
     if price:
         click.echo(f"price: {price.per_hour:g} {price.currency} per hour ({price.name})", err=True)
@@ -68,7 +69,9 @@ def command(model: str, served_model_name: tuple[str, ...], **options: Any) -> N
     serve(app, serving.runner, settings, listening, lambda url: click.echo(f"ready: {url}", err=True))
 
 
-def build_serving(llm: LLM, names: tuple[str, ...], settings: ServerSettings, facts: Facts) -> Serving:
+def build_serving(
+    llm: LLM, names: tuple[str, ...], settings: ServerSettings, generation: Generation, facts: Facts
+) -> Serving:
     """A loaded model with its engine in a thread of its own."""
     from twofold.engine.runner import Runner, RunnerLimits
     from twofold.server.metrics import Metrics
@@ -83,9 +86,9 @@ def build_serving(llm: LLM, names: tuple[str, ...], settings: ServerSettings, fa
     model = Model(
         names=names,
         tokenizer=llm.tokenizer,
-        template=loaded.template,
+        template=generation.template_of(loaded),
         eos_ids=loaded.model.eos_ids,
-        defaults=loaded.model.defaults,
+        defaults=generation.defaults_of(loaded),
         context=loaded.settings.context,
         created=int(time.time()),
         fingerprint=fingerprint([installed_version(), loaded.settings.dtype, loaded.model.folder.name]),

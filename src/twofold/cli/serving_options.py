@@ -63,6 +63,7 @@ def read_settings(options: Mapping[str, Any]) -> ServerSettings:
         max_connections=options["max_connections"],
         header_timeout_s=options["header_timeout"],
         idle_timeout_s=options["idle_timeout"],
+        trusts_templates=options["trust_request_chat_template"],
         grace_s=options["grace"],
     )
 

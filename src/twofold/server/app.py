@@ -15,7 +15,7 @@ from starlette.routing import Route
 from twofold.server.access import Gate, as_problem, json_response, problem_response
 from twofold.server.anthropic import anthropic_endpoints
 from twofold.server.generation import Endpoint, generating, read_as
-from twofold.server.openai import CHAT, COMPLETION, plain_tool
+from twofold.server.openai import CHAT, COMPLETION, read_conversation
 from twofold.server.page import page_routes
 from twofold.server.problems import Problem
 from twofold.server.schema import DetokenizeRequest, TokenizeRequest
@@ -65,10 +65,7 @@ class Routes:
         """Ids of what /tokenize was given."""
         if asked.prompt is not None:
             return self.serving.model.tokenizer.encode(asked.prompt, bos=asked.add_special_tokens is not False)
-        tools = [plain_tool(tool) for tool in asked.tools or []]
-        return self.serving.encode_messages(
-            asked.messages or [], tools=tools or None, add_generation_prompt=asked.add_generation_prompt is not False
-        )
+        return read_conversation(asked, self.serving, asked.tools or [])
 
     async def detokenize(self, request: Request) -> Response:
         """POST /detokenize."""

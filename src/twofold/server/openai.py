@@ -12,7 +12,7 @@ from twofold.engine.request import SamplingParams
 from twofold.ops.types import Drawn
 from twofold.server.generation import Api
 from twofold.server.problems import Problem
-from twofold.server.schema import ChatRequest, CompletionRequest, Sampled
+from twofold.server.schema import ChatRequest, CompletionRequest, Sampled, TokenizeRequest, Tool, refuse
 from twofold.server.serving import Ask, Delta, Job, Serving
 from twofold.server.structure import grammar_of
 from twofold.text.tokenizer import Tokenizer
@@ -55,6 +55,8 @@ def read_choices(asked: Sampled, most: int) -> int:
         raise Problem(400, f"n is {asked.n}; at most {most} are allowed here", param="n")
     if asked.stream_options and not asked.stream:
         raise Problem(400, "stream_options needs stream: true", param="stream_options")
+    if asked.stream_options and asked.stream_options.include_obfuscation:
+        raise refuse("stream_options.include_obfuscation")
     return asked.n or 1
 
 
@@ -69,23 +71,17 @@ def read_chat(asked: ChatRequest, serving: Serving) -> Ask:
         raise Problem(400, "max_tokens and max_completion_tokens differ; give one", param="max_completion_tokens")
     if asked.top_logprobs is not None and not asked.logprobs:
         raise Problem(400, "top_logprobs needs logprobs: true", param="top_logprobs")
+    if asked.store:
+        raise refuse("store")
     tools = asked.tools or []
     if len(tools) > limits.max_tools:
         raise Problem(400, f"there are {len(tools)} tools; at most {limits.max_tools} are allowed", param="tools")
     uses_tools = bool(tools) and asked.tool_choice != "none"
-    variables = dict(asked.chat_template_kwargs or {})
-    if asked.documents is not None:
-        variables["documents"] = asked.documents
-    prompt = serving.encode_messages(
-        asked.messages,
-        tools=[plain_tool(tool) for tool in tools] if uses_tools else None,
-        add_generation_prompt=asked.add_generation_prompt is not False,
-        variables=variables,
-    )
+    prompt = read_conversation(asked, serving, tools if uses_tools else [])
     most = asked.max_completion_tokens or asked.max_tokens
     logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
     return Ask(
-        prompts=[prompt],
+        prompts=[last_tokens(prompt, asked)],
         params=read_params(asked, most, logprobs, limits.max_stops),
         choices=read_choices(asked, limits.max_choices),
         tools=tuple(tool.function.name for tool in tools) if uses_tools else (),
@@ -95,6 +91,37 @@ def read_chat(asked: ChatRequest, serving: Serving) -> Ask:
         grammar=grammar_of(asked),
         salt=(asked.cache_salt or "").encode(),
     )
+
+
+def read_conversation(asked: ChatRequest | TokenizeRequest, serving: Serving, tools: Sequence[Tool]) -> list[int]:
+    """Token ids of the messages. Raises Problem or TemplateError."""
+    if asked.chat_template is not None and not serving.settings.trusts_templates:
+        raise Problem(
+            400, "chat_template is taken only by a server that was started with --trust-request-chat-template. "
+            "Leave it out, or start the server with that.", param="chat_template",
+        )  # fmt: skip
+    if asked.continue_final_message and asked.add_generation_prompt:
+        raise Problem(
+            400, "continue_final_message and add_generation_prompt contradict each other; give one",
+            param="continue_final_message",
+        )  # fmt: skip
+    variables = dict(asked.chat_template_kwargs or {})
+    if isinstance(asked, ChatRequest) and asked.documents is not None:
+        variables["documents"] = asked.documents
+    return serving.encode_messages(
+        asked.messages or [],
+        source=asked.chat_template,
+        tools=[plain_tool(tool) for tool in tools] or None,
+        add_generation_prompt=asked.add_generation_prompt is not False,
+        continue_final_message=bool(asked.continue_final_message),
+        variables=variables,
+    )
+
+
+def last_tokens(prompt: list[int], asked: Sampled) -> list[int]:
+    """The end of a prompt, where the client asked for it to be cut."""
+    most = asked.truncate_prompt_tokens
+    return prompt if most is None else prompt[-most:]
 
 
 def plain_tool(tool: Any) -> Json:
@@ -114,9 +141,12 @@ def read_completion(asked: CompletionRequest, serving: Serving) -> Ask:
     if len(prompts) > limits.max_prompts:
         found = len(prompts)
         raise Problem(400, f"there are {found} prompts; at most {limits.max_prompts} are allowed", param="prompt")
-    tokenizer = serving.model.tokenizer
+    if asked.best_of not in (None, asked.n or 1):
+        raise refuse("best_of")
+    encode, bos = serving.model.tokenizer.encode, asked.add_special_tokens is not False
+    encoded = [encode(prompt, bos=bos) if isinstance(prompt, str) else prompt for prompt in prompts]
     return Ask(
-        prompts=[tokenizer.encode(prompt, bos=True) if isinstance(prompt, str) else prompt for prompt in prompts],
+        prompts=[last_tokens(prompt, asked) for prompt in encoded],
         params=read_params(asked, asked.max_tokens or 16, asked.logprobs, limits.max_stops),
         choices=read_choices(asked, limits.max_choices),
         skip_special=asked.skip_special_tokens is not False,
@@ -151,14 +181,20 @@ class Envelope:
     kind: str
     model: str
     fingerprint: str
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    id: str
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
-    def of(cls, job: Job, model: str | None, prefix: str, kind: str) -> Envelope:
-        """For the answer to a request that named this model."""
+    def of(cls, job: Job, asked: Sampled, prefix: str, kind: str) -> Envelope:
+        """For the answer to a request, under the name and the id that it gave."""
         served = job.serving.model
-        return cls(prefix=prefix, kind=kind, model=model or served.names[0], fingerprint=served.fingerprint)
+        return cls(
+            prefix=prefix,
+            kind=kind,
+            model=asked.model or served.names[0],
+            fingerprint=served.fingerprint,
+            id=asked.request_id or uuid.uuid4().hex,
+        )
 
     def wrap(self, choices: list[Json], **more: Any) -> Json:
         """A chunk or a body."""
@@ -228,7 +264,7 @@ def legacy_logprobs(tokenizer: Tokenizer, drawn: Sequence[Drawn], offset: int) -
 
 async def chat_chunks(job: Job, asked: ChatRequest) -> AsyncIterator[Json]:
     """The chunks of a streamed chat answer."""
-    envelope = Envelope.of(job, asked.model, "chatcmpl", "chat.completion.chunk")
+    envelope = Envelope.of(job, asked, "chatcmpl", "chat.completion.chunk")
     include_usage = asked.includes_usage
     tokenizer = job.serving.model.tokenizer
     with_logprobs = job.ask.params.logprobs is not None
@@ -282,12 +318,12 @@ async def chat_body(job: Job, asked: ChatRequest) -> Json:
             "logprobs": chat_logprobs(job.serving.model.tokenizer, drawn) if with_logprobs else None,
             "finish_reason": deltas[-1].finish,
         })  # fmt: skip
-    return Envelope.of(job, asked.model, "chatcmpl", "chat.completion").wrap(choices, usage=job.usage)
+    return Envelope.of(job, asked, "chatcmpl", "chat.completion").wrap(choices, usage=job.usage)
 
 
 async def completion_chunks(job: Job, asked: CompletionRequest) -> AsyncIterator[Json]:
     """The chunks of a streamed completion."""
-    envelope = Envelope.of(job, asked.model, "cmpl", "text_completion")
+    envelope = Envelope.of(job, asked, "cmpl", "text_completion")
     include_usage = asked.includes_usage
     extra: Json = {"usage": None} if include_usage else {}
     offsets = [0] * len(job.choices)
@@ -307,7 +343,7 @@ async def completion_body(job: Job, asked: CompletionRequest) -> Json:
     """The whole of a completion."""
     gathered = await gather(job)
     choices = [completion_choice(job, index, deltas, 0) for index, deltas in enumerate(gathered)]
-    return Envelope.of(job, asked.model, "cmpl", "text_completion").wrap(choices, usage=job.usage)
+    return Envelope.of(job, asked, "cmpl", "text_completion").wrap(choices, usage=job.usage)
 
 
 def completion_choice(job: Job, index: int, deltas: Sequence[Delta], offset: int) -> Json:

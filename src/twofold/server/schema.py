@@ -9,7 +9,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from twofold.server.problems import Problem
+from twofold.server.reasons import reason_for
 
+Identity = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$")]
+TEMPLATE_LIMIT = 64 * 2**10
 Count = Annotated[int, Meta(ge=1, le=2**31)]
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -19,10 +22,14 @@ class StreamOptions(Struct, kw_only=True, forbid_unknown_fields=True):
     """include_usage: one more chunk with the usage of the whole request."""
 
     include_usage: bool | None = None
+    include_obfuscation: bool | None = None
 
 
 class Sampled(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What all requests that generate have in common: OpenAI's fields, then vLLM's."""
+    """What all requests that generate have in common: OpenAI's fields, then vLLM's.
+
+    Fields of type None are known and refused, see reasons.py.
+    """
 
     model: str | None = None
     max_tokens: Count | None = None
@@ -46,6 +53,9 @@ class Sampled(Struct, kw_only=True, forbid_unknown_fields=True):
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
     cache_salt: str | None = None
+    request_id: Identity | None = None
+    truncate_prompt_tokens: Count | None = None
+    add_special_tokens: bool | None = None
 
     @property
     def streams(self) -> bool:
@@ -125,6 +135,22 @@ class ChatRequest(Sampled, kw_only=True, forbid_unknown_fields=True):
     add_generation_prompt: bool | None = None
     chat_template_kwargs: Json | None = None
     documents: list[Json] | None = None
+    continue_final_message: bool | None = None
+    chat_template: Annotated[str, Meta(max_length=TEMPLATE_LIMIT)] | None = None
+    store: bool | None = None
+    reasoning_effort: Literal["none"] | None = None
+    verbosity: Literal["medium"] | None = None
+    modalities: list[Literal["text"]] | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: Literal["in_memory"] | None = None
+    safety_identifier: str | None = None
+    audio: None = None
+    function_call: None = None
+    functions: None = None
+    moderation: None = None
+    prediction: None = None
+    prompt_cache_options: None = None
+    web_search_options: None = None
 
 
 class CompletionRequest(Sampled, kw_only=True, forbid_unknown_fields=True):
@@ -138,6 +164,8 @@ class CompletionRequest(Sampled, kw_only=True, forbid_unknown_fields=True):
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
+    best_of: Count | None = None
+    suffix: Literal[""] | None = None
 
 
 class TokenizeRequest(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -148,6 +176,9 @@ class TokenizeRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     messages: list[Json] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template: Annotated[str, Meta(max_length=TEMPLATE_LIMIT)] | None = None
+    chat_template_kwargs: Json | None = None
     tools: list[Tool] | None = None
 
 
@@ -163,9 +194,18 @@ def decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise Problem(400, message_of(error), param=field_of(str(error)), code="invalid_request") from error
+        known = reason_for(field_of(str(error)))
+        field, message = known or (field_of(str(error)), message_of(error))
+        raise Problem(400, message, param=field, code="invalid_request") from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(400, f"the body is no JSON: {error}", code="invalid_json") from error
+
+
+def refuse(field: str) -> Problem:
+    """The answer to a field with a value that is not supported."""
+    known = reason_for(field)
+    assert known is not None, field
+    return Problem(400, known[1], param=field, code="invalid_request")
 
 
 def message_of(error: Exception) -> str:

@@ -54,9 +54,12 @@ class Serving:
             404, f"the model {name!r} is not served here; this is {known}", param="model", code="model_not_found"
         )
 
-    def encode_messages(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
-        """Token ids of a conversation, see text.chat.encode_chat."""
-        return encode_chat(self.model.tokenizer, self.model.template, messages, **options)
+    def encode_messages(
+        self, messages: Sequence[Mapping[str, Any]], source: str | None = None, **options: Any
+    ) -> list[int]:
+        """Token ids of a conversation, see text.chat.encode_chat. source: of another template than the model's."""
+        template = self.model.template if source is None else ChatTemplate({"default": source})
+        return encode_chat(self.model.tokenizer, template, messages, **options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,8 @@ class ServerSettings:
     key_requests: most requests of one API key at once. grace_s: how long running requests may go on after SIGTERM.
     body_timeout_s: how long a client may take to send the body of its request; header_timeout_s: the head of it, and
     the handshake of TLS; idle_timeout_s: how long a connection may rest between requests, or a reader not read.
-    max_connections: those open at once. max_header_bytes: of one request's head.
+    max_connections: those open at once. max_header_bytes: of one request's head. trusts_templates: whether requests may
+    bring a chat template of their own.
     """
 
     host: str = "127.0.0.1"
@@ -71,6 +72,7 @@ class ServerSettings:
     max_connections: int = 1024
     max_header_bytes: int = 64 * 2**10
     tls: Tls | None = None
+    trusts_templates: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:

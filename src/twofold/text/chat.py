@@ -69,6 +69,10 @@ class ChatTemplate:
             return "tool_use"
         return "default" if "default" in self.sources else next(iter(self.sources))
 
+    def check(self) -> None:
+        """Raise TemplateError when it does not compile."""
+        assert self._compiled
+
     def render(
         self,
         messages: Sequence[Message],

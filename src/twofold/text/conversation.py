@@ -67,7 +67,8 @@ def plain_content(index: int, message: Mapping[str, Any]) -> str | dict[str, Any
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
             kind = part.get("type") if isinstance(part, dict) else type(part).__name__
             raise TemplateError(
-                f'message {index} has a part of type {kind!r}; {{"type": "text", "text": ...}} was expected.'
+                f'message {index} has a part of type {kind!r}; {{"type": "text", "text": ...}} was expected, '
+                "because no image, audio, file or URL is read."
             )
         texts.append(part["text"])
     return "".join(texts)
