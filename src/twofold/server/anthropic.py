@@ -22,10 +22,11 @@ from twofold.server.anthropic_schema import (
     ToolUseBlock,
     Turn,
 )
+from twofold.server.asks import read_chat
 from twofold.server.exchange import encoded
 from twofold.server.exchange import event as openai_event
 from twofold.server.generation import Api, Endpoint, generating, read_as
-from twofold.server.openai import gather, read_chat
+from twofold.server.openai import gather
 from twofold.server.parts import Called, WholeCalls
 from twofold.server.problems import Problem, anthropic_body
 from twofold.server.schema import ChatRequest, FunctionName, FunctionTool, NamedTool, ResponseFormat, Tool

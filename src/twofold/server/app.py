@@ -14,8 +14,9 @@ from starlette.routing import Route
 
 from twofold.server.access import Gate, as_problem, json_response, problem_response
 from twofold.server.anthropic import anthropic_endpoints
+from twofold.server.asks import read_conversation
 from twofold.server.generation import Endpoint, generating, read_as
-from twofold.server.openai import CHAT, COMPLETION, read_conversation
+from twofold.server.openai import CHAT, COMPLETION
 from twofold.server.page import page_routes
 from twofold.server.problems import Problem
 from twofold.server.schema import DetokenizeRequest, TokenizeRequest
