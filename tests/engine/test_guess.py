@@ -19,7 +19,7 @@ from twofold.engine.engine import Engine
 from twofold.engine.guess import Guesser
 from twofold.engine.policy import LENGTHS, Choice, GuessPolicy, Source
 from twofold.engine.request import Request, Sequence
-from twofold.engine.scheduler import Plan, Scheduler
+from twofold.engine.scheduler import Outline, Plan, Scheduler
 from twofold.ops.types import Drawn
 
 PASSAGE = "Quillmere has 7215 inhabitants. The mayor of Quillmere is Torvane."
@@ -203,9 +203,9 @@ def count_preemptions(engine: Engine) -> list[int]:
     count = [0]
     preempt = engine.scheduler.preempt
 
-    def counted(sequence: Sequence) -> None:
+    def counted(sequence: Sequence, step: Outline) -> None:
         count[0] += 1
-        preempt(sequence)
+        preempt(sequence, step)
 
     engine.scheduler.preempt = counted  # type: ignore[method-assign]
     return count

@@ -57,8 +57,9 @@ class Engine:
         eos_ids: Collection[int] = (),
         constraint: Constraint | None = None,
         salt: bytes = b"",
+        owner: bytes = b"",
     ) -> Request:
-        """Check a prompt and its settings and number the request; safe to call from any thread.
+        """Check a prompt and its settings and number the request (see Request); safe to call from any thread.
 
         Raises RequestTooLong when prompt and answer cannot fit, InvalidSampling for ids outside the vocabulary.
         """
@@ -75,6 +76,7 @@ class Engine:
             max_tokens=room if params.max_tokens is None else params.max_tokens,
             constraint=constraint,
             salt=salt,
+            owner=owner,
         )
 
     def enqueue(self, request: Request) -> None:

@@ -12,6 +12,7 @@ from twofold.errors import InvalidSampling
 from twofold.ops.types import Drawn, RowSampling
 
 FinishReason = Literal["stop", "length", "cancelled"]
+MOST_PRIORITY = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class SamplingParams:
     temperature: 0 is greedy. top_k: 0 keeps all. seed: None draws a fresh one. max_tokens: None goes on until a stop
     or the end of the context. min_tokens: before so many, tokens that end the answer are not drawn. stop: strings that
     end the answer (cut off before them). stop_token_ids: further ids that end it. logprobs: number of alternatives to
-    report per token, None for none. logit_bias: id -> added logit.
+    report per token, None for none. logit_bias: id -> added logit. priority: lower goes first among those that wait.
     Raises InvalidSampling for values out of range.
     """
 
@@ -40,6 +41,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     logit_bias: dict[int, float] = field(default_factory=dict)
+    priority: int = 0
 
     def __post_init__(self) -> None:
         in_range("temperature", self.temperature, 0.0, 100.0)
@@ -53,6 +55,7 @@ class SamplingParams:
         whole("max_tokens", self.max_tokens, 1, 2**31)
         whole("min_tokens", self.min_tokens, 0, 2**31)
         whole("logprobs", self.logprobs, 0, 100)
+        whole("priority", self.priority, -MOST_PRIORITY, MOST_PRIORITY)
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise InvalidSampling(f"stop is {self.stop!r}; a tuple of non-empty strings was expected")
         for token in (*self.stop_token_ids, *self.logit_bias):
@@ -98,7 +101,7 @@ class Constraint(Protocol):
 class Request:
     """One prompt to answer. `seed` is fixed here, so that the answer does not depend on who else is served.
 
-    salt: known prefixes are shared with requests of the same salt only.
+    salt: known prefixes are shared with requests of the same salt only. owner: who asks; owners take turns.
     """
 
     id: int
@@ -109,6 +112,7 @@ class Request:
     max_tokens: int
     constraint: Constraint | None = None
     salt: bytes = b""
+    owner: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +131,7 @@ class Sequence:
 
     Position p lies in global block p // block_size, and in local block (p - local_base) // block_size.
     keys: of its full blocks, as far as they were needed; remembered: blocks made known to others; cached: prompt
-    tokens that were known when it was first admitted.
+    tokens that were known when it was first admitted; turn, arrival: its place among others (engine/order.py).
     """
 
     request: Request
@@ -139,6 +143,8 @@ class Sequence:
     keys: list[bytes] = field(default_factory=list)
     remembered: int = 0
     cached: int | None = None
+    turn: int = 0
+    arrival: int = 0
     lookup: Lookup = field(default_factory=Lookup)
 
     @property

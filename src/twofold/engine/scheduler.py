@@ -1,19 +1,19 @@
 """Chooses which tokens run in the next step: continuous batching with chunked prefill.
 
-Running sequences come first, those that only need one token before those still reading their prompt; then waiting
-ones are admitted in order of arrival. When blocks run out the newest running sequence goes back to waiting and is
-computed again later (preemption by recompute), so the oldest always gets through.
+Running sequences that need one token come first; what is left of the step reads texts, of running and waiting sequences
+in one order (engine/order.py). When blocks run out, and when a sequence of a better priority waits, the last in that
+order goes back to waiting and is computed again later (preemption by recompute), so the first always gets through.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from twofold.engine.blocks import Blocks
+from twofold.engine.order import Waiting, place
 from twofold.engine.request import Event, FinishReason, Sequence
 from twofold.ops.types import Drawn, RowSampling
 
@@ -65,6 +65,26 @@ class Plan:
         ]
 
 
+@dataclass(kw_only=True, eq=False)
+class Outline:
+    """A step in the making: its slices by request id, the rows it has left, and who gave way for it."""
+
+    rows: int
+    slices: dict[int, Slice] = field(default_factory=dict)
+    preempted: set[int] = field(default_factory=set)
+
+    def put(self, sequence: Sequence, count: int, guesses: tuple[int, ...] = ()) -> None:
+        """Run the next `count` tokens of a sequence, and guesses of what follows."""
+        self.slices[sequence.request.id] = Slice(sequence=sequence, count=count, guesses=guesses)
+        self.rows -= count + len(guesses)
+
+    def drop(self, sequence: Sequence) -> None:
+        """A sequence gives way, and its rows are free again."""
+        item = self.slices.pop(sequence.request.id, None)
+        self.rows += item.rows if item else 0
+        self.preempted.add(sequence.request.id)
+
+
 class Scheduler:
     """Plain bookkeeping: two queues and the blocks."""
 
@@ -73,12 +93,12 @@ class Scheduler:
         self.step_tokens = step_tokens
         self.max_sequences = max_sequences
         self.preemptions = 0
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = Waiting()
         self.running: list[Sequence] = []
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Its caller has checked that it fits into the empty cache."""
-        self.waiting.append(sequence)
+        self.waiting.arrive(sequence)
 
     def cancel(self, request_id: int) -> None:
         """Forget a request and free its blocks; unknown ids are already finished."""
@@ -91,56 +111,102 @@ class Scheduler:
 
         guesses: what may follow, by request id; as much of it runs as there is room for.
         """
-        slices: list[Slice] = []
-        budget = self.step_tokens
-        for sequence in sorted(self.running, key=lambda item: item.pending > 1):
-            if budget and sequence in self.running:  # a preempted one is no longer running
-                count = min(sequence.pending, budget)
-                if self.make_room(sequence, count, slices):
-                    guess = guesses.get(sequence.request.id, ()) if count == sequence.pending else ()
-                    fitting = self.fit_guess(sequence, guess, budget - count)
-                    slices.append(Slice(sequence=sequence, count=count, guesses=fitting))
-                    budget -= slices[-1].rows
-        while budget and self.can_admit():
-            sequence = self.waiting[0]
-            count = self.blocks.admit(sequence, budget)
-            if not count:
+        step = Outline(rows=self.step_tokens)
+        reading: list[Sequence] = []
+        for sequence in sorted(self.running, key=place):
+            if sequence.pending > 1:
+                reading.append(sequence)
+            elif step.rows and sequence.request.id not in step.preempted and self.make_room(sequence, 1, step):
+                step.put(sequence, 1)
+        kept = min(step.rows, sum(len(guess) for request_id, guess in guesses.items() if request_id in step.slices))
+        step.rows -= kept
+        self.plan_reading(reading, step)
+        step.rows += kept
+        self.plan_guesses(guesses, step)
+        return Plan(slices=tuple(step.slices.values())) if step.slices else None
+
+    def plan_reading(self, reading: list[Sequence], step: Outline) -> None:
+        """Fill the step with pieces of texts not read yet, of running and waiting sequences in one order."""
+        readers = iter(reading)
+        reader = next(readers, None)
+        is_open = True
+        while step.rows:
+            first = self.waiting.first if is_open else None
+            if first and (reader is None or place(first) < place(reader)):
+                is_open = self.admit(first, step)
+            elif reader is None:
                 break
-            self.running.append(self.waiting.popleft())
-            slices.append(Slice(sequence=sequence, count=count))
-            budget -= count
-        return Plan(slices=tuple(slices)) if slices else None
+            else:
+                count = min(reader.pending, step.rows)
+                if reader.request.id not in step.preempted and self.make_room(reader, count, step):
+                    step.put(reader, count)
+                reader = next(readers, None)
 
-    def can_admit(self) -> bool:
-        """Whether the first waiting sequence may start: a place is free, and nobody is reading what it could share."""
-        if not self.waiting or len(self.running) >= self.max_sequences:
+    def admit(self, sequence: Sequence, step: Outline) -> bool:
+        """Start a waiting sequence; False when it must go on waiting, and all behind it too.
+
+        It waits for a free place, for blocks for all of its tokens, and while somebody reads what it could then
+        share. Running sequences of a worse priority and place give way to it where that is enough.
+        """
+        worse = self.worse_than(sequence)
+        is_full = len(self.running) >= self.max_sequences
+        if sequence.request.id in step.preempted or (is_full and not worse):
             return False
-        return not any(self.blocks.is_being_read(self.waiting[0], reading) for reading in self.running)
+        if any(self.blocks.is_being_read(sequence, reading) for reading in self.running):
+            return False
+        count = self.begin(sequence, step.rows)
+        while not count and worse and self.would_fit(sequence, worse):
+            self.preempt(worse.pop(), step)
+            count = self.begin(sequence, step.rows)
+        if count:
+            self.waiting.take(sequence)
+            self.running.append(sequence)
+            step.put(sequence, count)
+        return bool(count)
 
-    def make_room(self, sequence: Sequence, count: int, slices: list[Slice]) -> bool:
-        """Reserve blocks for a running sequence, preempting newer ones; False when it had to give way itself."""
+    def begin(self, sequence: Sequence, most: int) -> int:
+        """Take blocks for a waiting sequence: how many tokens it may compute now; 0 without a place or blocks."""
+        return self.blocks.admit(sequence, most) if len(self.running) < self.max_sequences else 0
+
+    def worse_than(self, sequence: Sequence) -> list[Sequence]:
+        """Running sequences that give way to this one, the last in the order last."""
+        priority, own = sequence.request.params.priority, place(sequence)
+        worse = [item for item in self.running if item.request.params.priority > priority and place(item) > own]
+        return sorted(worse, key=place)
+
+    def would_fit(self, sequence: Sequence, worse: Many[Sequence]) -> bool:
+        """Whether the blocks of these, with the free ones, could hold the sequence."""
+        held = sum(len(item.global_blocks) for item in worse)
+        return self.blocks.blocks_for(len(sequence.tokens)) <= held + len(self.blocks.free_global)
+
+    def make_room(self, sequence: Sequence, count: int, step: Outline) -> bool:
+        """Reserve blocks for a running sequence; those behind it give way. False when it had to give way itself."""
         while not self.blocks.reserve(sequence, count):
-            newest = self.running[-1]
-            slices[:] = [item for item in slices if item.sequence is not newest]
-            self.preempt(newest)
-            if newest is sequence:
+            last = max(self.running, key=place)
+            self.preempt(last, step)
+            if last is sequence:
                 return False
         return True
 
-    def fit_guess(self, sequence: Sequence, guess: tuple[int, ...], budget: int) -> tuple[int, ...]:
-        """A guess as far as budget, answer and free blocks allow; never at another sequence's cost."""
-        if not guess or sequence.request.constraint:  # a constraint knows what may follow known tokens only
-            return ()
-        generated = len(sequence.tokens) - len(sequence.request.prompt)
-        fitting = guess[: max(0, min(budget, sequence.request.max_tokens - generated - 1))]
-        return fitting if self.blocks.reserve(sequence, sequence.pending + len(fitting)) else ()
+    def plan_guesses(self, guesses: Mapping[int, tuple[int, ...]], step: Outline) -> None:
+        """Let guesses run with what budget, answers and free blocks allow; never at another sequence's cost."""
+        for request_id, guess in guesses.items():
+            item = step.slices.get(request_id)
+            if item is None or not item.samples or item.sequence.request.constraint:
+                continue  # a constraint knows what may follow known tokens only
+            generated = len(item.sequence.tokens) - len(item.sequence.request.prompt)
+            fitting = guess[: max(0, min(step.rows, item.sequence.request.max_tokens - generated - 1))]
+            if fitting and self.blocks.reserve(item.sequence, item.count + len(fitting)):
+                step.rows += item.count
+                step.put(item.sequence, item.count, fitting)
 
-    def preempt(self, sequence: Sequence) -> None:
-        """Send a running sequence back to the head of the waiting ones, without its blocks."""
+    def preempt(self, sequence: Sequence, step: Outline) -> None:
+        """A running sequence waits again at its place, without its blocks."""
         self.running.remove(sequence)
         self.blocks.release(sequence)
         self.preemptions += 1
-        self.waiting.appendleft(sequence)
+        self.waiting.put_back(sequence)
+        step.drop(sequence)
 
     def commit(self, plan: Plan, drawn: Many[Drawn]) -> list[Event]:
         """Take over the step's results: append the new tokens, finish what is finished."""
@@ -159,7 +225,7 @@ class Scheduler:
         """Append what was drawn, up to and including the first token that was guessed wrong."""
         events: list[Event] = []
         sequence = item.sequence
-        for place, token in enumerate(drawn):
+        for number, token in enumerate(drawn):
             sequence.tokens.append(token.token)
             if sequence.request.constraint:
                 sequence.request.constraint.accept(token.token)
@@ -170,7 +236,7 @@ class Scheduler:
             if finish:
                 self.remove(sequence)
                 break
-            if place == len(item.guesses) or token.token != item.guesses[place]:
+            if number == len(item.guesses) or token.token != item.guesses[number]:
                 break
             sequence.computed += 1  # the guess was right, so its keys and values are
         return events
@@ -180,7 +246,7 @@ class Scheduler:
         if sequence in self.running:
             self.running.remove(sequence)
         else:
-            self.waiting.remove(sequence)
+            self.waiting.drop(sequence)
         self.blocks.release(sequence)
 
 

@@ -39,6 +39,7 @@ def read_params(asked: Sampled, max_tokens: int | None, logprobs: int | None, mo
         ignore_eos=bool(asked.ignore_eos),
         logprobs=logprobs,
         logit_bias=bias,
+        priority=asked.priority or 0,
     )
 
 

@@ -89,7 +89,8 @@ async def begin(serving: Serving, api: Api[S], asked: S, key: str) -> Job:
     ask = await run_in_threadpool(api.read, asked, serving)
     if ask.grammar is not None:
         ask = replace(ask, constraint=await serving.grammars.compile(ask.grammar))
-    return Job(serving, replace(ask, salt=f"{key}/".encode() + ask.salt))
+    owner = key.encode()
+    return Job(serving, replace(ask, salt=owner + b"/" + ask.salt, owner=owner))
 
 
 def generating(path: str, serving: Serving, api: Api[Any]) -> Endpoint:

@@ -56,6 +56,7 @@ class Sampled(Struct, kw_only=True, forbid_unknown_fields=True):
     request_id: Identity | None = None
     truncate_prompt_tokens: Count | None = None
     add_special_tokens: bool | None = None
+    priority: int | None = None
 
     @property
     def streams(self) -> bool:

@@ -66,7 +66,7 @@ class Serving:
 class Ask:
     """What one HTTP request wants: `choices` answers to each prompt.
 
-    grammar: the form the answers must have, which `constraint` is compiled from.
+    grammar: the form the answers must have, which `constraint` is compiled from. owner: whose turn it takes.
     """
 
     prompts: Sequence[list[int]]
@@ -79,6 +79,7 @@ class Ask:
     grammar: str | None = None
     constraint: Matcher | None = None
     salt: bytes = b""
+    owner: bytes = b""
     arrived_s: float = field(default_factory=time.perf_counter)
 
 
@@ -173,7 +174,8 @@ class Job:
             for number in range(ask.choices):
                 constraint = ask.constraint.copy() if ask.constraint else None
                 seed = None if chosen.seed is None else (chosen.seed + number) % 2**63
-                requests.append(engine.prepare(prompt, replace(chosen, seed=seed), model.eos_ids, constraint, ask.salt))
+                params = replace(chosen, seed=seed)
+                requests.append(engine.prepare(prompt, params, model.eos_ids, constraint, ask.salt, ask.owner))
         self.choices = [Choice(index, request, ask, model.tokenizer) for index, request in enumerate(requests)]
         self._by_id = {choice.request.id: choice for choice in self.choices}
         self.stream: Stream = serving.runner.submit(requests)
