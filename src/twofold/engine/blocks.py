@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Protocol
 
 from twofold.engine.pool import Pool, first_key, next_key
 from twofold.engine.request import Sequence
@@ -44,18 +46,34 @@ def plan_layout(chunk: int | None, cache_tokens: int, step_tokens: int, max_sequ
     return CacheLayout(block_size=size, global_blocks=global_blocks, local_blocks=local_blocks, chunk=chunk)
 
 
+Kind = Literal["global", "local"]
+"""Which layers a block is for."""
+
+
+class Keeper(Protocol):
+    """Whoever keeps what was computed for longer than the cache does."""
+
+    def left(self, sequence: Sequence) -> None:
+        """A sequence has come to its end; it still holds its blocks."""
+
+    def evicted(self, kind: Kind, block: int, key: bytes) -> None:
+        """A block that nobody holds is about to be used for something else; it still contains what its key says."""
+
+
 class Blocks:
     """Hands out the blocks of both pools and takes them back.
 
     keeps_prefixes: full blocks are found again by their content, so that a prompt begins where a known one ends.
-    asked_tokens, known_tokens: tokens of all sequences admitted, and how many of them were found.
+    asked_tokens, known_tokens: tokens of all sequences admitted, and how many of them were found. keeper: is told of
+    what is about to be lost.
     """
 
     def __init__(self, layout: CacheLayout, keeps_prefixes: bool = False) -> None:
         self.layout = layout
         self.keeps_prefixes = keeps_prefixes
-        self.global_pool = Pool(layout.global_blocks)
-        self.local_pool = Pool(layout.local_blocks)
+        self.keeper: Keeper | None = None
+        self.global_pool = Pool(layout.global_blocks, partial(self._evicted, "global"))
+        self.local_pool = Pool(layout.local_blocks, partial(self._evicted, "local"))
         self.asked_tokens = self.known_tokens = 0
 
     @property
@@ -145,6 +163,13 @@ class Blocks:
         sequence.local_blocks += self.local_pool.take(more_local)
         return True
 
+    def retire(self, sequence: Sequence) -> None:
+        """Take back everything from a sequence that has come to its end; what it computed stays known."""
+        self.remember(sequence)
+        if self.keeper:
+            self.keeper.left(sequence)
+        self.release(sequence)
+
     def release(self, sequence: Sequence) -> None:
         """Take back everything; the sequence must then be computed from its first token, or from what is known."""
         self.global_pool.give_back(sequence.global_blocks)
@@ -161,6 +186,10 @@ class Blocks:
         self.local_pool.give_back(sequence.local_blocks[:old])
         del sequence.local_blocks[:old]
         sequence.local_base = base
+
+    def _evicted(self, kind: Kind, block: int, key: bytes) -> None:
+        if self.keeper:
+            self.keeper.evicted(kind, block, key)
 
     def holds(self, tokens: int) -> bool:
         """Whether one sequence of this length fits into the empty cache."""

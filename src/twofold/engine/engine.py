@@ -8,13 +8,13 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from twofold.engine.batch import build_batch
-from twofold.engine.blocks import Blocks, CacheLayout
+from twofold.engine.blocks import Blocks, CacheLayout, Kind
 from twofold.engine.guess import MOST_SEQUENCES, Guesser
 from twofold.engine.limits import EngineLimits
-from twofold.engine.request import Constraint, Event, Request, SamplingParams, Sequence
+from twofold.engine.request import Constraint, Event, Request, SamplingParams, Sequence, SessionName
 from twofold.engine.scheduler import NO_GUESSES, Plan, Scheduler, Slice
 from twofold.errors import InvalidSampling, RequestTooLong
-from twofold.ops.types import Array, Batch, CacheShape
+from twofold.ops.types import Array, Batch, CacheShape, LayerCache
 
 
 class Engine:
@@ -36,6 +36,7 @@ class Engine:
         self.ops = ops
         self.forward = forward
         self.limits = limits
+        self.chunks = cache_shape.chunks
         self.blocks = Blocks(layout, limits.prefix_cache)
         self.cache = ops.new_cache(cache_shape, (layout.global_blocks, layout.local_blocks), layout.block_size)
         self.scheduler = Scheduler(self.blocks, limits.step_tokens, limits.max_sequences)
@@ -58,6 +59,7 @@ class Engine:
         constraint: Constraint | None = None,
         salt: bytes = b"",
         owner: bytes = b"",
+        session: SessionName | None = None,
     ) -> Request:
         """Check a prompt and its settings and number the request (see Request); safe to call from any thread.
 
@@ -77,6 +79,7 @@ class Engine:
             constraint=constraint,
             salt=salt,
             owner=owner,
+            session=session,
         )
 
     def enqueue(self, request: Request) -> None:
@@ -136,6 +139,12 @@ class Engine:
         """The network over a plan: logits of its sampled rows."""
         batch = self.ops.upload(build_batch(plan.slices, self.blocks.layout))
         return self.forward(self.ops, batch, self.cache)
+
+    def layers(self, kind: Kind) -> list[LayerCache]:
+        """The caches of the global layers, or of the local ones."""
+        return [
+            layer for layer, chunk in zip(self.cache, self.chunks, strict=True) if (chunk is None) == (kind == "global")
+        ]
 
     @property
     def is_idle(self) -> bool:

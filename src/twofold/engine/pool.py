@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 
 KEY_BYTES = 16
@@ -24,10 +24,22 @@ def next_key(before: bytes, tokens: Sequence[int]) -> bytes:
     return blake2b(before + array("q", tokens).tobytes(), digest_size=KEY_BYTES).digest()
 
 
-class Pool:
-    """free: blocks that nobody holds, in the order they will be given out. holders: how many hold each block."""
+def prefix_keys(before: bytes, tokens: Sequence[int], size: int) -> list[bytes]:
+    """Keys of the full blocks of `size` among these tokens, which follow the block with key `before`."""
+    keys: list[bytes] = []
+    for start in range(0, len(tokens) - size + 1, size):
+        keys.append(next_key(keys[-1] if keys else before, tokens[start : start + size]))
+    return keys
 
-    def __init__(self, size: int) -> None:
+
+class Pool:
+    """free: blocks that nobody holds, in the order they will be given out. holders: how many hold each block.
+
+    `evicted` is told which block with which key is about to be given out for something else.
+    """
+
+    def __init__(self, size: int, evicted: Callable[[int, bytes], None] | None = None) -> None:
+        self.evicted = evicted
         self.free = OrderedDict.fromkeys(range(size))
         self.holders = [0] * size
         self.key_of: dict[int, bytes] = {}
@@ -41,6 +53,8 @@ class Pool:
             key = self.key_of.pop(block, None)
             if key is not None:
                 del self.block_of[key]
+                if self.evicted:
+                    self.evicted(block, key)
         return blocks
 
     def share(self, keys: Iterable[bytes]) -> list[int]:

@@ -98,10 +98,19 @@ class Constraint(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SessionName:
+    """A conversation that is kept: `owner` gives it the name."""
+
+    owner: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """One prompt to answer. `seed` is fixed here, so that the answer does not depend on who else is served.
 
-    salt: known prefixes are shared with requests of the same salt only. owner: who asks; owners take turns.
+    salt: known prefixes are shared with requests of the same salt only. owner: who asks; owners take turns. session:
+    what is computed is kept by this name.
     """
 
     id: int
@@ -113,6 +122,7 @@ class Request:
     constraint: Constraint | None = None
     salt: bytes = b""
     owner: bytes = b""
+    session: SessionName | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

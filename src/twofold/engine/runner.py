@@ -14,14 +14,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from twofold.engine.engine import Engine
 from twofold.engine.request import Event, Request
 from twofold.engine.scheduler import Plan, Slice
+from twofold.engine.sessions import Recalled, Sessions
 from twofold.errors import Overloaded, ShuttingDown, SlowReader, TwofoldError
 
 log = logging.getLogger("twofold.engine")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,15 +120,20 @@ class Stream:
 class Runner:
     """Drives an engine in a thread of its own, from construction to `close`.
 
-    `observe` is called in that thread after each step.
+    `observe` is called in that thread after each step. `sessions` of the engine are saved when it ends.
     """
 
     def __init__(
-        self, engine: Engine, limits: RunnerLimits | None = None, observe: Callable[[StepReport], None] | None = None
+        self,
+        engine: Engine,
+        limits: RunnerLimits | None = None,
+        observe: Callable[[StepReport], None] | None = None,
+        sessions: Sessions | None = None,
     ) -> None:
         self.engine = engine
         self.limits = limits or RunnerLimits()
         self.observe = observe
+        self.sessions = sessions
         self.is_alive = True
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._streams: dict[int, Stream] = {}
@@ -132,6 +141,7 @@ class Runner:
         self._live: set[int] = set()
         self._is_closing = False
         self._stops = False
+        self._reader = ThreadPoolExecutor(1, "twofold-recall")
         self._thread = threading.Thread(target=self._run, name="twofold-engine", daemon=True)
         self._thread.start()
 
@@ -160,8 +170,27 @@ class Runner:
                     f"{len(self._live)} requests are being served or wait, at most {most} may. Try again later."
                 )
             self._live |= {request.id for request in requests}
-        self._inbox.put(lambda: self._take(stream))
+            if self.sessions and self.sessions.may_hold(requests[0]):
+                self._reader.submit(self._recall, self.sessions, stream)
+            else:
+                self._inbox.put(lambda: self._take(stream))
         return stream
+
+    def ask(self, work: Callable[[], T]) -> Future[T]:
+        """Do something with the engine between two steps, from any thread. Raises ShuttingDown when it has ended."""
+        future: Future[T] = Future()
+
+        def answer() -> None:
+            try:
+                future.set_result(work())
+            except Exception as error:
+                future.set_exception(error)
+
+        with self._lock:
+            if not self.is_alive:
+                raise ShuttingDown("the server is shutting down. Try again in a moment.")
+            self._inbox.put(answer)
+        return future
 
     def cancel(self, request_ids: Iterable[int]) -> None:
         """End requests before the next step, from any thread; unknown ids are already finished."""
@@ -180,8 +209,18 @@ class Runner:
         end = time.monotonic() + grace_s
         while self.live and self._thread.is_alive() and time.monotonic() < end:
             time.sleep(0.01)
+        self._reader.shutdown()
         self._inbox.put(self._stop)
         self._thread.join()
+
+    def _recall(self, sessions: Sessions, stream: Stream) -> None:
+        """Read what files hold of a prompt, in the reading thread; then its requests go on as any others."""
+        recalled = None
+        try:
+            recalled = sessions.recall(stream.requests[0])
+        except Exception:
+            log.exception("a session could not be recalled; its prompt is read again")
+        self._inbox.put(lambda: self._take(stream, recalled))
 
     # From here on everything runs in the runner's thread.
 
@@ -193,25 +232,35 @@ class Runner:
                     self._step()
         except Exception:
             log.exception("the engine's thread ended")
-        self.is_alive = False
-        self.stop_admission()
+        with self._lock:
+            self.is_alive, self._is_closing = False, True
+        self._reader.shutdown()
+        self._empty_inbox()
         self._fail(list(self._streams), ShuttingDown("the server is shutting down; the answer ends here."))
+        if self.sessions:
+            self.sessions.save()
 
     def _stop(self) -> None:
         self._stops = True
+
+    def _empty_inbox(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._inbox.get_nowait()()
 
     def _read_inbox(self) -> None:
         """Carry out what has come in; wait for something when there is nothing else to do."""
         if self.engine.is_idle and not self._stops:
             self._inbox.get()()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._inbox.get_nowait()()
+        self._empty_inbox()
 
-    def _take(self, stream: Stream) -> None:
+    def _take(self, stream: Stream, recalled: Recalled | None = None) -> None:
+        if self.sessions and recalled:
+            self.sessions.install(recalled)
         for request in stream.requests:
-            self._streams[request.id] = stream
-            self.engine.enqueue(request)
+            if request.id in self._live:  # else it was cancelled while its session was read
+                self._streams[request.id] = stream
+                self.engine.enqueue(request)
 
     def _drop(self, request_ids: Iterable[int]) -> None:
         for request_id in request_ids:

@@ -247,7 +247,7 @@ class Scheduler:
             self.running.remove(sequence)
         else:
             self.waiting.drop(sequence)
-        self.blocks.release(sequence)
+        self.blocks.retire(sequence)
 
 
 def finish_reason(sequence: Sequence) -> FinishReason | None:
