@@ -51,6 +51,10 @@ class ModelFiles(Protocol):
         """The weights."""
         ...
 
+    def weight_files(self) -> list[Path]:
+        """The files they are in, in an order that does not change."""
+        ...
+
     def tokenizer(self) -> Tokenizer:
         """The tokenizer; raises TokenizerError."""
         ...
@@ -97,6 +101,10 @@ class FolderFiles:
             return PackedFile.open(self.path / FILE_NAME)
         checkpoint = Checkpoint.open(self.path)
         return checkpoint if codec is None else QuantisedCheckpoint(checkpoint, codec)
+
+    def weight_files(self) -> list[Path]:
+        """See ModelFiles."""
+        return sorted([*self.path.glob("*.safetensors"), *self.path.glob(FILE_NAME)])
 
     def tokenizer(self) -> Tokenizer:
         """See ModelFiles."""
@@ -148,6 +156,10 @@ class GgufFiles:
         """Decoded while it is read."""
         config, family = self.config, architecture_of(self.parts.metadata)
         return GgufCheckpoint(self.parts, family, config["num_attention_heads"], config["num_key_value_heads"])
+
+    def weight_files(self) -> list[Path]:
+        """See ModelFiles."""
+        return [file.path for file in self.parts.files]
 
     def tokenizer(self) -> Tokenizer:
         """See ModelFiles."""

@@ -53,6 +53,7 @@ ROOT_FILES = {
     "folding.py": "api",
     "drafting.py": "api",
     "phases.py": "api",
+    "keeping.py": "api",
     "__init__.py": "package",
 }
 FILES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))

@@ -11,6 +11,7 @@ from twofold.config import BACKENDS, DTYPES, KV_DTYPES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+
 LOADING = (
     click.option(
         "--dtype",

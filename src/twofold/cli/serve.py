@@ -11,12 +11,13 @@ import click
 
 from twofold.cli.generation import GENERATION, Generation, read_generation
 from twofold.cli.options import LOADING, LOADING_NAMES, with_options
-from twofold.cli.serving_options import SERVING, read_settings
+from twofold.cli.serving_options import SERVING, read_session_limits, read_settings
 from twofold.cli.watching_options import WATCHING, read_price
 from twofold.errors import SettingsError
 
 if TYPE_CHECKING:
     from twofold.api import LLM
+    from twofold.engine.sessions import Sessions
     from twofold.server.facts import Facts
     from twofold.server.serving import Serving
     from twofold.server.settings import ServerSettings
@@ -40,6 +41,7 @@ def command(model: str, served_model_name: tuple[str, ...], **options: Any) -> N
         raise SettingsError(f"{', '.join(missing)} not installed; the server needs: pip install 'twofold[serve]'")
     from twofold.cli.session import load_with_progress
     from twofold.cli.starting import prepare, told
+    from twofold.keeping import open_sessions
     from twofold.server.app import build_app
     from twofold.server.run import bind, serve
 
@@ -47,6 +49,7 @@ def command(model: str, served_model_name: tuple[str, ...], **options: Any) -> N
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     settings = read_settings(options)
     generation, price = read_generation(options), read_price(options)
+    session_limits = read_session_limits(options["session_dir"], options["session_space"])
     listening = bind(settings)
     if not settings.api_keys and not settings.is_local:
         click.echo("warning: everyone who reaches this address can use the server; set --api-key", err=True)
@@ -61,7 +64,8 @@ def command(model: str, served_model_name: tuple[str, ...], **options: Any) -> N
     kinds = f"{chosen.dtype}, {chosen.kv_cache_dtype} keys and values: {llm.loaded.kv_reason}"
     click.echo(f"loaded in {llm.loaded.load_seconds:.1f} s ({kinds})", err=True)
     facts = prepare(llm, installed_version(), price, phases)
-    serving = build_serving(llm, served_model_name or (model,), settings, generation, facts)
+    sessions = open_sessions(llm, options["session_dir"], session_limits) if options["session_dir"] else None
+    serving = build_serving(llm, served_model_name or (model,), settings, generation, facts, sessions)
     click.echo(told(facts.phases), err=True)
     if price:
         click.echo(f"price: {price.per_hour:g} {price.currency} per hour ({price.name})", err=True)
@@ -70,7 +74,12 @@ def command(model: str, served_model_name: tuple[str, ...], **options: Any) -> N
 
 
 def build_serving(
-    llm: LLM, names: tuple[str, ...], settings: ServerSettings, generation: Generation, facts: Facts
+    llm: LLM,
+    names: tuple[str, ...],
+    settings: ServerSettings,
+    generation: Generation,
+    facts: Facts,
+    sessions: Sessions | None,
 ) -> Serving:
     """A loaded model with its engine in a thread of its own."""
     from twofold.engine.runner import Runner, RunnerLimits
@@ -81,7 +90,7 @@ def build_serving(
     loaded = llm.loaded
     metrics = Metrics(names[0], facts)
     limits = RunnerLimits(max_waiting=settings.max_waiting, buffered_tokens=settings.buffered_tokens)
-    runner = Runner(llm.engine, limits, metrics.step)
+    runner = Runner(llm.engine, limits, metrics.step, sessions)
     metrics.watch(runner)
     model = Model(
         names=names,

@@ -11,6 +11,7 @@ import click
 from twofold.errors import SettingsError
 
 if TYPE_CHECKING:
+    from twofold.engine.sessions import SessionLimits
     from twofold.server.settings import ServerSettings, Tls
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -47,7 +48,17 @@ LIMITS = (
     ),
     click.option("--grace", default=30.0, show_default=True, help="Seconds running requests may go on after SIGTERM."),
 )  # fmt: skip
-SERVING = (*NETWORK, *KEYS, *MODELS, *LIMITS)
+SESSIONS = (
+    click.option(
+        "--session-dir", type=click.Path(file_okay=False, path_type=Path),
+        help="Keep what was computed for requests with a session_id in this folder, beyond the cache and restarts.",
+    ),
+    click.option(
+        "--session-space", default="8GiB", show_default=True,
+        help="What kept sessions may take on the disk; the least recently used go first.",
+    ),
+)  # fmt: skip
+SERVING = (*NETWORK, *KEYS, *MODELS, *LIMITS, *SESSIONS)
 
 
 def read_settings(options: Mapping[str, Any]) -> ServerSettings:
@@ -66,6 +77,25 @@ def read_settings(options: Mapping[str, Any]) -> ServerSettings:
         trusts_templates=options["trust_request_chat_template"],
         grace_s=options["grace"],
     )
+
+
+def read_session_limits(folder: Path | None, space: str) -> SessionLimits:
+    """What sessions may take, and a folder made for them. Raises SettingsError."""
+    from twofold.engine.sessions import SessionLimits
+    from twofold.quant.budget import parse_budget
+
+    try:
+        budget = parse_budget(space)
+    except SettingsError:
+        budget = None
+    if budget is None or budget.kind != "bytes":
+        raise SettingsError(f"--session-space is {space!r}; a size was expected, as 8GiB or 500MB")
+    if folder is not None:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"--session-dir {folder} cannot be made: {error.strerror or error}") from error
+    return SessionLimits(most_bytes=int(budget.amount))
 
 
 def read_keys(path: Path | None) -> list[str]:

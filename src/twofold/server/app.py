@@ -21,6 +21,7 @@ from twofold.server.page import page_routes
 from twofold.server.problems import Problem
 from twofold.server.schema import DetokenizeRequest, TokenizeRequest
 from twofold.server.serving import Serving
+from twofold.server.sessions import session_endpoints
 
 Json = dict[str, Any]
 
@@ -101,6 +102,7 @@ def endpoints(serving: Serving, version: str) -> list[Endpoint]:
         *anthropic_endpoints(serving),
         Endpoint(path="/v1/models", handler=routes.models),
         Endpoint(path="/v1/models/{name:path}", handler=routes.model),
+        *session_endpoints(serving),
         Endpoint(path="/tokenize", handler=routes.tokenize, method="POST", struct=TokenizeRequest),
         Endpoint(path="/detokenize", handler=routes.detokenize, method="POST", struct=DetokenizeRequest),
         Endpoint(path="/health", handler=routes.health),

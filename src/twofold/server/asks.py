@@ -9,6 +9,7 @@ from twofold.engine.request import SamplingParams
 from twofold.server.problems import Problem
 from twofold.server.schema import ChatRequest, CompletionRequest, Sampled, TokenizeRequest, Tool, refuse
 from twofold.server.serving import Ask, Serving
+from twofold.server.sessions import read_session
 from twofold.server.structure import grammar_of
 
 Json = dict[str, Any]
@@ -84,6 +85,7 @@ def read_chat(asked: ChatRequest, serving: Serving) -> Ask:
         include_stop=bool(asked.include_stop_str_in_output),
         grammar=grammar_of(asked),
         salt=(asked.cache_salt or "").encode(),
+        session=read_session(asked, serving, asked.n or 1),
     )
 
 
@@ -147,6 +149,7 @@ def read_completion(asked: CompletionRequest, serving: Serving) -> Ask:
         include_stop=bool(asked.include_stop_str_in_output),
         grammar=grammar_of(asked),
         salt=(asked.cache_salt or "").encode(),
+        session=read_session(asked, serving, len(prompts) * (asked.n or 1)),
     )
 
 

@@ -90,7 +90,8 @@ async def begin(serving: Serving, api: Api[S], asked: S, key: str) -> Job:
     if ask.grammar is not None:
         ask = replace(ask, constraint=await serving.grammars.compile(ask.grammar))
     owner = key.encode()
-    return Job(serving, replace(ask, salt=owner + b"/" + ask.salt, owner=owner))
+    session = replace(ask.session, owner=key) if ask.session else None
+    return Job(serving, replace(ask, salt=owner + b"/" + ask.salt, owner=owner, session=session))
 
 
 def generating(path: str, serving: Serving, api: Api[Any]) -> Endpoint:

@@ -14,6 +14,7 @@ from twofold.server.reasons import reason_for
 Identity = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$")]
 TEMPLATE_LIMIT = 64 * 2**10
 Count = Annotated[int, Meta(ge=1, le=2**31)]
+SessionId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$")]
 Json = dict[str, Any]
 T = TypeVar("T")
 
@@ -57,6 +58,7 @@ class Sampled(Struct, kw_only=True, forbid_unknown_fields=True):
     truncate_prompt_tokens: Count | None = None
     add_special_tokens: bool | None = None
     priority: int | None = None
+    session_id: SessionId | None = None
 
     @property
     def streams(self) -> bool:

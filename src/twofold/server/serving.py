@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from twofold.engine.request import Event, Request, SamplingParams
+from twofold.engine.request import Event, Request, SamplingParams, SessionName
 from twofold.engine.runner import Runner, Stream
 from twofold.ops.types import Drawn
 from twofold.server.metrics import Metrics
@@ -66,7 +66,8 @@ class Serving:
 class Ask:
     """What one HTTP request wants: `choices` answers to each prompt.
 
-    grammar: the form the answers must have, which `constraint` is compiled from. owner: whose turn it takes.
+    grammar: the form the answers must have, which `constraint` is compiled from. owner: whose turn it takes. session:
+    what is computed is kept by this name.
     """
 
     prompts: Sequence[list[int]]
@@ -80,6 +81,7 @@ class Ask:
     constraint: Matcher | None = None
     salt: bytes = b""
     owner: bytes = b""
+    session: SessionName | None = None
     arrived_s: float = field(default_factory=time.perf_counter)
 
 
@@ -174,8 +176,10 @@ class Job:
             for number in range(ask.choices):
                 constraint = ask.constraint.copy() if ask.constraint else None
                 seed = None if chosen.seed is None else (chosen.seed + number) % 2**63
-                params = replace(chosen, seed=seed)
-                requests.append(engine.prepare(prompt, params, model.eos_ids, constraint, ask.salt, ask.owner))
+                settings = replace(chosen, seed=seed)
+                requests.append(
+                    engine.prepare(prompt, settings, model.eos_ids, constraint, ask.salt, ask.owner, ask.session)
+                )
         self.choices = [Choice(index, request, ask, model.tokenizer) for index, request in enumerate(requests)]
         self._by_id = {choice.request.id: choice for choice in self.choices}
         self.stream: Stream = serving.runner.submit(requests)

@@ -8,21 +8,18 @@ verdict is never applied to another model, nor to one with the same config and o
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from twofold.errors import CheckpointError, SettingsError
+from twofold.weights.fingerprint import fingerprint
 from twofold.weights.packed_file import FILE_NAME as PACKED_NAME
 from twofold.weights.strict_json import read_json
 from twofold.weights.write import write_json
 
 FILE_NAME = "kv_cache.json"
 VERSION = 1
-SAMPLES, SAMPLE_BYTES = 64, 4096
-"""How many places of all weight files together are looked at, at least one in each, and how much there."""
 TEST_AGAIN = "Remove the file, or test again: twofold eval MODEL --gate-kv"
 
 
@@ -124,14 +121,5 @@ def checked(raw: object, where: str) -> KvVerdict:
 
 def fingerprint_of(folder: Path) -> str:
     """SHA-256 over config.json, and over names, sizes and samples of the weight files."""
-    digest = hashlib.sha256(json.dumps(read_json(folder, "config.json"), sort_keys=True).encode())
     files = sorted([*folder.glob("*.safetensors"), *folder.glob(PACKED_NAME)])
-    each = max(1, SAMPLES // max(1, len(files)))
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            for index in range(each):
-                file.seek(size * (2 * index + 1) // (2 * each))
-                digest.update(file.read(SAMPLE_BYTES))
-    return digest.hexdigest()
+    return fingerprint(read_json(folder, "config.json"), files)
