@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from twofold.engine.block_files import KINDS, BlockFiles, Name, write_whole
 from twofold.engine.blocks import Kind
@@ -107,6 +107,10 @@ class Sessions:
                 block = self.pool(kind).block_of.get(key)
                 if block is not None:
                     self._keep(kind, block, key, patient=True)
+        self.close()
+
+    def close(self) -> None:
+        """Finish writing what was begun, and let others use the folder."""
         self.files.close()
         self._lock.close()
 
@@ -181,16 +185,18 @@ class Sessions:
                 self.files.drop(name)
 
 
-def lock(folder: Path) -> Any:
+def lock(folder: Path) -> IO[str]:
     """An open file that this process alone may hold. Raises SettingsError."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = (folder / "lock").open("w")
+    except OSError as error:
+        raise SettingsError(f"sessions cannot be kept in {folder}: {error.strerror or error}") from error
+    try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    except OSError as error:
+        file.close()
         raise SettingsError(
             f"the sessions in {folder} are in use by another server with this model. Choose another folder."
         ) from error
-    except OSError as error:
-        raise SettingsError(f"sessions cannot be kept in {folder}: {error.strerror or error}") from error
     return file
