@@ -66,6 +66,28 @@ def test_a_stream_has_the_chunks_the_specification_asks_for(client: openai.OpenA
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
+@pytest.mark.parametrize("route", ["chat", "completions"])
+def test_continuous_usage_tells_in_every_chunk_how_far_the_answer_is(client: openai.OpenAI, route: str) -> None:
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    more: Any = {"model": "demo", "temperature": 0, "max_tokens": 9, "stream": True, "stream_options": options}
+    if route == "chat":
+        chunks: list[Any] = list(client.chat.completions.create(messages=MESSAGES, **more))
+    else:
+        chunks = list(client.completions.create(prompt="def f(", **more))
+    counts = [chunk.usage.completion_tokens for chunk in chunks]
+    assert counts == sorted(counts)
+    assert counts[0] >= 1
+    assert counts[-1] == 9
+    assert {chunk.usage.prompt_tokens for chunk in chunks} == {chunks[-1].usage.prompt_tokens}
+
+
+def test_continuous_usage_needs_usage(client: openai.OpenAI) -> None:
+    options: Any = {"continuous_usage_stats": True}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="demo", messages=MESSAGES, stream=True, stream_options=options)
+    assert caught.value.param == "stream_options.continuous_usage_stats"
+
+
 def test_several_choices_have_seeds_of_their_own_and_can_be_repeated(client: openai.OpenAI) -> None:
     def texts(n: int, seed: int) -> list[str | None]:
         found = client.chat.completions.create(

@@ -50,6 +50,9 @@ def read_choices(asked: Sampled, most: int) -> int:
         raise Problem(400, f"n is {asked.n}; at most {most} are allowed here", param="n")
     if asked.stream_options and not asked.stream:
         raise Problem(400, "stream_options needs stream: true", param="stream_options")
+    if asked.includes_usage_so_far and not asked.includes_usage:
+        name = "stream_options.continuous_usage_stats"
+        raise Problem(400, "continuous_usage_stats needs include_usage: true", param=name)
     if asked.stream_options and asked.stream_options.include_obfuscation:
         raise refuse("stream_options.include_obfuscation")
     return asked.n or 1

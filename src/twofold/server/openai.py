@@ -108,19 +108,24 @@ def legacy_logprobs(tokenizer: Tokenizer, drawn: Sequence[Drawn], offset: int) -
     return shape
 
 
+def usage_of_chunk(job: Job, asked: Sampled) -> Json:
+    """What a chunk that is not the last says of usage."""
+    if asked.includes_usage_so_far:
+        return {"usage": job.usage}
+    return {"usage": None} if asked.includes_usage else {}
+
+
 async def chat_chunks(job: Job, asked: ChatRequest) -> AsyncIterator[Json]:
     """The chunks of a streamed chat answer."""
     envelope = Envelope.of(job, asked, "chatcmpl", "chat.completion.chunk")
-    include_usage = asked.includes_usage
     tokenizer = job.serving.model.tokenizer
     with_logprobs = job.ask.params.logprobs is not None
-    extra: Json = {"usage": None} if include_usage else {}
     calls = [CallShapes() for _ in job.choices]
     begun: set[int] = set()
 
     def chunk(index: int, delta: Json, logprobs: Json | None = None, finish: str | None = None) -> Json:
         shape = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        return envelope.wrap([shape], **extra)
+        return envelope.wrap([shape], **usage_of_chunk(job, asked))
 
     source = job.deltas()
     try:
@@ -140,7 +145,7 @@ async def chat_chunks(job: Job, asked: ChatRequest) -> AsyncIterator[Json]:
                     yield chunk(delta.index, {}, finish=delta.finish)
     finally:
         await source.aclose()
-    if include_usage:
+    if asked.includes_usage:
         yield envelope.wrap([], usage=job.usage)
 
 
@@ -170,18 +175,17 @@ async def chat_body(job: Job, asked: ChatRequest) -> Json:
 async def completion_chunks(job: Job, asked: CompletionRequest) -> AsyncIterator[Json]:
     """The chunks of a streamed completion."""
     envelope = Envelope.of(job, asked, "cmpl", "text_completion")
-    include_usage = asked.includes_usage
-    extra: Json = {"usage": None} if include_usage else {}
     offsets = [0] * len(job.choices)
     source = job.deltas()
     try:
         async for deltas in source:
             for delta in deltas:
-                yield envelope.wrap([completion_choice(job, delta.index, [delta], offsets[delta.index])], **extra)
+                shape = completion_choice(job, delta.index, [delta], offsets[delta.index])
+                yield envelope.wrap([shape], **usage_of_chunk(job, asked))
                 offsets[delta.index] += len(delta.text)
     finally:
         await source.aclose()
-    if include_usage:
+    if asked.includes_usage:
         yield envelope.wrap([], usage=job.usage)
 
 

@@ -20,10 +20,11 @@ T = TypeVar("T")
 
 
 class StreamOptions(Struct, kw_only=True, forbid_unknown_fields=True):
-    """include_usage: one more chunk with the usage of the whole request."""
+    """include_usage: one more chunk with the usage of the whole request; continuous_usage_stats: in all, as it grows."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class Sampled(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -69,6 +70,11 @@ class Sampled(Struct, kw_only=True, forbid_unknown_fields=True):
     def includes_usage(self) -> bool:
         """Whether a stream ends with the usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def includes_usage_so_far(self) -> bool:
+        """Whether every chunk of a stream tells it."""
+        return bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
 
 class FunctionTool(Struct, kw_only=True, forbid_unknown_fields=True):
