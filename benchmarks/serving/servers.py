@@ -47,6 +47,15 @@ class Server:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
+    def thread_s(self) -> dict[str, float]:
+        """Seconds of work so far by thread: its number and, where it has one, its name."""
+        found = {}
+        for folder in Path(f"/proc/{self.process.pid}/task").iterdir():
+            name, _, rest = (folder / "stat").read_text().partition("(")[2].rpartition(")")
+            fields = rest.split()
+            found[f"{folder.name} {name}"] = (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+        return found
+
     def status_bytes(self, name: str) -> int:
         """VmRSS (memory now) or VmHWM (the most there was)."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
