@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class StreamOptions(Struct, kw_only=True, forbid_unknown_fields=True):
-    """include_usage: one more chunk with the usage of the whole request; continuous_usage_stats: in all, as it grows."""
+    """include_usage: one more chunk with the usage of the whole request; continuous_usage_stats: in all, so far."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
