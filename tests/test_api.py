@@ -148,3 +148,14 @@ def test_a_packed_folder_gives_the_same_answers(tmp_path: Path) -> None:
         pack_model("demo", folder, "w4a8")
     with pytest.raises(SettingsError, match="packed already"):
         pack_model(folder, tmp_path / "again", "w8a8")
+
+
+def test_the_bookkeeping_is_checked_after_every_step_where_the_environment_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TWOFOLD_CHECK", "1")
+    llm = LLM("demo", dtype="w8a8", threads=1)
+    llm.generate("Hello", SamplingParams(max_tokens=2))
+    llm.engine.blocks.global_pool.holders[3] += 1  # a block is lost
+    with pytest.raises(AssertionError, match="holders"):
+        llm.generate("Hello", SamplingParams(max_tokens=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -98,6 +99,8 @@ class LLM:
             max_sequences=chosen.max_sequences,
             vocabulary=architecture.vocabulary,
             prefix_cache=chosen.prefix_cache,
+            step_s=chosen.max_step_ms / 1000,
+            checks=os.environ.get("TWOFOLD_CHECK") == "1",
         )
         self.tokenizer = self.loaded.tokenizer
         self.engine = Engine(

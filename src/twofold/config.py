@@ -31,6 +31,7 @@ class Settings:
     the reading of bf16, a little less exact); automatic is int8 where the folder says that it passed its test with
     these weights (twofold eval --gate-kv), else bf16, and f32 with dtype f32. context: longest sequence in
     tokens. cache_tokens: tokens the cache holds over all sequences. step_tokens: most tokens run in one step.
+    max_step_ms: milliseconds a step may take for reading prompts while other sequences decode (0: no limit).
     max_sequences: most sequences served at once. threads: threads of the native kernels. guess_tokens: most tokens
     guessed at once (0: never), from what the text has said before or by the draft model; answers are the same with
     and without, only their speed differs. draft: a small model with the same vocabulary, as folder or hub id; it
@@ -44,6 +45,7 @@ class Settings:
     context: int | None = None
     cache_tokens: int | None = None
     step_tokens: int = 512
+    max_step_ms: int = 0
     max_sequences: int = 64
     threads: int | None = None
     guess_tokens: int = 7
@@ -62,6 +64,8 @@ class Settings:
             raise SettingsError(
                 f"threads is {self.threads}; at most {MOST_THREADS} can be used. Leave it out for all cores."
             )
+        if isinstance(self.max_step_ms, bool) or not isinstance(self.max_step_ms, int) or self.max_step_ms < 0:
+            raise SettingsError(f"max_step_ms is {self.max_step_ms!r}; it must be a whole number, 0 for no limit")
         if isinstance(self.guess_tokens, bool) or not 0 <= self.guess_tokens <= 7:
             raise SettingsError(f"guess_tokens is {self.guess_tokens!r}; it must be a whole number from 0 to 7")
         if self.draft is not None and (not isinstance(self.draft, str | Path) or not str(self.draft)):
@@ -91,6 +95,7 @@ class Resolved:
     context: int
     cache_tokens: int
     step_tokens: int
+    max_step_ms: int
     max_sequences: int
     threads: int | None
     guess_tokens: int
@@ -149,6 +154,7 @@ def resolve(
         context=context,
         cache_tokens=cache_tokens,
         step_tokens=settings.step_tokens,
+        max_step_ms=settings.max_step_ms,
         max_sequences=settings.max_sequences,
         threads=settings.threads,
         guess_tokens=settings.guess_tokens,

@@ -185,3 +185,21 @@ def test_probes_wait_for_as_long_as_reading_takes() -> None:
         seen[behind] = probes
     assert seen[0] > 5
     assert seen[10_000] == 0
+
+
+def test_guesses_are_worth_more_in_a_step_that_takes_long_anyway() -> None:
+    steep = tuple(float(rows) for rows in range(1, 17))  # a guessed row costs what a drawn one does
+    policy = started(steep)
+    assert policy.choices(1)[0].length == 0
+    policy.beside_s = 3 * policy.times.of(1)  # a piece of somebody's prompt
+    assert policy.choices(1)[0].length == 3
+    policy.beside_s = 0.0
+    assert policy.choices(1)[0].length == 0
+
+
+def test_a_step_with_a_prompt_in_it_says_nothing_about_steps_without() -> None:
+    policy = started(FLAT)
+    before = policy.times.of(1)
+    policy.learn_step(None, 5.0, 5.0)
+    assert policy.times.of(1) == before
+    assert policy.records["lookup"].waited_s > 5.0

@@ -21,7 +21,7 @@ SURFACE = {
     "serve": [
         *("model", "--host", "--port", "--ssl-certfile", "--ssl-keyfile", "--ssl-password-file"),
         *("--api-key", "--api-key-file", "--served-model-name", "--max-num-seqs", "--max-num-batched-tokens"),
-        *("--max-waiting", "--max-connections", "--header-timeout", "--idle-timeout", "--grace"),
+        *("--max-step-ms", "--max-waiting", "--max-connections", "--header-timeout", "--idle-timeout", "--grace"),
         *("--session-dir", "--session-space"),
         *("--chat-template", "--trust-request-chat-template", "--generation-config", "--override-generation-config"),
         *(*WATCHING, *LOADING),

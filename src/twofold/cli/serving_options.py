@@ -34,7 +34,11 @@ MODELS = (
     click.option("--served-model-name", multiple=True, help="Name clients use. [default: MODEL]"),
     click.option("--max-num-seqs", type=int, help="Most requests in one batch. [default: 64]"),
     click.option("--max-num-batched-tokens", type=int, help="Most tokens in one step. [default: 512]"),
-)
+    click.option(
+        "--max-step-ms", type=int, default=200, show_default=True,
+        help="Milliseconds a step may take to read prompts while others are answered; 0 sets no limit.",
+    ),
+)  # fmt: skip
 LIMITS = (
     click.option("--max-waiting", default=256, show_default=True, help="Most requests that wait; more get 429."),
     click.option("--max-connections", default=1024, show_default=True, help="Most open connections; more get 503."),

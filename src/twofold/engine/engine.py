@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+from twofold.engine import invariants
 from twofold.engine.batch import build_batch
 from twofold.engine.blocks import Blocks, CacheLayout, Kind
 from twofold.engine.guess import MOST_SEQUENCES, Guesser
 from twofold.engine.limits import EngineLimits
+from twofold.engine.pace import Pace
 from twofold.engine.request import Constraint, Event, Request, SamplingParams, Sequence, SessionName
 from twofold.engine.scheduler import NO_GUESSES, Plan, Scheduler, Slice
 from twofold.errors import InvalidSampling, RequestTooLong
@@ -40,6 +43,7 @@ class Engine:
         self.blocks = Blocks(layout, limits.prefix_cache)
         self.cache = ops.new_cache(cache_shape, (layout.global_blocks, layout.local_blocks), layout.block_size)
         self.scheduler = Scheduler(self.blocks, limits.step_tokens, limits.max_sequences)
+        self.pace = Pace(limits.step_s)
         self.guesser = guesser
         self.latest: Plan | None = None
         self.in_flight: Plan | None = None
@@ -111,14 +115,19 @@ class Engine:
 
     def step(self) -> list[Event]:
         """Advance every scheduled sequence by one step; [] when idle."""
-        guesser = self.guesser if self.is_decoding_few else None
-        guesses = guesser.propose(self.scheduler.running) if guesser else NO_GUESSES
-        plan = self.latest = self.scheduler.plan(guesses)
+        decoding = [sequence for sequence in self.scheduler.running if sequence.pending == 1]
+        guesser = self.guesser if 0 < len(decoding) <= MOST_SEQUENCES else None
+        guesses = guesser.propose(decoding, self.reading_s) if guesser else NO_GUESSES
+        plan = self.latest = self.scheduler.plan(guesses, self.pace.rows)
         if plan is None:
             return []
+        start = time.perf_counter()
         events = self.advance(plan)
+        self.pace.learn(plan.reading_rows, plan.decoding, time.perf_counter() - start)
         if guesser:
             guesser.learn(plan, events)
+        if self.limits.checks:
+            self.check()
         return events
 
     def advance(self, plan: Plan) -> list[Event]:
@@ -129,11 +138,16 @@ class Engine:
         return self.scheduler.commit(plan, drawn)
 
     @property
-    def is_decoding_few(self) -> bool:
-        """Whether only a few sequences run and each needs its next token: when guessing may pay."""
-        running, waiting = self.scheduler.running, self.scheduler.waiting
-        few = self.guesser is not None and 0 < len(running) <= MOST_SEQUENCES
-        return few and not waiting and all(sequence.pending == 1 for sequence in running)
+    def reading_s(self) -> float:
+        """Seconds the next step will take for prompts, as far as the sequences that run tell."""
+        unread = sum(sequence.pending for sequence in self.scheduler.running if sequence.pending > 1)
+        return self.pace.reading_s(min(unread, self.pace.rows or self.limits.step_tokens))
+
+    def check(self) -> None:
+        """Raise AssertionError when the bookkeeping is in disorder; see engine.invariants."""
+        invariants.check(self.scheduler)
+        if self.guesser and self.guesser.draft:
+            invariants.check_draft(self.guesser.draft)
 
     def run(self, plan: Plan) -> Array:
         """The network over a plan: logits of its sampled rows."""

@@ -60,8 +60,13 @@ class Guesser:
         """The same guesser, fresh and with look-up alone."""
         return Guesser(self.policy.without_draft())
 
-    def propose(self, running: Many[Sequence]) -> dict[int, tuple[int, ...]]:
-        """Guesses by request id for sequences that each need their next token; follow with `learn`."""
+    def propose(self, running: Many[Sequence], beside_s: float = 0.0) -> dict[int, tuple[int, ...]]:
+        """Guesses by request id for sequences that each need their next token; follow with `learn`.
+
+        beside_s: seconds the step will take for the prompts of others. They make guessing more worthwhile, for what
+        the step confirms it confirms in a longer time.
+        """
+        self.policy.beside_s = beside_s
         self.started, self.drafted_s = time.perf_counter(), 0.0
         self.sources = {}
         found: dict[int, tuple[int, ...]] = {}
@@ -123,7 +128,7 @@ class Guesser:
         whole_s = time.perf_counter() - self.started
         self.stats.steps += 1
         rows = sum(item.rows for item in plan.slices)
-        self.policy.learn_step(rows, whole_s - self.drafted_s, whole_s)
+        self.policy.learn_step(None if plan.reading_rows else rows, whole_s - self.drafted_s, whole_s)
         drawn = tokens_by_request(events)
         for item in plan.slices:
             request_id = item.sequence.request.id

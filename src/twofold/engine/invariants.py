@@ -1,4 +1,4 @@
-"""What must hold between two steps; used by the tests and by nothing else on the hot path."""
+"""What must hold between two steps: checked by the tests, and after every step where EngineLimits.checks says so."""
 
 from __future__ import annotations
 

@@ -130,13 +130,14 @@ class GuessPolicy:
     """Chooses lengths for each source and the order in which sources are asked.
 
     most: longest guess. step_costs: see StepTimes. draft_cost: one token of the draft model relative to one row of
-    the network; None without a draft model.
+    the network; None without a draft model. beside_s: seconds the next step takes anyway, for the prompts of others.
     """
 
     def __init__(self, most: int, step_costs: Sequence[float], draft_cost: float | None = None) -> None:
         self.most = most
         self.times = StepTimes(step_costs)
         self.draft_cost = draft_cost
+        self.beside_s = 0.0
         self.draft_token: Average | None = None
         self.draft_reading: Average | None = None
         sources: list[Source] = ["lookup"] if draft_cost is None else ["lookup", "draft"]
@@ -187,7 +188,7 @@ class GuessPolicy:
 
     def seconds(self, source: Source, length: int, sequences: int) -> float:
         """Seconds of such a step, drafting included."""
-        step_s = self.times.of(sequences * (1 + length))
+        step_s = self.times.of(sequences * (1 + length)) + self.beside_s
         return step_s + length * self.draft_token_s if source == "draft" else step_s
 
     @property
@@ -207,9 +208,10 @@ class GuessPolicy:
         gained_s = 1 / self.rate("draft", 0, sequences) - 1 / choice.rate
         return behind * self.reading_s <= to_come * gained_s
 
-    def learn_step(self, rows: int, seconds: float, whole_s: float) -> None:
-        """Take over a step of the network; `whole_s` counts drafting too."""
-        self.times.learn(rows, seconds)
+    def learn_step(self, rows: int | None, seconds: float, whole_s: float) -> None:
+        """Take over a step of the network; `whole_s` counts drafting too. rows: None for one that also read prompts."""
+        if rows is not None:
+            self.times.learn(rows, seconds)
         for record in self.records.values():
             record.waited_s += whole_s
 

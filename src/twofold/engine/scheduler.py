@@ -24,18 +24,21 @@ NO_GUESSES: Mapping[int, tuple[int, ...]] = MappingProxyType({})
 class Slice:
     """The next `count` tokens of a sequence, and guesses of what follows them.
 
-    Its last token is sampled from when nothing is pending after it, and then so is every guess. prompt_rows: how many
-    of the tokens belong to the prompt, counted when it is made, for the sequence moves on.
+    Its last token is sampled from when nothing is pending after it, and then so is every guess. What holds when
+    it is made, for the sequence moves on: prompt_rows, how many of the tokens belong to the prompt; is_reading, whether
+    the sequence needs more than its next token.
     """
 
     sequence: Sequence
     count: int
     guesses: tuple[int, ...] = ()
     prompt_rows: int = field(init=False)
+    is_reading: bool = field(init=False)
 
     def __post_init__(self) -> None:
         unread = len(self.sequence.request.prompt) - self.sequence.computed
         object.__setattr__(self, "prompt_rows", max(0, min(self.count, unread)))
+        object.__setattr__(self, "is_reading", self.sequence.pending > 1)
 
     @property
     def samples(self) -> bool:
@@ -53,6 +56,16 @@ class Plan:
     """What one step runs."""
 
     slices: tuple[Slice, ...]
+
+    @property
+    def reading_rows(self) -> int:
+        """Rows of sequences that need more than their next token."""
+        return sum(item.count for item in self.slices if item.is_reading)
+
+    @property
+    def decoding(self) -> int:
+        """Sequences that need their next token only."""
+        return sum(not item.is_reading for item in self.slices)
 
     @property
     def sampling(self) -> list[RowSampling]:
@@ -106,10 +119,11 @@ class Scheduler:
             if sequence.request.id == request_id:
                 self.remove(sequence)
 
-    def plan(self, guesses: Mapping[int, tuple[int, ...]] = NO_GUESSES) -> Plan | None:
+    def plan(self, guesses: Mapping[int, tuple[int, ...]] = NO_GUESSES, reading_rows: int | None = None) -> Plan | None:
         """The next step within the token budget; None when there is nothing to do.
 
-        guesses: what may follow, by request id; as much of it runs as there is room for.
+        guesses: what may follow, by request id; as much of it runs as there is room for. reading_rows: most rows for
+        texts that are not read yet, while any sequence decodes (None: as many as there is room for).
         """
         step = Outline(rows=self.step_tokens)
         reading: list[Sequence] = []
@@ -119,6 +133,8 @@ class Scheduler:
             elif step.rows and sequence.request.id not in step.preempted and self.make_room(sequence, 1, step):
                 step.put(sequence, 1)
         kept = min(step.rows, sum(len(guess) for request_id, guess in guesses.items() if request_id in step.slices))
+        most = step.rows if reading_rows is None or not step.slices else reading_rows
+        kept = max(kept, step.rows - most)
         step.rows -= kept
         self.plan_reading(reading, step)
         step.rows += kept
