@@ -155,6 +155,15 @@ def test_a_call_that_is_cut_is_no_call(claude: anthropic.Anthropic) -> None:
     assert found.stop_reason == "max_tokens"
 
 
+def test_an_answer_goes_on_with_a_last_message_of_the_assistant(
+    claude: anthropic.Anthropic, client: openai.OpenAI
+) -> None:
+    begun: Any = [*MESSAGES, {"role": "assistant", "content": "It is 7"}]
+    extra = {"continue_final_message": True, "add_generation_prompt": False}
+    found: Any = claude.messages.create(**{**ASKED, "messages": begun})
+    assert found.content[0].text == chat(client, messages=begun, extra_body=extra).message.content
+
+
 def test_a_schema_holds(claude: anthropic.Anthropic, client: openai.OpenAI) -> None:
     found: Any = claude.messages.create(**ASKED, output_config={"format": {"type": "json_schema", "schema": SCHEMA}})
     form: Any = {"type": "json_schema", "json_schema": {"name": "age", "schema": SCHEMA}}
@@ -190,7 +199,7 @@ ERRORS: list[tuple[dict[str, Any], str]] = [
     (one([PIXEL]), "messages[0].content[0].type"),
     (one([{"type": "document", "source": {}}]), "messages[0].content[0].type"),
     (one([{"type": "tool_use", "id": "a", "name": "b", "input": {}}]), "messages[0].content"),
-    (one("Hello", role="assistant"), "messages"),
+    (one([{"type": "tool_use", "id": "a", "name": "b", "input": {}}], role="assistant"), "tool_result must follow"),
     (one("Hello", role="system"), "messages[0].role"),
     ({"messages": []}, "messages"),
     ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0]"),

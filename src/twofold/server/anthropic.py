@@ -39,20 +39,18 @@ REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 
 def as_chat(asked: CountRequest) -> ChatRequest:
-    """The same request in OpenAI's words. Raises Problem 400."""
-    if asked.messages and asked.messages[-1].role == "assistant":
-        raise Problem(
-            400, "the last message is the assistant's; to go on with one is not supported. End with a user's message.",
-            param="messages",
-        )  # fmt: skip
+    """The same request in OpenAI's words; an answer goes on with a last message of the assistant. Raises Problem."""
     messages = [{"role": "system", "content": text_of(asked.system)}] if asked.system else []
     for index, turn in enumerate(asked.messages):
         messages += plain_turns(turn, f"messages[{index}]")
+    if messages and "tool_calls" in messages[-1]:
+        raise Problem(400, "the last message calls a tool; a tool_result must follow it", param="messages")
     form = asked.output_config.format if asked.output_config else None
     tools, choice = asked.tools or [], asked.tool_choice
     chat = ChatRequest(
         model=asked.model,
         messages=messages,
+        continue_final_message=bool(messages) and messages[-1]["role"] == "assistant",
         tools=[plain_tool(tool) for tool in tools] or None,
         tool_choice=read_tool_choice(choice, tools) if choice else None,
         parallel_tool_calls=False if choice and choice.disable_parallel_tool_use else None,
