@@ -82,6 +82,7 @@ def build_serving(
     sessions: Sessions | None,
 ) -> Serving:
     """A loaded model with its engine in a thread of its own."""
+    from twofold.cli.starting import about
     from twofold.engine.runner import Runner, RunnerLimits
     from twofold.server.metrics import Metrics
     from twofold.server.serving import Model, Serving, fingerprint
@@ -101,6 +102,7 @@ def build_serving(
         context=loaded.settings.context,
         created=int(time.time()),
         fingerprint=fingerprint([installed_version(), loaded.settings.dtype, loaded.model.folder.name]),
+        about=about(llm),
     )
     grammars = Grammars(llm.tokenizer, loaded.model.eos_ids)
     return Serving(model=model, runner=runner, settings=settings, metrics=metrics, grammars=grammars)

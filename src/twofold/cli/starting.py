@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from twofold.api import LLM
     from twofold.phases import Phases
+    from twofold.server.about import About
     from twofold.server.cost import Price
     from twofold.server.facts import Facts
 
@@ -94,3 +95,34 @@ def told(phases: Mapping[str, float]) -> str:
     """The phases of a start in one line."""
     parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in phases.items())
     return f"started in {sum(phases.values()):.2f} s: {parts}"
+
+
+def about(llm: LLM) -> About:
+    """What clients of the server are told of the model."""
+    from twofold.server.about import About
+    from twofold.weights.gguf_checkpoint import GgufCheckpoint
+
+    model, chosen = llm.loaded.model, llm.loaded.settings
+    architecture, counted = model.architecture, model.footprint(chosen.dtype)
+    plain = "gguf" if isinstance(model.store, GgufCheckpoint) else "safetensors"
+    return About(
+        family=architecture.family,
+        format="twofold" if model.packed_dtype is not None else plain,
+        dtype=chosen.dtype,
+        parameters=counted.total_parameters,
+        size_bytes=counted.total_bytes,
+        layers=architecture.layers,
+        hidden=architecture.hidden,
+        vocabulary=architecture.vocabulary,
+        trained_context=architecture.context,
+        threads=count_threads(chosen.backend),
+    )
+
+
+def count_threads(backend: str) -> int:
+    """Threads that compute."""
+    if backend != "cpu":
+        return 1
+    from twofold.backends.cpu.machine import cpu
+
+    return cpu().threads

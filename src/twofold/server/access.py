@@ -28,6 +28,8 @@ from twofold.server.settings import LOOPBACK, ServerSettings
 log = logging.getLogger("twofold.server")
 OPEN = ("/health",)
 PAGE = ("/", "/page.css", "/page.js")
+BROWSER_HEADERS = ("origin", "referer", "sec-fetch-site")
+CURL_KINDS = ("", "application/x-www-form-urlencoded")
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 
 
@@ -115,9 +117,8 @@ class Gate:
                 429, f"{self.busy[key]} requests of this key are being served, the most allowed. Try again later.",
                 code="too_many_requests", retry_after_s=1,
             )  # fmt: skip
-        kind = headers.get("content-type", "").split(";")[0].strip().lower()
-        if scope["method"] == "POST" and kind != "application/json":
-            raise Problem(415, f"the content type is {kind!r}; application/json was expected", code="content_type")
+        if scope["method"] == "POST":
+            check_kind(scope["path"], headers)
         return key
 
     def check_host(self, host: str) -> None:
@@ -125,6 +126,19 @@ class Gate:
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         if name.strip("[]") not in LOOPBACK:
             raise Problem(403, f"the host {host[:100]!r} is not this machine. Use 127.0.0.1 or set an API key.")
+
+
+def check_kind(path: str, headers: Headers) -> None:
+    """Raise Problem 415 unless the body is called JSON: that is what a page from elsewhere cannot send by itself.
+
+    Ollama's clients and examples often call it nothing, or what curl calls it. That is taken on its routes from whoever
+    is no browser: those tell where a POST comes from.
+    """
+    kind = headers.get("content-type", "").split(";")[0].strip().lower()
+    is_browser = any(name in headers for name in BROWSER_HEADERS)
+    if kind == "application/json" or (path.startswith("/api/") and kind in CURL_KINDS and not is_browser):
+        return
+    raise Problem(415, f"the content type is {kind!r}; application/json was expected", code="content_type")
 
 
 def key_in(headers: Headers) -> str:

@@ -16,6 +16,8 @@ from twofold.server.access import Gate, as_problem, json_response, problem_respo
 from twofold.server.anthropic import anthropic_endpoints
 from twofold.server.asks import read_conversation
 from twofold.server.generation import Endpoint, generating, read_as
+from twofold.server.ollama import ollama_endpoints
+from twofold.server.ollama_models import ollama_model_endpoints
 from twofold.server.openai import CHAT, COMPLETION
 from twofold.server.page import page_routes
 from twofold.server.problems import Problem
@@ -100,6 +102,8 @@ def endpoints(serving: Serving, version: str) -> list[Endpoint]:
         generating("/v1/chat/completions", serving, CHAT),
         generating("/v1/completions", serving, COMPLETION),
         *anthropic_endpoints(serving),
+        *ollama_endpoints(serving),
+        *ollama_model_endpoints(serving, version),
         Endpoint(path="/v1/models", handler=routes.models),
         Endpoint(path="/v1/models/{name:path}", handler=routes.model),
         *session_endpoints(serving),

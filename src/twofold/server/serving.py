@@ -11,6 +11,7 @@ from typing import Any
 from twofold.engine.request import Event, Request, SamplingParams, SessionName
 from twofold.engine.runner import Runner, Stream
 from twofold.ops.types import Drawn
+from twofold.server.about import About
 from twofold.server.metrics import Metrics
 from twofold.server.problems import Problem
 from twofold.server.settings import ServerSettings
@@ -33,6 +34,7 @@ class Model:
     context: int
     created: int
     fingerprint: str
+    about: About
 
 
 @dataclass(frozen=True, kw_only=True)
