@@ -19,8 +19,10 @@ SURFACE = {
     "info": ["model"],
     "pack": ["model", "-o", "--dtype"],
     "serve": [
-        *("model", "--host", "--port", "--ssl-certfile", "--ssl-keyfile", "--ssl-password-file"),
-        *("--api-key", "--api-key-file", "--served-model-name", "--max-num-seqs", "--max-num-batched-tokens"),
+        *("model", "--host", "--port", "--root-path", "--cors-origin"),
+        *("--ssl-certfile", "--ssl-keyfile", "--ssl-password-file"),
+        *("--api-key", "--api-key-file", "--key-max-requests", "--key-requests-per-minute", "--key-tokens-per-minute"),
+        *("--served-model-name", "--max-num-seqs", "--max-num-batched-tokens"),
         *("--max-step-ms", "--max-waiting", "--max-connections", "--header-timeout", "--idle-timeout", "--grace"),
         *("--session-dir", "--session-space"),
         *("--chat-template", "--trust-request-chat-template", "--generation-config", "--override-generation-config"),

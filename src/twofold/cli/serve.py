@@ -85,6 +85,7 @@ def build_serving(
     from twofold.cli.starting import about
     from twofold.engine.runner import Runner, RunnerLimits
     from twofold.server.metrics import Metrics
+    from twofold.server.quotas import Quotas
     from twofold.server.serving import Model, Serving, fingerprint
     from twofold.server.structure import Grammars
 
@@ -105,7 +106,8 @@ def build_serving(
         about=about(llm),
     )
     grammars = Grammars(llm.tokenizer, loaded.model.eos_ids)
-    return Serving(model=model, runner=runner, settings=settings, metrics=metrics, grammars=grammars)
+    quotas = Quotas(settings.key_requests_per_minute, settings.key_tokens_per_minute)
+    return Serving(model=model, runner=runner, settings=settings, metrics=metrics, grammars=grammars, quotas=quotas)
 
 
 def installed_version() -> str:

@@ -19,16 +19,33 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NETWORK = (
     click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: the network."),
     click.option("--port", default=8000, show_default=True, help="Port to listen on; 0 takes a free one."),
+    click.option("--root-path", default="", metavar="PATH", help="Path under which a proxy serves this server: /llm."),
+    click.option(
+        "--cors-origin", "cors_origins", multiple=True, metavar="ORIGIN",
+        help="Origin whose pages may use the server, like https://app.example.com; may be given several times. "
+        "* is every page, and needs an API key. [default: none]",
+    ),
     click.option("--ssl-certfile", type=FILE, help="PEM file with the certificate (and its chain); makes it https."),
     click.option("--ssl-keyfile", type=FILE, help="PEM file with the certificate's key."),
     click.option("--ssl-password-file", type=FILE, help="File whose first line is the password of the key."),
-)
+)  # fmt: skip
 KEYS = (
     click.option(
         "--api-key", "api_keys", multiple=True, envvar="TWOFOLD_API_KEY",
         help="Key that clients must send; may be given several times. Closes every route but /health.",
     ),
     click.option("--api-key-file", type=FILE, help="File with one key per line."),
+    click.option(
+        "--key-max-requests", default=1024, show_default=True, help="Most requests of one key at once; more get 429."
+    ),
+    click.option(
+        "--key-requests-per-minute", type=int, metavar="N",
+        help="Most requests of one key per minute. [default: no limit]",
+    ),
+    click.option(
+        "--key-tokens-per-minute", type=int, metavar="N",
+        help="Most tokens per minute of one key, read and written together. [default: no limit]",
+    ),
 )  # fmt: skip
 MODELS = (
     click.option("--served-model-name", multiple=True, help="Name clients use. [default: MODEL]"),
@@ -73,6 +90,11 @@ def read_settings(options: Mapping[str, Any]) -> ServerSettings:
         host=options["host"],
         port=options["port"],
         tls=read_tls(options["ssl_certfile"], options["ssl_keyfile"], options["ssl_password_file"]),
+        root_path=options["root_path"],
+        cors_origins=options["cors_origins"],
+        key_requests=options["key_max_requests"],
+        key_requests_per_minute=options["key_requests_per_minute"],
+        key_tokens_per_minute=options["key_tokens_per_minute"],
         api_keys=(*options["api_keys"], *read_keys(options["api_key_file"])),
         max_waiting=options["max_waiting"],
         max_connections=options["max_connections"],

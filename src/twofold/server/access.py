@@ -21,9 +21,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from twofold.server.metrics import Metrics
 from twofold.server.problems import Problem, body_for, problem_of
-from twofold.server.settings import LOOPBACK, ServerSettings
+from twofold.server.serving import Serving
+from twofold.server.settings import LOOPBACK
 
 log = logging.getLogger("twofold.server")
 OPEN = ("/health",)
@@ -52,10 +52,11 @@ class Keys:
 class Gate:
     """ASGI middleware around all routes."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, handlers: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, serving: Serving, handlers: frozenset[str]) -> None:
         self.app = app
-        self.settings = settings
-        self.metrics = metrics
+        self.settings = settings = serving.settings
+        self.metrics = serving.metrics
+        self.quotas = serving.quotas
         self.handlers = handlers
         self.keys = Keys(settings.api_keys)
         self.busy: Counter[str] = Counter()
@@ -119,6 +120,7 @@ class Gate:
             )  # fmt: skip
         if scope["method"] == "POST":
             check_kind(scope["path"], headers)
+            self.quotas.admit(key.encode())
         return key
 
     def check_host(self, host: str) -> None:

@@ -19,6 +19,7 @@ from twofold.server.generation import Endpoint, generating, read_as
 from twofold.server.ollama import ollama_endpoints
 from twofold.server.ollama_models import ollama_model_endpoints
 from twofold.server.openai import CHAT, COMPLETION
+from twofold.server.outside import Cors, RootPath
 from twofold.server.page import page_routes
 from twofold.server.problems import Problem
 from twofold.server.schema import DetokenizeRequest, TokenizeRequest
@@ -120,11 +121,14 @@ def build_app(serving: Serving, version: str) -> Starlette:
     """The ASGI application."""
     table = [Route(item.path, item.handler, methods=[item.method]) for item in endpoints(serving, version)]
     table += page_routes()
-    gate = Middleware(
-        Gate, settings=serving.settings, metrics=serving.metrics, handlers=frozenset(route.path for route in table)
-    )
+    settings = serving.settings
+    before = [
+        Middleware(RootPath, root_path=settings.root_path),
+        Middleware(Cors, origins=settings.cors_origins),
+        Middleware(Gate, serving=serving, handlers=frozenset(route.path for route in table)),
+    ]
 
     async def failed(request: Request, error: Exception) -> Response:
         return problem_response(as_problem(error), request.url.path)
 
-    return Starlette(routes=table, middleware=[gate], exception_handlers={404: failed, 405: failed})
+    return Starlette(routes=table, middleware=before, exception_handlers={404: failed, 405: failed})

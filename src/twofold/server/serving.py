@@ -14,6 +14,7 @@ from twofold.ops.types import Drawn
 from twofold.server.about import About
 from twofold.server.metrics import Metrics
 from twofold.server.problems import Problem
+from twofold.server.quotas import Quotas
 from twofold.server.settings import ServerSettings
 from twofold.server.structure import Grammars, Matcher
 from twofold.text.chat import ChatTemplate, encode_chat
@@ -46,6 +47,7 @@ class Serving:
     settings: ServerSettings
     metrics: Metrics
     grammars: Grammars
+    quotas: Quotas
 
     def check_model(self, name: str | None) -> str:
         """The name to answer under. Raises Problem 404 for a model that is not served here."""
@@ -185,6 +187,7 @@ class Job:
         self.choices = [Choice(index, request, ask, model.tokenizer) for index, request in enumerate(requests)]
         self._by_id = {choice.request.id: choice for choice in self.choices}
         self.stream: Stream = serving.runner.submit(requests)
+        serving.quotas.charge(ask.owner, sum(map(len, ask.prompts)))
 
     async def deltas(self) -> AsyncGenerator[list[Delta]]:
         """What each step adds. Raises what ended the requests early."""
@@ -192,6 +195,7 @@ class Job:
         try:
             async for delivery in self.stream:
                 meter.take(delivery)
+                self.serving.quotas.charge(self.ask.owner, len(delivery.events))
                 found = []
                 for event in delivery.events:
                     choice = self._by_id[event.request_id]

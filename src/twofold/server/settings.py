@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from twofold.errors import SettingsError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+ORIGIN = re.compile(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.\-]+)(:\d{1,5})?")
+ROOT_PATH = re.compile(r"(/[A-Za-z0-9_.~\-]+)*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,16 @@ class Tls:
         object.__setattr__(self, "context", context)
 
 
-LEAST_ONE = ("max_body_bytes", "max_choices", "buffered_tokens", "key_requests", "max_connections", "max_header_bytes")
+LEAST_ONE = (
+    "max_body_bytes",
+    "max_choices",
+    "buffered_tokens",
+    "key_requests",
+    "max_connections",
+    "max_header_bytes",
+    "key_requests_per_minute",
+    "key_tokens_per_minute",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +62,9 @@ class ServerSettings:
     body_timeout_s: how long a client may take to send the body of its request; header_timeout_s: the head of it, and
     the handshake of TLS; idle_timeout_s: how long a connection may rest between requests, or a reader not read.
     max_connections: those open at once. max_header_bytes: of one request's head. trusts_templates: whether requests may
-    bring a chat template of their own.
+    bring a chat template of their own. root_path: where a proxy serves us, like "/llm". cors_origins: pages of which
+    origins may read answers; "*" for all, which needs keys. key_requests_per_minute, key_tokens_per_minute: of one key,
+    None for no limit; without keys, of all clients together.
     """
 
     host: str = "127.0.0.1"
@@ -73,6 +87,10 @@ class ServerSettings:
     max_header_bytes: int = 64 * 2**10
     tls: Tls | None = None
     trusts_templates: bool = False
+    root_path: str = ""
+    cors_origins: tuple[str, ...] = ()
+    key_requests_per_minute: int | None = None
+    key_tokens_per_minute: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
@@ -80,13 +98,27 @@ class ServerSettings:
         if not all(key.strip() == key and len(key) >= 8 and key.isascii() for key in self.api_keys):
             raise SettingsError("an API key must have at least 8 ASCII characters and no space around it")
         for name in LEAST_ONE:
-            if getattr(self, name) < 1:
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        self._check_paths()
         if self.max_waiting < 0 or self.grace_s < 0:
             raise SettingsError("max_waiting and grace_s cannot be negative")
         for name in ("body_timeout_s", "header_timeout_s", "idle_timeout_s"):
             if not 0 < getattr(self, name) < 86_400:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be above 0 and less than a day")
+
+    def _check_paths(self) -> None:
+        if not ROOT_PATH.fullmatch(self.root_path):
+            raise SettingsError(f"root_path is {self.root_path!r}; a path like /llm was expected, with no / at its end")
+        wrong = [origin for origin in self.cors_origins if origin != "*" and not ORIGIN.fullmatch(origin)]
+        if wrong:
+            raise SettingsError(f"the origin {wrong[0]!r} is none; one like https://app.example.com was expected")
+        if "*" in self.cors_origins and not self.api_keys:
+            raise SettingsError(
+                "every page of every browser could use this server: a cors_origin of * needs an API key. Set one, or "
+                "name the origins."
+            )
 
     @property
     def is_local(self) -> bool:
