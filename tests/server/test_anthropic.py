@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import anthropic
@@ -14,6 +14,8 @@ import pytest
 
 from tests.server.conftest import Live, started
 from tests.server.test_openai import ASK_TIMER, MESSAGES, TOOLS
+from twofold.errors import ShuttingDown
+from twofold.server.anthropic import lines
 
 GREEDY = {"temperature": 0}
 """Newer clients have no arguments for sampling, the API has."""
@@ -211,6 +213,7 @@ ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"stop_sequences": ["a"] * 20}, "stop_sequences"),
     ({"stop_sequences": [""]}, "stop_sequences"),
     ({"output_config": {"format": {"type": "json_schema", "schema": {"type": "cat"}}}}, "output_config.format"),
+    ({"output_config": {"format": {"type": "json_schema", "schema": {"$ref": "#"}}}}, "output_config.format"),
     ({"max_tokens": 5000}, "2048"),
 ]
 
@@ -224,6 +227,22 @@ def test_what_cannot_be_honoured_is_a_400_that_names_it(
     body: Any = caught.value.body
     assert (body["type"], body["error"]["type"]) == ("error", "invalid_request_error")
     assert words in body["error"]["message"]
+
+
+def test_what_fails_in_a_stream_is_an_event_of_its_own() -> None:
+    async def values() -> AsyncIterator[Any]:
+        yield {"type": "message_start"}
+        raise ShuttingDown("the answer ends here")
+
+    async def main() -> list[bytes]:
+        return [line async for line in lines(values(), "id")]
+
+    begun, failed = asyncio.run(main())
+    assert begun.startswith(b"event: message_start\n")
+    name, data = failed.decode().strip().split("\n")
+    assert name == "event: error"
+    error = {"type": "overloaded_error", "message": "the answer ends here"}
+    assert json.loads(data.removeprefix("data: ")) == {"type": "error", "error": error}
 
 
 def test_other_failures_have_anthropics_shape_too(claude: anthropic.Anthropic, live: Live) -> None:

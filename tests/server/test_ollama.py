@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +15,8 @@ import pytest
 
 from tests.server.conftest import Live, started
 from tests.server.test_openai import ASK_TIMER, MESSAGES, TOOLS
+from twofold.errors import ShuttingDown
+from twofold.server.ollama import lines
 
 GREEDY: Any = {"temperature": 0, "num_predict": 60}
 CHAT: Any = {"model": "demo", "messages": MESSAGES, "options": GREEDY}
@@ -220,6 +222,17 @@ def test_what_cannot_be_honoured_is_a_400_that_names_it(
     answer = httpx.post(f"{live.url}/api/{route}", json={"model": "demo", **asked, **more})
     assert (answer.status_code, list(answer.json())) == (400, ["error"])
     assert words in answer.json()["error"]
+
+
+def test_what_fails_in_a_stream_is_a_line_of_its_own() -> None:
+    async def values() -> AsyncIterator[Any]:
+        yield {"done": False}
+        raise ShuttingDown("the answer ends here")
+
+    async def main() -> list[bytes]:
+        return [line async for line in lines(values(), "id")]
+
+    assert asyncio.run(main()) == [b'{"done":false}\n', b'{"error":"the answer ends here"}\n']
 
 
 def test_other_failures_have_ollamas_shape_too(llama: ollama.Client, live: Live) -> None:

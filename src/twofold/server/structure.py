@@ -98,9 +98,11 @@ class Grammars:
 
     def _compile(self, grammar: str) -> Matcher:
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
-        if matcher.is_error():
+        can_begin = not matcher.is_error() and any(matcher.compute_bitmask())
+        if matcher.is_error() or not can_begin:
+            why = matcher.get_error()[:500] or "no answer has it"
             raise Problem(
-                400, f"the form asked for cannot be used: {matcher.get_error()[:500]}",
+                400, f"the form asked for cannot be used: {why}",
                 param="response_format", code="invalid_grammar",
             )  # fmt: skip
         return Matcher(matcher, self._eos_ids)
