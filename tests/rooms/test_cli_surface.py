@@ -12,7 +12,7 @@ LOADING = ["--dtype", "--backend", "--kv-cache-dtype", "--context", "--threads",
 SAMPLING = [
     *("--max-tokens", "--temperature", "--top-p", "--top-k", "--min-p", "--repetition-penalty", "--seed", "--stop"),
 ]
-WATCHING = ["--price-per-hour", "--currency", "--price-class", "--prices"]
+WATCHING = ["--price-per-hour", "--currency", "--price-class", "--prices", "--log-format", "--log-level"]
 SURFACE = {
     "run": ["model", "prompt", "--raw", "--system", "--quiet", *LOADING, *SAMPLING],
     "chat": ["model", "--system", *LOADING, *SAMPLING],

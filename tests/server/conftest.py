@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import openai
@@ -38,7 +39,8 @@ class Live:
 
 
 @contextlib.contextmanager
-def started(*options: str, **environment: str) -> Iterator[Live]:
+def started(*options: str, log: Path | None = None, **environment: str) -> Iterator[Live]:
+    """A server for as long as the block runs. log: where to keep what it writes after it is ready."""
     process = subprocess.Popen(
         [*COMMAND, "--threads", "1", "--dtype", "w8a8", *options],
         stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
@@ -51,7 +53,7 @@ def started(*options: str, **environment: str) -> Iterator[Live]:
             break
     else:
         raise AssertionError("".join(lines))
-    with open(os.devnull, "w") as sink, subprocess.Popen(["cat"], stdin=process.stderr, stdout=sink) as drain:
+    with open(log or os.devnull, "w") as sink, subprocess.Popen(["cat"], stdin=process.stderr, stdout=sink) as drain:
         try:
             yield Live(lines[-1].removeprefix("ready: ").strip(), process, lines)
         finally:

@@ -121,3 +121,72 @@ def test_the_phases_are_printed_and_ready_is_the_last_line(priced: Live) -> None
     assert re.search(r"started in [\d.]+ s: imports [\d.]+, config [\d.]+,.* warm-up [\d.]+", "".join(priced.lines))
     assert "price: 3.6 EUR per hour" in "".join(priced.lines)
     assert priced.lines[-1].startswith("ready: http://127.0.0.1:")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_requests_own_cost_is_told_when_it_asks(priced: Live, stream: bool) -> None:
+    more = {"stream_options": {"include_usage": True}} if stream else {}
+    with priced.client() as client:
+        given = client.completions.create(
+            model="demo", prompt="def f(", max_tokens=9, stream=stream, extra_body={"usage_details": True}, **more
+        )
+        usage = (list(given)[-1] if stream else given).usage
+    details = usage.model_extra["details"]
+    assert set(details) == {"engine_seconds", "queue_seconds", "cost", "currency"}
+    assert details["engine_seconds"] > 0 <= details["queue_seconds"]
+    assert details["cost"] == pytest.approx(details["engine_seconds"] / 1000, rel=1e-3)
+    assert details["currency"] == "EUR"
+
+
+def test_requests_seconds_sum_to_the_engines(priced: Live) -> None:
+    before = priced.metric("twofold:cost_total")
+    assert before > 0
+    busy = {phase: seconds for (phase,), seconds in labelled(priced, "twofold:engine_seconds_total").items()}
+    with priced.client() as client:
+        spent = 0.0
+        for _ in range(3):
+            given = client.completions.create(
+                model="demo", prompt="def f(", max_tokens=9, extra_body={"usage_details": True}
+            )
+            assert given.usage is not None
+            spent += given.usage.model_extra["details"]["engine_seconds"]
+    after = {phase: seconds for (phase,), seconds in labelled(priced, "twofold:engine_seconds_total").items()}
+    grown = sum(after[phase] - busy[phase] for phase in ("input", "output"))
+    assert spent == pytest.approx(grown, abs=1e-4)
+
+
+def test_without_asking_usage_has_no_details(priced: Live) -> None:
+    with priced.client() as client:
+        given = client.completions.create(model="demo", prompt="def f(", max_tokens=2)
+    assert given.usage is not None
+    assert not given.usage.model_extra
+
+
+def test_without_a_price_a_request_has_seconds_and_no_cost(live: Live) -> None:
+    body = {"prompt": "def f(", "max_tokens": 2, "usage_details": True}
+    details = httpx.post(live.url + "/v1/completions", json=body).json()["usage"]["details"]
+    assert details["engine_seconds"] > 0
+    assert (details["cost"], details["currency"]) == (None, None)
+
+
+def test_details_of_a_stream_without_usage_are_refused(live: Live) -> None:
+    body = {"prompt": "def f(", "stream": True, "usage_details": True}
+    answer = httpx.post(live.url + "/v1/completions", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "usage_details"
+
+
+def test_load_tells_what_a_balancer_wants_to_know(priced: Live) -> None:
+    told = httpx.get(priced.url + "/load").json()
+    assert set(told) == {
+        "server_load", "running", "waiting", "cache_free_share", "prompt_tokens_per_second",
+        "generation_tokens_per_second", "draining",
+    }  # fmt: skip
+    assert (told["server_load"], told["running"], told["waiting"], told["draining"]) == (0, 0, 0, False)
+    assert 0.0 < told["cache_free_share"] <= 1.0
+
+
+def test_experts_are_told_one_by_one(priced: Live) -> None:
+    layers = httpx.get(priced.url + "/experts").json()["layers"]
+    assert [len(layer) for layer in layers] == [8] * 4
+    assert len({sum(layer) for layer in layers}) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import click
 from twofold.cli.generation import GENERATION, Generation, read_generation
 from twofold.cli.options import LOADING, LOADING_NAMES, with_options
 from twofold.cli.serving_options import SERVING, read_session_limits, read_settings
-from twofold.cli.watching_options import WATCHING, read_price
+from twofold.cli.watching_options import WATCHING, read_price, start_logging
 from twofold.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -45,14 +44,13 @@ def command(model: str, served_model_name: tuple[str, ...], **options: Any) -> N
     from twofold.server.app import build_app
     from twofold.server.run import bind, serve
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    tell = start_logging(options)
     settings = read_settings(options)
     generation, price = read_generation(options), read_price(options)
     session_limits = read_session_limits(options["session_dir"], options["session_space"])
     listening = bind(settings)
     if not settings.api_keys and not settings.is_local:
-        click.echo("warning: everyone who reaches this address can use the server; set --api-key", err=True)
+        tell("warning: everyone who reaches this address can use the server; set --api-key")
     loading = {name: options[name] for name in LOADING_NAMES}
     sizes = {"max_sequences": options["max_num_seqs"], "step_tokens": options["max_num_batched_tokens"]}
     given = {name: value for name, value in sizes.items() if value is not None}
@@ -62,13 +60,13 @@ def command(model: str, served_model_name: tuple[str, ...], **options: Any) -> N
     phases.end("engine")
     chosen = llm.loaded.settings
     kinds = f"{chosen.dtype}, {chosen.kv_cache_dtype} keys and values: {llm.loaded.kv_reason}"
-    click.echo(f"loaded in {llm.loaded.load_seconds:.1f} s ({kinds})", err=True)
+    tell(f"loaded in {llm.loaded.load_seconds:.1f} s ({kinds})")
     facts = prepare(llm, installed_version(), price, phases)
     sessions = open_sessions(llm, options["session_dir"], session_limits) if options["session_dir"] else None
     serving = build_serving(llm, served_model_name or (model,), settings, generation, facts, sessions)
-    click.echo(told(facts.phases), err=True)
+    tell(told(facts.phases))
     if price:
-        click.echo(f"price: {price.per_hour:g} {price.currency} per hour ({price.name})", err=True)
+        tell(f"price: {price.per_hour:g} {price.currency} per hour ({price.name})")
     app = build_app(serving, installed_version())
     serve(app, serving.runner, settings, listening, lambda url: click.echo(f"ready: {url}", err=True))
 

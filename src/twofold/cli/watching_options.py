@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,32 @@ WATCHING = (
     click.option("--currency", help="Currency of --price-per-hour. [default: USD]"),
     click.option("--price-class", metavar="NAME", help="Take the price of this machine from the price book instead."),
     click.option("--prices", type=click.Path(path_type=Path), help="The price book. [default: the one that ships]"),
-)
+    click.option(
+        "--log-format", type=click.Choice(("text", "json")), default="text", show_default=True,
+        help="Form of the log's lines on stderr.",
+    ),
+    click.option(
+        "--log-level", type=click.Choice(("debug", "info", "warning", "error")), default="info", show_default=True,
+        help="What is logged; info has a line per request, debug the health checks too.",
+    ),
+)  # fmt: skip
+
+
+def start_logging(options: Mapping[str, Any]) -> Callable[[str], None]:
+    """Set the log up; gives what tells the phases of the start: in text plainly on stderr, in JSON as lines of it."""
+    from twofold.server.logs import configure
+
+    configure(options["log_format"], options["log_level"])
+    log = logging.getLogger("twofold.start")
+
+    def tell(text: str) -> None:
+        if options["log_format"] == "text":
+            click.echo(text, err=True)
+        else:
+            is_warning = text.startswith("warning: ")
+            log.log(logging.WARNING if is_warning else logging.INFO, text.removeprefix("warning: "))
+
+    return tell
 
 
 def read_price(options: Mapping[str, Any]) -> Price | None:

@@ -282,10 +282,10 @@ class Runner:
         slices = self.engine.latest.slices if self.engine.latest else ()
         rows = sum(item.rows for item in slices)
         self._account(slices, start, (end - start) / max(1, rows))
-        self._deliver(events, end)
-        if self.observe:
+        if self.observe:  # before anybody hears of the step, so that whoever asks for figures then finds it counted
             prompt_rows = sum(item.prompt_rows for item in slices)
             self.observe(StepReport(rows=rows, prompt_rows=prompt_rows, drawn=len(events), seconds=end - start))
+        self._deliver(events, end)
 
     def _account(self, slices: Iterable[Slice], start: float, row_s: float) -> None:
         """Note when each request began and what the step's rows cost it."""

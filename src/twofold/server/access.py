@@ -21,15 +21,18 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from twofold.server.account import log_fields
+from twofold.server.logs import fields
+from twofold.server.page import PATHS
 from twofold.server.problems import Problem, body_for, problem_of
 from twofold.server.serving import Serving
 from twofold.server.settings import LOOPBACK
 
 log = logging.getLogger("twofold.server")
 OPEN = ("/health",)
-PAGE = ("/", "/page.css", "/page.js")
 BROWSER_HEADERS = ("origin", "referer", "sec-fetch-site")
 CURL_KINDS = ("", "application/x-www-form-urlencoded")
+PROBES = ("/health", "/metrics", "/load", "/version")
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 
 
@@ -69,7 +72,7 @@ class Gate:
         given = headers.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {}).update(request_id=request_id, key="")
-        status = 0
+        status, code = 0, None
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -91,14 +94,25 @@ class Gate:
             status = status or 499
         except Exception as error:
             problem = as_problem(error)
+            code = problem.code
             if problem.status >= 500 and not isinstance(error, Problem):
-                log.exception("request %s failed", request_id)
+                log.exception("failed", extra=fields(request_id=request_id))
             if not status:
                 await problem_response(problem, scope["path"])(scope, receive, answer)
-        handler = scope["path"] if scope["path"] in self.handlers else "other"
-        seconds = time.perf_counter() - start
-        self.metrics.http(scope["method"], handler, status, seconds)
-        log.info("%s %s %d %.3fs id=%s", scope["method"], handler, status, seconds, request_id)
+        self.tell(scope, status, time.perf_counter() - start, code)
+
+    def tell(self, scope: Scope, status: int, seconds: float, code: str | None) -> None:
+        """Count a request that has ended, and log it; probes that went well are for debugging only."""
+        state = scope["state"]
+        route = scope["path"] if scope["path"] in self.handlers else "other"
+        self.metrics.http(scope["method"], route, status, seconds)
+        level = logging.DEBUG if route in PROBES and status < 400 else logging.INFO
+        if not log.isEnabledFor(level):
+            return
+        about = log_fields(state["job"]) if "job" in state else {}
+        known = {"request_id": state["request_id"], "key": state["key"] or None, "error": code}
+        line = fields(method=scope["method"], route=route, status=status, seconds=round(seconds, 4), **known, **about)
+        log.log(level, "request", extra=line)
 
     def admit(self, scope: Scope, headers: Headers) -> str:
         """The name of the API key, "" without keys. Raises Problem 400, 401, 403, 415 or 429."""
@@ -110,7 +124,7 @@ class Gate:
             if found is None:
                 raise Problem(
                     401, "a valid API key is needed: Authorization: Bearer KEY", code="invalid_api_key",
-                    challenge="Basic realm=twofold" if scope["path"] in PAGE else "Bearer",
+                    challenge="Basic realm=twofold" if scope["path"] in PATHS.values() else "Bearer",
                 )  # fmt: skip
             key = found
         if scope["path"] not in OPEN and self.busy[key] >= self.settings.key_requests:

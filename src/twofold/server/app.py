@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -15,6 +16,7 @@ from starlette.routing import Route
 from twofold.server.access import Gate, as_problem, json_response, problem_response
 from twofold.server.anthropic import anthropic_endpoints
 from twofold.server.asks import read_conversation
+from twofold.server.figures import used_share
 from twofold.server.generation import Endpoint, generating, read_as
 from twofold.server.ollama import ollama_endpoints
 from twofold.server.ollama_models import ollama_model_endpoints
@@ -88,12 +90,35 @@ class Routes:
         return json_response({"version": self.version_text})
 
     async def load(self, request: Request) -> Response:
-        """GET /load."""
-        return json_response({"server_load": self.serving.runner.live})
+        """GET /load: vLLM's server_load and what a balancer wants to know beside it."""
+        return json_response(load_of(self.serving))
+
+    async def experts(self, request: Request) -> Response:
+        """GET /experts: tokens per expert since the start, for each layer that has experts, in the network's order."""
+        count = self.serving.metrics.facts.expert_counts
+        return json_response({"layers": [] if count is None else count()})
 
     async def metrics(self, request: Request) -> Response:
         """GET /metrics."""
         return Response(self.serving.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def load_of(serving: Serving) -> Json:
+    """Requests in flight and how many of them run, room in the cache, tokens per second lately, and whether the server
+    is leaving.
+    """
+    runner = serving.runner
+    running = len(runner.engine.scheduler.running)
+    rates = serving.metrics.work.lately(time.perf_counter())
+    return {
+        "server_load": runner.live,
+        "running": running,
+        "waiting": max(0, runner.live - running),
+        "cache_free_share": round(1.0 - used_share(runner), 4),
+        "prompt_tokens_per_second": round(rates["input"], 2),
+        "generation_tokens_per_second": round(rates["output"], 2),
+        "draining": runner.is_closing,
+    }
 
 
 def endpoints(serving: Serving, version: str) -> list[Endpoint]:
@@ -113,6 +138,7 @@ def endpoints(serving: Serving, version: str) -> list[Endpoint]:
         Endpoint(path="/health", handler=routes.health),
         Endpoint(path="/version", handler=routes.version),
         Endpoint(path="/load", handler=routes.load),
+        Endpoint(path="/experts", handler=routes.experts),
         Endpoint(path="/metrics", handler=routes.metrics),
     ]
 

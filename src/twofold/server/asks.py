@@ -55,6 +55,9 @@ def read_choices(asked: Sampled, most: int) -> int:
         raise Problem(400, "continuous_usage_stats needs include_usage: true", param=name)
     if asked.stream_options and asked.stream_options.include_obfuscation:
         raise refuse("stream_options.include_obfuscation")
+    if asked.usage_details and asked.stream and not asked.includes_usage:
+        message = "usage_details of a stream needs stream_options: {include_usage: true}, else it has no usage"
+        raise Problem(400, message, param="usage_details")
     return asked.n or 1
 
 
@@ -86,6 +89,7 @@ def read_chat(asked: ChatRequest, serving: Serving) -> Ask:
         most_calls=1 if asked.parallel_tool_calls is False else None,
         skip_special=asked.skip_special_tokens is not False,
         include_stop=bool(asked.include_stop_str_in_output),
+        usage_details=bool(asked.usage_details),
         grammar=grammar_of(asked),
         salt=(asked.cache_salt or "").encode(),
         session=read_session(asked, serving, asked.n or 1),
@@ -150,6 +154,7 @@ def read_completion(asked: CompletionRequest, serving: Serving) -> Ask:
         choices=read_choices(asked, limits.max_choices),
         skip_special=asked.skip_special_tokens is not False,
         include_stop=bool(asked.include_stop_str_in_output),
+        usage_details=bool(asked.usage_details),
         grammar=grammar_of(asked),
         salt=(asked.cache_salt or "").encode(),
         session=read_session(asked, serving, len(prompts) * (asked.n or 1)),

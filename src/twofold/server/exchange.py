@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from twofold.server.logs import fields
 from twofold.server.problems import Problem, problem_of
 
 log = logging.getLogger("twofold.server")
@@ -125,7 +126,7 @@ async def encoded(
             raise
         problem = problem_of(error)
         if problem.status >= 500:
-            log.exception("request %s failed in its stream", request_id)
+            log.exception("failed in its stream", extra=fields(request_id=request_id))
         yield encode(shape(problem))
         return
     finally:

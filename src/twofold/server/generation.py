@@ -75,6 +75,7 @@ async def generate(request: Request, serving: Serving, api: Api[S], asked: S) ->
         job = await begin(serving, api, asked, request.state.key)
     except (Problem, InvalidSampling) as error:
         raise problem_of(error).renamed(api.names) from error
+    request.state.job = job
     if asked.streams:
         lines = api.lines(api.chunks(job, asked), request.state.request_id)
         return Lines(lines, api.media_type, job.stream.cancel)

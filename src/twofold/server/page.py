@@ -1,4 +1,4 @@
-"""The chat page: three files of the package, under a policy that lets them talk to this server only."""
+"""The chat page: a few files of the package, under a policy that lets them talk to this server only."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-TYPES = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
+TYPES = {
+    "index.html": "text/html",
+    "icon.svg": "image/svg+xml",
+    "page.css": "text/css",
+    **dict.fromkeys(("theme.js", "page.js", "markdown.js", "store.js", "stream.js"), "text/javascript"),
+}
+PATHS = {name: "/" if name == "index.html" else f"/{name}" for name in TYPES}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
@@ -20,7 +26,7 @@ HEADERS = {
 
 def page_routes() -> list[Route]:
     """GET / and what the page loads."""
-    return [Route("/" if name == "index.html" else f"/{name}", file_endpoint(name)) for name in TYPES]
+    return [Route(path, file_endpoint(name)) for name, path in PATHS.items()]
 
 
 def file_endpoint(name: str) -> Callable[[Request], Awaitable[Response]]:

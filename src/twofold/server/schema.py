@@ -54,6 +54,7 @@ class Sampled(Struct, kw_only=True, forbid_unknown_fields=True):
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
+    usage_details: bool | None = None
     cache_salt: str | None = None
     request_id: Identity | None = None
     truncate_prompt_tokens: Count | None = None

@@ -12,8 +12,9 @@ from twofold.engine.request import Event, Request, SamplingParams, SessionName
 from twofold.engine.runner import Runner, Stream
 from twofold.ops.types import Drawn
 from twofold.server.about import About
+from twofold.server.account import usage_details
 from twofold.server.metrics import Metrics
-from twofold.server.problems import Problem
+from twofold.server.problems import Problem, problem_of
 from twofold.server.quotas import Quotas
 from twofold.server.settings import ServerSettings
 from twofold.server.structure import Grammars, Matcher
@@ -81,6 +82,7 @@ class Ask:
     most_calls: int | None = None
     skip_special: bool = True
     include_stop: bool = False
+    usage_details: bool = False
     grammar: str | None = None
     constraint: Matcher | None = None
     salt: bytes = b""
@@ -167,7 +169,10 @@ class Choice:
 
 
 class Job:
-    """An Ask that the runner has taken. Iterate `deltas` once; leaving it early cancels what still runs."""
+    """An Ask that the runner has taken. Iterate `deltas` once; leaving it early cancels what still runs.
+
+    failed: the code of the problem that ended it early.
+    """
 
     def __init__(self, serving: Serving, ask: Ask) -> None:
         """Raises what Engine.prepare and Runner.submit raise; then nothing of it runs."""
@@ -186,6 +191,7 @@ class Job:
                 )
         self.choices = [Choice(index, request, ask, model.tokenizer) for index, request in enumerate(requests)]
         self._by_id = {choice.request.id: choice for choice in self.choices}
+        self.failed: str | None = None
         self.stream: Stream = serving.runner.submit(requests)
         serving.quotas.charge(ask.owner, sum(map(len, ask.prompts)))
 
@@ -210,6 +216,9 @@ class Job:
                         found.append(delta)
                 if found:
                     yield found
+        except Exception as error:
+            self.failed = problem_of(error).code
+            raise
         finally:
             self.stream.cancel()
 
@@ -225,6 +234,7 @@ class Job:
             "total_tokens": prompt + answer,
             "prompt_tokens_details": {"cached_tokens": cached},
             "completion_tokens_details": {"reasoning_tokens": 0},
+            **({"details": usage_details(self)} if self.ask.usage_details else {}),
         }
 
 
