@@ -1,42 +1,14 @@
-// A chat over /v1/chat/completions. Conversations stay in this browser (localStorage); nothing else is contacted.
+// A chat over /v1/chat/completions. Conversations stay in this browser; nothing but this server is contacted.
+
+import { render } from "./markdown.js";
+import { keep, load, loadConversations, newConversation } from "./store.js";
+import { answerTo, explained, getJson } from "./stream.js";
 
 const $ = (id) => document.getElementById(id);
-const SETTINGS = ["system", "temperature", "top_p", "top_k", "min_p", "seed", "max_tokens"];
-const state = { list: [], current: null, running: null };
-
-function load(name, otherwise) {
-  try {
-    return JSON.parse(localStorage.getItem("twofold." + name)) ?? otherwise;
-  } catch {
-    return otherwise;
-  }
-}
-
-function save() {
-  try {
-    localStorage.setItem("twofold.conversations", JSON.stringify(state.list));
-    const settings = Object.fromEntries(SETTINGS.map((name) => [name, $(name).value]));
-    localStorage.setItem("twofold.settings", JSON.stringify(settings));
-  } catch (error) {
-    tell("This browser cannot keep the conversation: " + error.message);
-  }
-}
-
-function tell(problem) {
-  $("problem").hidden = !problem;
-  $("problem").textContent = problem ?? "";
-}
-
-function headers() {
-  const key = $("key").value.trim();
-  return { "Content-Type": "application/json", ...(key && { Authorization: "Bearer " + key }) };
-}
-
-function begin() {
-  state.current = { name: "", messages: [] };
-  state.list.unshift(state.current);
-  show();
-}
+const NUMBERS = ["temperature", "top_p", "top_k", "min_p", "seed", "max_tokens"];
+const SETTINGS = ["system", ...NUMBERS];
+const NEAR_END_PX = 80;
+const state = { list: [], current: null, running: new Map(), follows: true, deleted: null };
 
 function element(tag, properties, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -44,169 +16,387 @@ function element(tag, properties, ...children) {
   return made;
 }
 
-function show() {
+function icon(name) {
+  return $("icons").content.querySelector(`[data-name=${name}]`).cloneNode(true);
+}
+
+function iconButton(name, label, action) {
+  const made = element("button", { type: "button", className: "plain", title: label, onclick: action }, icon(name));
+  made.setAttribute("aria-label", label);
+  return made;
+}
+
+function tell(problem) {
+  $("problem").hidden = !problem;
+  $("problem-text").textContent = problem ?? "";
+  if (problem) toEnd();
+}
+
+function save() {
+  const problem = keep("conversations", state.list);
+  if (problem) tell(problem);
+}
+
+function saveSettings() {
+  keep("settings", Object.fromEntries(SETTINGS.map((name) => [name, $(name).value])));
+}
+
+function headers() {
+  const key = $("key").value.trim();
+  return { "Content-Type": "application/json", ...(key && { Authorization: "Bearer " + key }) };
+}
+
+// Conversations
+
+function open(conversation) {
+  state.current = conversation;
+  state.follows = true;
+  tell(null);
+  show();
+  closeSide();
+}
+
+function begin() {
+  const empty = state.list.find((item) => !item.messages.length);
+  if (!empty) state.list.unshift(newConversation());
+  open(empty ?? state.list[0]);
+}
+
+function remove(conversation) {
+  state.running.get(conversation.id)?.abort();
+  state.deleted = { conversation, place: state.list.indexOf(conversation) };
+  state.list = state.list.filter((item) => item !== conversation);
+  $("toast-text").textContent = `Deleted “${conversation.name || "New conversation"}”`;
+  $("toast").hidden = false;
+  toEnd();
+  save();
+  if (conversation !== state.current) showList();
+  else if (state.list.length) open(state.list[0]);
+  else begin();
+  $("undo").focus();
+}
+
+function undo() {
+  state.list.splice(state.deleted.place, 0, state.deleted.conversation);
+  const restored = state.deleted.conversation;
+  forget();
+  save();
+  open(restored);
+  $("text").focus();
+}
+
+function forget() {
+  state.deleted = null;
+  $("toast").hidden = true;
+}
+
+function rename(conversation, item) {
+  const field = element("input", { value: conversation.name, maxLength: 80, className: "rename" });
+  field.setAttribute("aria-label", "Name of the conversation");
+  const finish = (name) => {
+    field.onblur = null;
+    if (name.trim()) conversation.name = name.trim();
+    save();
+    show();
+    $("conversations").querySelector("[aria-current=true]")?.focus();
+  };
+  field.onblur = () => finish(field.value);
+  field.onkeydown = (event) => {
+    if (event.key === "Enter") finish(field.value);
+    if (event.key === "Escape") { event.stopPropagation(); finish(""); }
+  };
+  item.replaceChildren(field);
+  field.select();
+}
+
+function showList() {
   $("conversations").replaceChildren(...state.list.map((conversation) => {
-    const open = element("button", { textContent: conversation.name || "New conversation" });
-    open.setAttribute("aria-current", conversation === state.current);
-    open.onclick = () => { stop(); state.current = conversation; show(); };
-    const remove = element("button", { textContent: "×", title: "Delete" });
-    remove.setAttribute("aria-label", "Delete " + (conversation.name || "conversation"));
-    remove.onclick = () => {
-      stop();
-      state.list = state.list.filter((item) => item !== conversation);
-      if (conversation !== state.current) show();
-      else if (state.list.length) { state.current = state.list[0]; show(); }
-      else begin();
-      save();
-    };
-    return element("li", {}, open, remove);
+    const name = conversation.name || "New conversation";
+    const chosen = element("button", { type: "button", className: "name", textContent: name, title: name, onclick: () => open(conversation) });
+    chosen.setAttribute("aria-current", conversation === state.current);
+    const item = element("li", {}, chosen);
+    item.classList.toggle("running", state.running.has(conversation.id));
+    item.append(
+      iconButton("rename", "Rename " + name, () => rename(conversation, item)),
+      iconButton("delete", "Delete " + name, () => remove(conversation)),
+    );
+    return item;
   }));
-  $("messages").replaceChildren(...state.current.messages.map(shown));
+}
+
+// Messages
+
+function show() {
+  showList();
+  const { messages, name } = state.current;
+  $("title").textContent = name || "New conversation";
+  document.title = (name ? name + " – " : "") + "twofold";
+  $("messages").replaceChildren(...messages.map(shown));
+  $("empty").hidden = messages.length > 0;
   buttons();
-  $("messages").scrollTop = $("messages").scrollHeight;
+  toEnd();
 }
 
 function shown(message) {
-  const text = element("div", { className: "text", textContent: message.content });
-  const item = element("li", { className: message.role }, text);
-  if (message.role === "assistant") item.append(element("div", { className: "figures", textContent: figures(message) }));
+  const text = element("div", { className: "text" });
+  const item = element("li", { className: message.role }, element("span", { className: "unseen", textContent: message.role === "user" ? "You:" : "Answer:" }), text);
+  fill(item, message);
   return item;
+}
+
+function fill(item, message) {
+  const text = item.querySelector(".text");
+  if (message.role === "user") {
+    text.textContent = message.content;
+    return;
+  }
+  const runs = state.running.get(state.current.id)?.message === message;
+  item.classList.toggle("writing", runs);
+  text.replaceChildren(render(message.content));
+  for (const block of text.querySelectorAll(".code")) {
+    const button = iconButton("copy", "Copy code", () => copy(block.querySelector("code").textContent, button));
+    block.firstChild.append(button);
+  }
+  item.querySelector(".meta")?.remove();
+  if (runs) return;
+  const button = iconButton("copy", "Copy answer", () => copy(message.content, button));
+  item.append(element("div", { className: "meta" }, button, element("div", { className: "figures" }, ...figures(message))));
+}
+
+async function copy(text, button) {
+  try {
+    await navigator.clipboard.writeText(text);
+    button.replaceChildren(icon("done"));
+    setTimeout(() => button.replaceChildren(icon("copy")), 1500);
+  } catch {
+    tell("This browser does not let the page copy; select the text instead.");
+  }
 }
 
 function figures(message) {
   const told = message.figures;
-  if (!told) return "";
-  const parts = [`first token after ${(told.first / 1000).toFixed(2)} s`];
+  if (!told) return [];
+  const parts = told.first ? [`first token after ${(told.first / 1000).toFixed(2)} s`] : [];
   if (told.rate) parts.push(`${told.rate.toFixed(1)} tokens/s`);
-  if (told.usage) {
-    const cached = told.usage.prompt_tokens_details?.cached_tokens ?? 0;
-    parts.push(`${told.usage.prompt_tokens} + ${told.usage.completion_tokens} tokens`, `${cached} cached`);
+  const usage = told.usage;
+  if (usage) {
+    const cached = usage.prompt_tokens_details?.cached_tokens ?? 0;
+    parts.push(`${usage.prompt_tokens} tokens read, ${cached} cached`, `${usage.completion_tokens} written`);
+    if (usage.details?.cost != null) parts.push(money(usage.details));
   }
-  if (told.end && told.end !== "stop") parts.push(told.end);
-  return parts.join(" · ");
+  const ends = { length: "cut at the most tokens", stopped: "stopped", failed: "ended early" };
+  if (ends[told.end]) parts.push(ends[told.end]);
+  return parts.flatMap((part, index) => [index ? " · " : "", element("span", { textContent: part })]);
+}
+
+function money({ cost, currency }) {
+  return new Intl.NumberFormat(undefined, { style: "currency", currency, maximumSignificantDigits: 2 }).format(cost);
 }
 
 function buttons() {
-  const messages = state.current.messages;
-  $("send").hidden = Boolean(state.running);
-  $("stop").hidden = !state.running;
-  $("again").hidden = Boolean(state.running) || messages.at(-1)?.role !== "assistant";
+  const runs = state.running.has(state.current.id);
+  const last = state.current.messages.at(-1);
+  $("send").hidden = runs;
+  $("stop").hidden = !runs;
+  $("send").disabled = !$("text").value.trim();
+  $("again").hidden = runs || !last;
+  $("again-text").textContent = last?.role === "user" ? "Try again" : "Regenerate";
+  $("messages").setAttribute("aria-busy", runs);
 }
 
-function request() {
-  const messages = state.current.messages.map(({ role, content }) => ({ role, content }));
+// Scrolling: an answer that grows is followed until the reader scrolls up.
+
+function toEnd() {
+  if (state.follows) $("scroll").scrollTop = $("scroll").scrollHeight;
+  $("latest").hidden = state.follows;
+}
+
+$("scroll").onscroll = () => {
+  const { scrollHeight, scrollTop, clientHeight } = $("scroll");
+  state.follows = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+  $("latest").hidden = state.follows;
+};
+$("latest").onclick = () => { state.follows = true; toEnd(); $("text").focus(); };
+
+// Asking
+
+function request(conversation) {
+  const messages = conversation.messages.map(({ role, content }) => ({ role, content }));
   if ($("system").value.trim()) messages.unshift({ role: "system", content: $("system").value });
-  const body = { messages, stream: true, stream_options: { include_usage: true } };
-  for (const name of SETTINGS.slice(1)) {
-    if ($(name).value !== "") body[name] = Number($(name).value);
-  }
-  return JSON.stringify(body);
+  const body = { messages, stream: true, stream_options: { include_usage: true }, usage_details: true };
+  for (const name of NUMBERS) if ($(name).value !== "") body[name] = Number($(name).value);
+  return body;
 }
 
 async function answer() {
   tell(null);
+  forget();
   const conversation = state.current;
-  const body = request();
+  const body = request(conversation);
   const message = { role: "assistant", content: "" };
+  const running = Object.assign(new AbortController(), { message });
   conversation.messages.push(message);
-  const running = new AbortController();
-  state.running = running;
+  state.running.set(conversation.id, running);
+  state.follows = true;
   show();
+  try {
+    await take(answerTo(body, headers(), running.signal), conversation, message);
+  } catch (error) {
+    message.figures = { ...message.figures, end: error.name === "AbortError" ? "stopped" : "failed" };
+    if (error.name !== "AbortError" && conversation === state.current) tell(explained(error));
+    if (!message.content) conversation.messages = conversation.messages.filter((item) => item !== message);
+  }
+  state.running.delete(conversation.id);
+  save();
+  const kept = state.follows ? null : $("scroll").scrollTop;
+  if (conversation === state.current) show(); else showList();
+  if (kept !== null) $("scroll").scrollTop = kept;
+}
+
+async function take(chunks, conversation, message) {
   const start = performance.now();
   let first = 0;
-  try {
-    const response = await fetch("v1/chat/completions", { method: "POST", headers: headers(), body, signal: running.signal });
-    if (!response.ok) throw new Error((await response.json()).error.message);
-    for await (const chunk of chunks(response.body)) {
-      if (chunk.error) throw new Error(chunk.error.message);
-      const choice = chunk.choices[0];
-      if (choice?.delta?.content) {
-        first ||= performance.now();
-        message.content += choice.delta.content;
-      }
-      const now = performance.now();
-      const usage = chunk.usage ?? undefined;
-      const written = usage?.completion_tokens ?? 0;
-      message.figures = {
-        first: (first || now) - start, usage, end: choice?.finish_reason ?? message.figures?.end,
-        rate: written > 1 && now > first ? (written - 1) / ((now - first) / 1000) : 0,
-      };
-      update(conversation, message);
+  let last = 0;
+  for await (const chunk of chunks) {
+    const choice = chunk.choices[0];
+    if (choice?.delta?.content) {
+      last = performance.now();
+      first ||= last;
+      message.content += choice.delta.content;
     }
-  } catch (error) {
-    if (error.name === "AbortError") message.figures = { ...message.figures, first: first ? first - start : 0, end: "stopped" };
-    else tell(error.message);
-    if (!message.content) conversation.messages.pop();
+    const written = chunk.usage?.completion_tokens ?? 0;
+    message.figures = {
+      first: first && first - start,
+      usage: chunk.usage ?? undefined,
+      end: choice?.finish_reason ?? message.figures?.end,
+      rate: written > 1 && last > first ? (written - 1) / ((last - first) / 1000) : 0,
+    };
+    update(conversation, message);
   }
-  if (state.running === running) state.running = null;
-  save();
-  show();
 }
 
+/** Shows what has come, once per frame at most. */
 function update(conversation, message) {
-  if (conversation !== state.current) return;
-  const list = $("messages");
-  const follows = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
-  list.lastElementChild.replaceWith(shown(message));
-  if (follows) list.scrollTop = list.scrollHeight;
-}
-
-async function* chunks(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const lines = (rest + value).split("\n");
-    rest = lines.pop();
-    for (const line of lines) {
-      if (line.startsWith("data: ") && line !== "data: [DONE]") yield JSON.parse(line.slice(6));
-    }
-  }
+  if (message === state.drawn || conversation !== state.current) return;
+  state.drawn = message;
+  requestAnimationFrame(() => {
+    state.drawn = null;
+    const item = $("messages").lastElementChild;
+    if (conversation !== state.current || !state.running.has(conversation.id) || !item) return;
+    fill(item, message);
+    toEnd();
+  });
 }
 
 function stop() {
-  state.running?.abort();
-  state.running = null;
+  state.running.get(state.current.id)?.abort();
 }
 
-function send() {
-  const text = $("text").value.trim();
-  if (!text || state.running) return;
+function send(text = $("text").value.trim()) {
+  if (!text || state.running.has(state.current.id)) return;
   state.current.name ||= text.slice(0, 40);
   state.current.messages.push({ role: "user", content: text });
+  state.list = [state.current, ...state.list.filter((item) => item !== state.current)];
   $("text").value = "";
+  grow();
+  save();
   answer();
 }
 
+function grow() {
+  $("text").rows = Math.min(8, $("text").value.split("\n").length);
+  $("send").disabled = !$("text").value.trim();
+}
+
+// Panels: beside the chat where there is room, over it where there is not.
+
+const wide = matchMedia("(min-width: 75rem)");
+
+function setOpen(name, opener, isOpen) {
+  $(name).classList.toggle("open", isOpen);
+  $(opener).setAttribute("aria-expanded", isOpen);
+  $("shade").hidden = !$("side").classList.contains("open") && (wide.matches || !$("panel").classList.contains("open"));
+  $("main").inert = !$("shade").hidden; // what lies under a panel is out of reach for the keyboard too
+}
+
+function closeSide() {
+  setOpen("side", "open-side", false);
+}
+
+function setPanel(isOpen) {
+  setOpen("panel", "open-panel", isOpen);
+  if (wide.matches) keep("panel", isOpen);
+}
+
+function closeOver() {
+  const over = $("side").classList.contains("open") ? "open-side" : "open-panel";
+  closeSide();
+  if (!wide.matches) setPanel(false);
+  $(over).focus();
+}
+
+function fitPanel() {
+  setOpen("panel", "open-panel", wide.matches && load("panel", true) === true);
+}
+
+$("open-side").onclick = () => { setOpen("side", "open-side", true); $("new").focus(); };
+$("close-side").onclick = $("shade").onclick = closeOver;
+$("open-panel").onclick = () => {
+  const isOpen = !$("panel").classList.contains("open");
+  setPanel(isOpen);
+  if (isOpen) $("system").focus();
+};
+$("close-panel").onclick = () => { setPanel(false); $("open-panel").focus(); };
+wide.onchange = fitPanel;
+
+// Keys and buttons
+
 $("form").onsubmit = (event) => { event.preventDefault(); send(); };
+$("text").oninput = grow;
 $("text").onkeydown = (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); }
 };
-document.onkeydown = (event) => { if (event.key === "Escape") stop(); };
-$("stop").onclick = stop;
-$("again").onclick = () => { state.current.messages.pop(); answer(); };
-$("new").onclick = () => { stop(); begin(); $("text").focus(); };
-$("open-side").onclick = () => {
-  const open = $("side").classList.toggle("open");
-  $("open-side").setAttribute("aria-expanded", open);
+document.onkeydown = (event) => {
+  if (event.key !== "Escape") return;
+  if (!$("shade").hidden) closeOver();
+  else stop();
 };
-for (const name of SETTINGS) $(name).onchange = save;
+$("stop").onclick = () => { stop(); $("text").focus(); };
+$("again").onclick = () => {
+  if (state.current.messages.at(-1).role === "assistant") state.current.messages.pop();
+  answer();
+  $("text").focus();
+};
+$("new").onclick = () => { begin(); $("text").focus(); };
+$("undo").onclick = undo;
+$("dismiss").onclick = () => { tell(null); $("text").focus(); };
+for (const example of document.querySelectorAll("#examples button")) example.onclick = () => { send(example.textContent); $("text").focus(); };
+for (const name of SETTINGS) $(name).onchange = saveSettings;
+$("reset").onclick = () => { for (const name of NUMBERS) $(name).value = ""; saveSettings(); };
 $("key").onchange = greet;
+$("theme").onchange = () => {
+  keep("theme", $("theme").value);
+  if ($("theme").value) document.documentElement.dataset.theme = $("theme").value;
+  else delete document.documentElement.dataset.theme;
+};
 
 async function greet() {
   try {
-    const response = await fetch("v1/models", { headers: headers() });
-    const told = await response.json();
-    $("model").textContent = response.ok ? `${told.data[0].id} · ${told.data[0].max_model_len} tokens` : "";
-    tell(response.ok ? null : told.error.message);
+    const [card] = (await getJson("v1/models", headers())).data;
+    $("model").textContent = `${card.id} · ${card.max_model_len.toLocaleString()} tokens`;
+    $("empty-model").textContent = card.id;
+    tell(null);
   } catch (error) {
-    tell("The server does not answer: " + error.message);
+    $("model").textContent = "";
+    tell(explained(error));
   }
 }
 
-state.list = load("conversations", []);
-for (const [name, value] of Object.entries(load("settings", {}))) if (SETTINGS.includes(name)) $(name).value = value;
-if (state.list.length) { state.current = state.list[0]; show(); } else begin();
+state.list = loadConversations();
+const settings = load("settings", {});
+for (const name of SETTINGS) if (typeof settings?.[name] === "string") $(name).value = settings[name];
+$("theme").value = document.documentElement.dataset.theme ?? "";
+fitPanel();
+if (state.list.length) open(state.list[0]); else begin();
 greet();
 $("text").focus();
