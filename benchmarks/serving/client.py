@@ -23,11 +23,15 @@ class BadAnswer(Exception):
 
 @dataclass
 class Answer:
-    """One streamed answer. Times are time.perf_counter() seconds; events are the data lines as they came."""
+    """One streamed answer. Times are time.perf_counter() seconds; events are the data lines as they came.
+
+    headers: by their names in small letters.
+    """
 
     sent_s: float = 0.0
     events: list[tuple[float, bytes]] = field(default_factory=list)
     is_done: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
 
     def read(self) -> Figures:
         """What the events say. Raises BadAnswer for an error among them or an answer that has no end."""
@@ -69,9 +73,10 @@ def text_of(choice: Body) -> str:
     return choice.get("text") or choice.get("delta", {}).get("content") or ""
 
 
-def post(path: str, body: bytes) -> bytes:
+def post(path: str, body: bytes, request_id: str | None = None) -> bytes:
     """A request as it goes over the wire."""
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    head += f"X-Request-Id: {request_id}\r\n" if request_id else ""
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -112,16 +117,22 @@ async def read_pieces(reader: asyncio.StreamReader, is_chunked: bool) -> AsyncIt
         yield piece
 
 
-async def ask(port: int, body: Body, path: str = "/v1/completions", into: Answer | None = None) -> Answer:
+async def ask(
+    port: int,
+    body: Body,
+    path: str = "/v1/completions",
+    into: Answer | None = None,
+    request_id: str | None = None,
+) -> Answer:
     """Send a request and gather its stream; `into` can be watched meanwhile. Raises BadAnswer and OSError."""
     answer = into or Answer()
-    data = post(path, json.dumps(body).encode())
+    data = post(path, json.dumps(body).encode(), request_id)
     answer.sent_s = time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(data)
-        status, headers = await read_head(reader)
-        is_chunked = headers.get("transfer-encoding") == "chunked"
+        status, answer.headers = await read_head(reader)
+        is_chunked = answer.headers.get("transfer-encoding") == "chunked"
         if status != 200:
             said = [line async for line in read_lines(reader, is_chunked)]
             raise BadAnswer(f"status {status}: {b' '.join(said).decode(errors='replace')[:300]}")

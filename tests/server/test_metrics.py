@@ -30,7 +30,7 @@ HISTOGRAMS = {
 OWN = """
 build_info start_seconds load_seconds engine_seconds_total decode_read_bytes_total decode_seconds_total
 memory_read_limit_bytes_per_second memory_limit_share energy_measured expert_load_max_to_mean price_per_hour
-cost_total cost_per_million_tokens step_seconds_bucket
+cost_total cost_per_million_tokens step_seconds_bucket tasks
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -89,6 +90,14 @@ def used_share(runner: Runner) -> float:
     return 1.0 - len(blocks.free_global) / blocks.layout.global_blocks
 
 
+def tasks() -> Samples:
+    """How many tasks the event loop has that this is called in."""
+    try:
+        return [({}, len(asyncio.all_tasks()))]
+    except RuntimeError:  # there is no loop here
+        return []
+
+
 class OwnFigures(Collector):
     """What this server measures beyond vLLM's metrics."""
 
@@ -108,6 +117,7 @@ class OwnFigures(Collector):
         yield self.make.counter("twofold:engine_seconds", text, by_phase(seconds))
         yield from self.memory()
         yield from self.joules()
+        yield self.make.gauge("twofold:tasks", "Tasks of the event loop; more without requests is a leak.", tasks())
         if self.facts.expert_counts is not None:
             yield self.experts()
         if self.facts.price is not None:
