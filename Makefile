@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(BIN)/python -m pip --quiet
 INSTALLED_FROM := pyproject.toml CMakeLists.txt $(shell find native -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test test-slow fuzz test-arm format lint types native-test python-test bench-peers needs clean
+.PHONY: demo test test-slow fuzz api-fuzz test-arm format lint types native-test python-test bench-peers needs clean
 
 demo: build/installed
 	@$(BIN)/twofold demo
@@ -24,6 +24,10 @@ test-slow: build/installed-for-tests
 # Damaged checkpoints, configs and tokenizers by the hundred thousand. FUZZ="--seed 7 --target modules" narrows it.
 fuzz: build/installed-for-tests
 	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+# Requests by the ten thousand against a live server, made from its own description. API_FUZZ="--count 500 --seed 7" narrows it.
+api-fuzz: build/installed-for-tests
+	$(BIN)/python -m tests.fuzz.api $(API_FUZZ)
 
 # twofold beside other engines; the peers are set up in build/peers. PEERS="--network scout-mini --rounds 1" narrows it.
 bench-peers: build/installed-for-tests

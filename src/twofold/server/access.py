@@ -133,7 +133,6 @@ class Gate:
                 code="too_many_requests", retry_after_s=1,
             )  # fmt: skip
         if scope["method"] == "POST":
-            check_kind(scope["path"], headers)
             self.quotas.admit(key.encode())
         return key
 
@@ -172,7 +171,10 @@ def as_problem(error: Exception) -> Problem:
     """Also Starlette's own 404 and 405."""
     if isinstance(error, HTTPException):
         texts = {404: "there is no such route", 405: "this route does not know this method"}
-        return Problem(error.status_code, texts.get(error.status_code, error.detail), code="no_such_route")
+        allow = (
+            ", ".join(sorted((error.headers or {}).get("Allow", "").split(", "))) if error.status_code == 405 else None
+        )
+        return Problem(error.status_code, texts.get(error.status_code, error.detail), code="no_such_route", allow=allow)
     return problem_of(error)
 
 

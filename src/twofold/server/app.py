@@ -21,6 +21,7 @@ from twofold.server.generation import Endpoint, generating, read_as
 from twofold.server.ollama import ollama_endpoints
 from twofold.server.ollama_models import ollama_model_endpoints
 from twofold.server.openai import CHAT, COMPLETION
+from twofold.server.openapi import description_endpoint
 from twofold.server.outside import Cors, RootPath
 from twofold.server.page import page_routes
 from twofold.server.problems import Problem
@@ -124,7 +125,7 @@ def load_of(serving: Serving) -> Json:
 def endpoints(serving: Serving, version: str) -> list[Endpoint]:
     """The table of routes, without the chat page."""
     routes = Routes(serving, version)
-    return [
+    table = [
         generating("/v1/chat/completions", serving, CHAT),
         generating("/v1/completions", serving, COMPLETION),
         *anthropic_endpoints(serving),
@@ -141,6 +142,7 @@ def endpoints(serving: Serving, version: str) -> list[Endpoint]:
         Endpoint(path="/experts", handler=routes.experts),
         Endpoint(path="/metrics", handler=routes.metrics),
     ]
+    return [*table, description_endpoint(table, serving.settings, version)]
 
 
 def build_app(serving: Serving, version: str) -> Starlette:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from twofold.errors import InvalidSampling
-from twofold.server.access import json_response
+from twofold.server.access import check_kind, json_response
 from twofold.server.exchange import Lines, events, read_body, unless_gone
 from twofold.server.problems import Problem, problem_of
 from twofold.server.schema import decode
@@ -64,7 +64,8 @@ class Endpoint:
 
 
 async def read_as(request: Request, serving: Serving, kind: type[T]) -> T:
-    """The request's body as `kind`. Raises Problem 400, 408 or 413."""
+    """The request's body as `kind`. Raises Problem 400, 408, 413 or 415."""
+    check_kind(request.url.path, request.headers)
     limits = serving.settings
     return decode(await read_body(request, limits.max_body_bytes, limits.body_timeout_s), kind)
 

@@ -30,7 +30,7 @@ ANTHROPIC_KINDS = {
 class Problem(Exception):
     """An answer with an HTTP status of 400 or more. param: the field at fault. retry_after_s: when to come back.
 
-    challenge: how a client of a 401 may show its key.
+    challenge: how a client of a 401 may show its key. allow: the methods a route has, for a 405.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Problem(Exception):
         code: str | None = None,
         retry_after_s: int | None = None,
         challenge: str = "Bearer",
+        allow: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -50,6 +51,7 @@ class Problem(Exception):
         self.code = code
         self.retry_after_s = retry_after_s
         self.challenge = challenge
+        self.allow = allow
 
     @property
     def body(self) -> dict[str, Any]:
@@ -75,6 +77,7 @@ class Problem(Exception):
     def headers(self) -> dict[str, str]:
         """Headers that belong to it."""
         headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        headers |= {} if self.allow is None else {"Allow": self.allow}
         return headers | ({"WWW-Authenticate": self.challenge} if self.status == 401 else {})
 
 

@@ -13,6 +13,20 @@ from twofold.server.reasons import reason_for
 
 Identity = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$")]
 TEMPLATE_LIMIT = 64 * 2**10
+TEXT_PART: Any = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+MESSAGE: Any = {
+    "properties": {
+        "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
+        "content": {"anyOf": [{"type": ["string", "null"]}, {"type": "array", "items": TEXT_PART}]},
+    },
+    "required": ["role"],
+}
+"""For the description of the API only: what messages hold is checked by text.conversation, for all who use it."""
+Message = Annotated[dict[str, Any], Meta(extra_json_schema=MESSAGE)]
 Count = Annotated[int, Meta(ge=1, le=2**31)]
 SessionId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:\-]{1,128}$")]
 Json = dict[str, Any]
@@ -127,7 +141,7 @@ class StructuredOutputs(Struct, kw_only=True, forbid_unknown_fields=True):
 class ChatRequest(Sampled, kw_only=True, forbid_unknown_fields=True):
     """POST /v1/chat/completions."""
 
-    messages: list[Json]
+    messages: list[Message]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
@@ -183,7 +197,7 @@ class TokenizeRequest(Struct, kw_only=True, forbid_unknown_fields=True):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[Json] | None = None
+    messages: list[Message] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
