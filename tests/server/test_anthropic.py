@@ -204,6 +204,10 @@ ERRORS: list[tuple[dict[str, Any], str]] = [
     (one([{"type": "tool_use", "id": "a", "name": "b", "input": {}}], role="assistant"), "tool_result must follow"),
     (one("Hello", role="system"), "messages[0].role"),
     ({"messages": []}, "messages"),
+    (
+        {"system": "Hi", "messages": [*MESSAGES, {"role": "assistant", "content": ""}]},
+        "messages[1] cannot be continued",
+    ),
     ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0]"),
     ({"tools": [TIMER], "tool_choice": {"type": "tool"}}, "tool_choice.name"),
     ({"tools": [TIMER], "tool_choice": {"type": "tool", "name": "fly"}}, "tool_choice"),

@@ -138,7 +138,7 @@ def test_num_ctx_and_num_predict_are_limits(llama: ollama.Client) -> None:
     for options in ({"num_ctx": prompt + 2}, {"num_ctx": prompt + 2, "num_predict": 50}, {"num_predict": 2}):
         cut = llama.chat(**{**CHAT, "options": {"temperature": 0, **options}})
         assert (cut.eval_count, cut.done_reason) == (2, "length")
-    for options in ({"num_predict": -1}, {"num_predict": -2}, {"num_ctx": 2048}, {"num_predict": 4096}):
+    for options in ({"num_predict": -1, "num_thread": 1}, {"num_predict": -2, "num_gpu": 0}, {"num_predict": 4096}):
         assert llama.chat(**{**CHAT, "options": {"temperature": 0, **options}}).message == full.message
     with pytest.raises(ollama.ResponseError, match=rf"{prompt} tokens and num_ctx is {prompt}"):
         llama.chat(**{**CHAT, "options": {"num_ctx": prompt}})

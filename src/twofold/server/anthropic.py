@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from twofold.errors import TemplateError
 from twofold.server.access import json_response
 from twofold.server.anthropic_schema import (
     CountRequest,
@@ -115,9 +117,17 @@ def read_tool_choice(choice: ToolChoice, tools: list[CustomTool]) -> Any:
     return {"auto": "auto", "any": "required", "none": "none"}[choice.type]
 
 
-def read_messages(asked: MessagesRequest, serving: Serving) -> Ask:
+def read_messages(asked: CountRequest, serving: Serving) -> Ask:
     """What a request asks for. Raises Problem, TemplateError or InvalidSampling."""
-    return read_chat(as_chat(asked), serving)
+    try:
+        return read_chat(as_chat(asked), serving)
+    except TemplateError as error:
+        places = ["system"] if asked.system else []
+        for index, turn in enumerate(asked.messages):
+            places += [f"messages[{index}]"] * len(list(plain_turns(turn, "")))
+        named = dict(enumerate(places))
+        told = re.sub(r"message (\d{1,6})", lambda found: named.get(int(found[1]), found[0]), str(error))
+        raise TemplateError(told) from error
 
 
 def usage_of(job: Job) -> Json:
@@ -253,7 +263,7 @@ def anthropic_endpoints(serving: Serving) -> list[Endpoint]:
     """POST /v1/messages and /v1/messages/count_tokens."""
 
     def count(asked: CountRequest) -> int:
-        return len(read_chat(as_chat(asked), serving).prompts[0])
+        return len(read_messages(asked, serving).prompts[0])
 
     async def count_tokens(request: Request) -> Response:
         asked = await read_as(request, serving, CountRequest)
