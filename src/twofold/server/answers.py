@@ -201,6 +201,12 @@ class LoadTold(Struct, kw_only=True):
     server_load: int
 
 
+class ExpertsTold(Struct, kw_only=True):
+    """Tokens each expert was given since the start, for each layer that has experts, in the network's order."""
+
+    layers: list[list[int]]
+
+
 class SessionCard(Struct, kw_only=True):
     """A kept conversation."""
 

@@ -70,6 +70,7 @@ ROUTES = {
     "GET /health": Described(about="200 while requests are taken, else 503, both empty."),
     "GET /version": Described(about="The version.", answer=answers.VersionTold),
     "GET /load": Described(about="How many requests run or wait.", answer=answers.LoadTold),
+    "GET /experts": Described(about="Tokens per expert, for each layer that has experts.", answer=answers.ExpertsTold),
     "GET /metrics": Described(about="Figures for Prometheus.", media=(TEXT,)),
     "GET /openapi.json": Described(about="This description.", media=(JSON,)),
 }
@@ -128,7 +129,7 @@ def describe(endpoints: Sequence[Endpoint], settings: ServerSettings, version: s
 
 def operation(endpoint: Endpoint, settings: ServerSettings) -> Json:
     """One route."""
-    route = ROUTES[name_of(endpoint)]
+    route = ROUTES.get(name_of(endpoint), Described(about=endpoint.path))
     found: Json = {
         "summary": route.about,
         "operationId": re.sub(r"\W+", "_", name_of(endpoint)).strip("_"),
