@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import signal
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -184,6 +186,23 @@ def test_load_tells_what_a_balancer_wants_to_know(priced: Live) -> None:
     }  # fmt: skip
     assert (told["server_load"], told["running"], told["waiting"], told["draining"]) == (0, 0, 0, False)
     assert 0.0 < told["cache_free_share"] <= 1.0
+
+
+def test_a_server_that_is_leaving_says_so_under_load() -> None:
+    with started("--grace", "60") as server, server.client() as client:
+        stream = client.completions.create(
+            model="demo", prompt="def f(", max_tokens=1500, stream=True, extra_body={"ignore_eos": True}
+        )
+        next(iter(stream))
+        server.process.send_signal(signal.SIGTERM)
+        while httpx.get(server.url + "/health").status_code == 200:
+            time.sleep(0.01)
+        told = httpx.get(server.url + "/load").json()
+        assert told["draining"]
+        assert (told["running"], told["waiting"]) == (1, 0)
+        assert told["cache_free_share"] < 1.0
+        stream.close()
+        assert server.process.wait(60) == 0
 
 
 def test_experts_are_told_one_by_one(priced: Live) -> None:

@@ -362,6 +362,29 @@ def test_a_server_that_cannot_be_reached_is_told_and_can_be_tried_again(page: An
 
 
 @pytest.mark.browser
+def test_a_server_that_keeps_sessions_is_told_which_conversation_it_is(browser: Any, tmp_path: Path) -> None:
+    with started("--session-dir", str(tmp_path)) as server:
+        context = browser.new_context()
+        opened = context.new_page()
+        with opened.expect_response("**/v1/sessions"):
+            opened.goto(server.url)
+        ask(opened, PASSAGE)
+        answers(opened)
+        kept = opened.evaluate("JSON.parse(localStorage.getItem('twofold.conversations'))[0].id")
+
+        def sessions() -> list[str]:
+            return [item["id"] for item in httpx.get(server.url + "/v1/sessions").json()["data"]]
+
+        assert sessions() == [kept]
+        opened.click("#conversations [aria-label^=Delete]")
+        with opened.expect_response(f"**/v1/sessions/{kept}"):
+            ask(opened, PASSAGE)
+        answers(opened)
+        assert kept not in sessions()
+        context.close()
+
+
+@pytest.mark.browser
 def test_an_answer_tells_its_cost_when_the_server_knows_a_price(browser: Any, page: Any) -> None:
     ask(page, PASSAGE)
     answers(page)

@@ -8,7 +8,7 @@ const $ = (id) => document.getElementById(id);
 const NUMBERS = ["temperature", "top_p", "top_k", "min_p", "seed", "max_tokens"];
 const SETTINGS = ["system", ...NUMBERS];
 const NEAR_END_PX = 80;
-const state = { list: [], current: null, running: new Map(), follows: true, deleted: null };
+const state = { list: [], current: null, running: new Map(), follows: true, deleted: null, keepsSessions: false };
 
 function element(tag, properties, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -63,6 +63,7 @@ function begin() {
 }
 
 function remove(conversation) {
+  forget();
   state.running.get(conversation.id)?.abort();
   state.deleted = { conversation, place: state.list.indexOf(conversation) };
   state.list = state.list.filter((item) => item !== conversation);
@@ -79,13 +80,17 @@ function remove(conversation) {
 function undo() {
   state.list.splice(state.deleted.place, 0, state.deleted.conversation);
   const restored = state.deleted.conversation;
+  state.deleted = null;
   forget();
   save();
   open(restored);
   $("text").focus();
 }
 
+/** A deletion that nobody has taken back is final: what the server kept of the conversation goes too. */
 function forget() {
+  const deleted = state.deleted?.conversation;
+  if (deleted && state.keepsSessions) fetch("v1/sessions/" + deleted.id, { method: "DELETE", headers: headers() }).catch(() => {});
   state.deleted = null;
   $("toast").hidden = true;
 }
@@ -224,6 +229,7 @@ function request(conversation) {
   const messages = conversation.messages.map(({ role, content }) => ({ role, content }));
   if ($("system").value.trim()) messages.unshift({ role: "system", content: $("system").value });
   const body = { messages, stream: true, stream_options: { include_usage: true }, usage_details: true };
+  if (state.keepsSessions) body.session_id = conversation.id;
   for (const name of NUMBERS) if ($(name).value !== "") body[name] = Number($(name).value);
   return body;
 }
@@ -385,6 +391,7 @@ async function greet() {
     const [card] = (await getJson("v1/models", headers())).data;
     $("model").textContent = `${card.id} · ${card.max_model_len.toLocaleString()} tokens`;
     $("empty-model").textContent = card.id;
+    state.keepsSessions = await getJson("v1/sessions", headers()).then(() => true, () => false);
     tell(null);
   } catch (error) {
     $("model").textContent = "";
