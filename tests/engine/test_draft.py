@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,15 @@ def test_a_guess_ends_where_the_answer_would(toy_folder: Toys, greedy: Callable[
     said = greedy(tokens, 5)
     model = draft_model(toy_folder)
     assert guess(model, sequence(0, tokens, frozenset({said[2]})), 5) == said[: said.index(said[2]) + 1]
+
+
+def test_a_guess_ends_where_nothing_can_be_drawn(toy_folder: Toys, greedy: Callable[..., Any]) -> None:
+    tokens = [5, 6, 7, 8]
+    said = greedy(tokens, 2)
+    one = sequence(0, tokens)
+    params = SamplingParams(bad_sequences=tuple((said[1], token) for token in range(96)))
+    one.request = replace(one.request, params=params)
+    assert guess(draft_model(toy_folder), one, 5) == said
 
 
 def test_behind_counts_what_was_not_read(toy_folder: Toys) -> None:

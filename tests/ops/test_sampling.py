@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from twofold.errors import BadLogits, InvalidSampling
 from twofold.ops.sampling import best_indices, candidates, draw, invert, log_sum_exp, sample
 from twofold.ops.types import RowSampling
 
@@ -119,3 +120,21 @@ def test_inverting_the_running_sum_finds_the_right_index(count: int) -> None:
         expected = int(np.searchsorted(sums, uniform * sums[-1], side="right"))
         assert abs(invert(weights, uniform) - expected) <= (0 if count < 1024 else 1)
     assert invert(weights, np.nextafter(1.0, 0.0)) < count
+
+
+def test_a_token_that_is_known_is_judged_and_nothing_is_drawn() -> None:
+    logits = np.array([1.0, 3.0, 2.0, 3.0], np.float32)
+    found = draw(logits, RowSampling(token=2, logprobs=2, temperature=1.0, banned=(2,)))
+    assert (found.token, found.rank) == (2, 3)
+    assert found.logprob == pytest.approx(float(np.log(np.exp(2.0) / np.exp(logits).sum())))
+    assert [token for token, _ in found.alternatives] == [1, 3]
+    assert draw(logits, RowSampling(token=3, logprobs=0)).rank == 1
+
+
+def test_banning_everything_is_the_fault_of_the_settings_and_not_of_the_weights() -> None:
+    with pytest.raises(InvalidSampling, match="no token may come next"):
+        draw(np.zeros(3, np.float32), RowSampling(banned=(0, 1, 2)))
+    with pytest.raises(BadLogits):
+        draw(np.full(3, -np.inf, np.float32), RowSampling(banned=(0, 1, 2)))
+    with pytest.raises(BadLogits):
+        draw(np.full(3, np.nan, np.float32), RowSampling(token=1))

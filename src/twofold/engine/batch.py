@@ -15,8 +15,11 @@ Ints = npt.NDArray[np.int32]
 
 
 def build_batch(slices: Many[Slice], layout: CacheLayout, all_rows: bool = False) -> Batch:
-    """The batch of these slices, end to end. Logits are asked for where a slice samples (its last
-    known token and its guesses), or for `all_rows`."""
+    """The batch of these slices, end to end.
+
+    Logits are asked for where a slice judges its prompt and where it samples (its last known token and its guesses), or
+    for `all_rows`.
+    """
     tokens: list[int] = []
     for item in slices:
         start = item.sequence.computed
@@ -26,13 +29,8 @@ def build_batch(slices: Many[Slice], layout: CacheLayout, all_rows: bool = False
     sequence_T = np.repeat(np.arange(len(slices)), counts_S)
     firsts_S = np.array([item.sequence.computed for item in slices])
     positions_T = (np.arange(len(tokens)) - starts_S[sequence_T] + firsts_S[sequence_T]).astype(np.int32)
-    sampled_rows = [
-        row
-        for item, stop in zip(slices, starts_S[1:].tolist(), strict=True)
-        if item.samples
-        for row in range(stop - 1 - len(item.guesses), stop)
-    ]
-    rows = range(len(tokens)) if all_rows else sampled_rows
+    wanted = [row for item, start in zip(slices, starts_S.tolist(), strict=False) for row in wanted_rows(item, start)]
+    rows = range(len(tokens)) if all_rows else wanted
 
     global_tables = [item.sequence.global_blocks for item in slices]
     bases_S = np.zeros(len(slices), np.int32)
@@ -50,6 +48,13 @@ def build_batch(slices: Many[Slice], layout: CacheLayout, all_rows: bool = False
         global_pages=global_pages,
         local_pages=local_pages,
     )
+
+
+def wanted_rows(item: Slice, start: int) -> list[int]:
+    """Rows of a slice whose logits are wanted, where its first row is `start`."""
+    judging = [start + position - item.sequence.computed for position in item.judging]
+    stop = start + item.rows
+    return judging + (list(range(stop - 1 - len(item.guesses), stop)) if item.samples else [])
 
 
 def build_pages(

@@ -108,7 +108,7 @@ class Blocks:
 
         Local layers must know the part of it that lies in its last chunk, and need no more.
         """
-        keys = self.prefix_keys(sequence, len(sequence.tokens) - 1)
+        keys = self.prefix_keys(sequence, sequence.shareable)
         known = next((i for i, key in enumerate(keys) if key not in self.global_pool.block_of), len(keys))
         first = known
         if self.layout.chunk is not None:
@@ -135,7 +135,7 @@ class Blocks:
         if reading.computed >= prompt - 1:
             return False
         theirs = self.prefix_keys(reading, prompt)
-        own = self.prefix_keys(sequence, len(sequence.tokens) - 1)
+        own = self.prefix_keys(sequence, sequence.shareable)
         known = next((i for i, key in enumerate(own) if key not in self.global_pool.block_of), len(own))
         return known < min(len(own), len(theirs)) and own[known] == theirs[known]
 

@@ -8,6 +8,7 @@ Source: Leviathan et al. 2023 (speculative decoding).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
@@ -15,9 +16,12 @@ from typing import Any
 
 from twofold.engine.batch import build_batch
 from twofold.engine.blocks import Blocks, CacheLayout
-from twofold.engine.request import Sequence
+from twofold.engine.request import Request, Sequence
 from twofold.engine.scheduler import Slice
+from twofold.errors import RequestError
 from twofold.ops.types import Array, Batch, CacheShape
+
+log = logging.getLogger("twofold.engine")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -98,7 +102,10 @@ class DraftModel:
         return True
 
     def guess(self, wishes: Many[Wish]) -> dict[int, tuple[int, ...]]:
-        """Guesses by request id, drawn greedily one after another; none for a sequence that does not fit."""
+        """Guesses by request id, drawn greedily one after another; none for a sequence that does not fit.
+
+        They end where nothing can be drawn.
+        """
         wanted: list[tuple[Sequence, int]] = []
         keep = {wish.sequence.request.id for wish in wishes}
         for wish in wishes:
@@ -109,7 +116,11 @@ class DraftModel:
         starts = {own.request.id: len(own.tokens) for own, _ in wanted}
         guessing = wanted
         while guessing:
-            self.extend([own for own, _ in guessing])
+            try:
+                self.extend([own for own, _ in guessing])
+            except RequestError as error:  # nothing may come next, or the draft model is damaged: the network will tell
+                log.debug("guessing ended: %s", error)
+                break
             guessing = [(own, stop) for own, stop in guessing if not is_over(own, stop)]
         return {own.request.id: tuple(own.tokens[starts[own.request.id] :]) for own, _ in wanted}
 
@@ -132,7 +143,9 @@ class DraftModel:
     def follow(self, sequence: Sequence) -> Follower:
         """The copy of a sequence, brought up to its tokens; the latest used is the last in `followers`."""
         request = sequence.request
-        follower = self.followers.pop(request.id, None) or Follower(sequence=Sequence(request=request, tokens=[]))
+        follower = self.followers.pop(request.id, None) or Follower(
+            sequence=Sequence(request=plain(request), tokens=[])
+        )
         self.followers[request.id] = follower
         follower.follow(sequence.tokens)
         return follower
@@ -145,6 +158,12 @@ class DraftModel:
                 return False
             self.forget(oldest)
         return True
+
+
+def plain(request: Request) -> Request:
+    """The request without what only the network itself can do: judge the prompt, and what a grammar knows."""
+    params = replace(request.params, prompt_logprobs=None, max_tokens=None)
+    return replace(request, params=params, constraint=None)
 
 
 def is_over(own: Sequence, stop: int) -> bool:

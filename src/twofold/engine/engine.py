@@ -13,10 +13,11 @@ from twofold.engine.batch import build_batch
 from twofold.engine.blocks import Blocks, CacheLayout, Kind
 from twofold.engine.guess import MOST_SEQUENCES, Guesser
 from twofold.engine.limits import EngineLimits
+from twofold.engine.masks import mask_of
 from twofold.engine.pace import Pace
 from twofold.engine.request import Constraint, Event, Request, SamplingParams, Sequence, SessionName
 from twofold.engine.scheduler import NO_GUESSES, Plan, Scheduler, Slice
-from twofold.errors import InvalidSampling, RequestTooLong
+from twofold.errors import InvalidSampling, RequestError, RequestTooLong
 from twofold.ops.types import Array, Batch, CacheShape, LayerCache
 
 
@@ -42,7 +43,7 @@ class Engine:
         self.chunks = cache_shape.chunks
         self.blocks = Blocks(layout, limits.prefix_cache)
         self.cache = ops.new_cache(cache_shape, (layout.global_blocks, layout.local_blocks), layout.block_size)
-        self.scheduler = Scheduler(self.blocks, limits.step_tokens, limits.max_sequences)
+        self.scheduler = Scheduler(self.blocks, limits.step_tokens, limits.max_sequences, limits.judging_rows)
         self.pace = Pace(limits.step_s)
         self.guesser = guesser
         self.latest: Plan | None = None
@@ -71,7 +72,8 @@ class Engine:
         """
         room = self.limits.context - len(prompt)
         self.check_prompt(prompt, room, params.max_tokens)
-        self.check_ids((*prompt, *params.stop_token_ids, *params.logit_bias))
+        self.check_ids((*prompt, *params.named_ids))
+        ids = params.allowed_token_ids
         stop_ids = {*params.stop_token_ids, *(() if params.ignore_eos else eos_ids)}
         return Request(
             id=next(self._ids),
@@ -79,11 +81,12 @@ class Engine:
             params=params,
             seed=secrets.randbits(63) if params.seed is None else params.seed,
             stop_ids=frozenset(stop_ids),
-            max_tokens=room if params.max_tokens is None else params.max_tokens,
+            max_tokens=room if params.max_tokens is None else max(1, params.max_tokens),
             constraint=constraint,
             salt=salt,
             owner=owner,
             session=session,
+            allowed=None if ids is None else mask_of(ids, self.limits.vocabulary),
         )
 
     def enqueue(self, request: Request) -> None:
@@ -94,9 +97,10 @@ class Engine:
         """Refuse prompts that are empty or leave no room for the answer asked for."""
         if not prompt:
             raise RequestTooLong("the prompt has no tokens; at least one is needed")
-        if room < (max_tokens or 1):
+        needed = 1 if max_tokens is None else max_tokens
+        if room < needed:
             raise RequestTooLong(
-                f"the prompt has {len(prompt)} tokens and the answer may take {max_tokens or 1}; "
+                f"the prompt has {len(prompt)} tokens and the answer may take {needed}; "
                 f"this engine holds {self.limits.context}. Shorten the prompt, lower max_tokens or raise context."
             )
 
@@ -133,7 +137,12 @@ class Engine:
     def advance(self, plan: Plan) -> list[Event]:
         """Run a plan and take over its results. When it raises, `in_flight` is the plan, of which nothing counts."""
         self.in_flight = plan
-        drawn = self.ops.sample(self.run(plan), plan.sampling)
+        try:
+            drawn = self.ops.sample(self.run(plan), plan.sampling)
+        except RequestError:
+            if not any(item.guesses for item in plan.slices):
+                raise
+            return self.advance(plan.without_guesses)  # after a wrong guess there may be nothing to draw
         self.in_flight = None
         return self.scheduler.commit(plan, drawn)
 

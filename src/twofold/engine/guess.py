@@ -78,6 +78,7 @@ class Guesser:
                 Wish(sequence=sequence, most=most)
                 for sequence in running
                 if sequence.request.id not in found and (most := min(choice.length, left(sequence))) > 0
+                if sequence.request.constraint is None  # it knows what may follow known tokens only
             ]
             if not wishes:
                 continue

@@ -21,6 +21,8 @@ def check(scheduler: Scheduler) -> None:
         assert not sequence.global_blocks, "a waiting sequence holds blocks"
         assert not sequence.local_blocks, "a waiting sequence holds local blocks"
         assert sequence.computed == 0, "a waiting sequence claims computed tokens"
+    for sequence in [*scheduler.running, *scheduler.waiting]:
+        assert len(sequence.scores) <= max(0, len(sequence.request.prompt) - 1) * sequence.request.is_scored, "scores"
     for sequence in scheduler.running:
         assert sequence.pending >= 1, "a running sequence has nothing to compute"
         check_content(scheduler, sequence)

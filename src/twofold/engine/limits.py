@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+JUDGING_BYTES = 64 * 2**20
+LEAST_JUDGING = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
@@ -20,3 +23,8 @@ class EngineLimits:
     prefix_cache: bool = False
     step_s: float = 0.0
     checks: bool = False
+
+    @property
+    def judging_rows(self) -> int:
+        """Most rows of a step that judge prompts: their logits take JUDGING_BYTES at most."""
+        return max(LEAST_JUDGING, min(self.step_tokens, JUDGING_BYTES // (4 * self.vocabulary)))

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Literal, Protocol
 
 from twofold.engine.lookup import Lookup
+from twofold.engine.masks import common, last_of
 from twofold.errors import InvalidSampling
 from twofold.ops.types import Drawn, RowSampling
 
 FinishReason = Literal["stop", "length", "cancelled"]
 MOST_PRIORITY = 100
+MOST_BAD = 1024
+"""Bad sequences are compared with the end of the text before every token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,9 @@ class SamplingParams:
     or the end of the context. min_tokens: before so many, tokens that end the answer are not drawn. stop: strings that
     end the answer (cut off before them). stop_token_ids: further ids that end it. logprobs: number of alternatives to
     report per token, None for none. logit_bias: id -> added logit. priority: lower goes first among those that wait.
+    allowed_token_ids: no others are drawn. bad_words: texts the answer must not have; whoever has the tokenizer makes
+    bad_sequences of them, of which the last token is not drawn where the others have just been. prompt_logprobs: number
+    of alternatives to report per token of the prompt, each judged by what came before it; with it max_tokens may be 0.
     Raises InvalidSampling for values out of range.
     """
 
@@ -42,6 +48,10 @@ class SamplingParams:
     logprobs: int | None = None
     logit_bias: dict[int, float] = field(default_factory=dict)
     priority: int = 0
+    allowed_token_ids: tuple[int, ...] | None = None
+    bad_words: tuple[str, ...] = ()
+    bad_sequences: tuple[tuple[int, ...], ...] = ()
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         in_range("temperature", self.temperature, 0.0, 100.0)
@@ -52,16 +62,27 @@ class SamplingParams:
         in_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         whole("top_k", self.top_k, 0, 2**31)
         whole("seed", self.seed, 0, 2**64 - 1)
-        whole("max_tokens", self.max_tokens, 1, 2**31)
+        whole("max_tokens", self.max_tokens, 1 if self.prompt_logprobs is None else 0, 2**31)
         whole("min_tokens", self.min_tokens, 0, 2**31)
         whole("logprobs", self.logprobs, 0, 100)
+        whole("prompt_logprobs", self.prompt_logprobs, 0, 100)
         whole("priority", self.priority, -MOST_PRIORITY, MOST_PRIORITY)
-        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
-            raise InvalidSampling(f"stop is {self.stop!r}; a tuple of non-empty strings was expected")
-        for token in (*self.stop_token_ids, *self.logit_bias):
+        texts("stop", self.stop)
+        texts("bad_words", self.bad_words)
+        if self.allowed_token_ids is not None and not self.allowed_token_ids:
+            raise InvalidSampling("allowed_token_ids is empty, so nothing could be drawn; leave it out to allow all")
+        if len(self.bad_sequences) > MOST_BAD or not all(self.bad_sequences):
+            raise InvalidSampling(f"there are {len(self.bad_sequences)} bad sequences; at most {MOST_BAD}, none empty")
+        for token in self.named_ids:
             whole("a token id", token, 0, 2**31)
         for token, bias in self.logit_bias.items():
             in_range(f"logit_bias of {token}", bias, -100.0, 100.0)
+
+    @property
+    def named_ids(self) -> tuple[int, ...]:
+        """Every token id that the settings name."""
+        bad = [token for sequence in self.bad_sequences for token in sequence]
+        return (*self.stop_token_ids, *self.logit_bias, *(self.allowed_token_ids or ()), *bad)
 
     def over(self, defaults: SamplingParams) -> SamplingParams:
         """These settings, with what is None taken from `defaults`."""
@@ -77,6 +98,12 @@ def in_range(name: str, value: float | None, low: float, high: float, low_exclud
     if not number or not low <= value <= high or (low_excluded and value == low):
         more = f"above {low:g}" if low_excluded else f"at least {low:g}"
         raise InvalidSampling(f"{name} is {value!r}; it must be a number {more} and at most {high:g}")
+
+
+def texts(name: str, values: Many[str]) -> None:
+    """Raise InvalidSampling unless these are non-empty strings."""
+    if isinstance(values, str) or not all(isinstance(text, str) and text for text in values):
+        raise InvalidSampling(f"{name} is {values!r}; a tuple of non-empty strings was expected")
 
 
 def whole(name: str, value: int | None, low: int, high: int) -> None:
@@ -110,7 +137,7 @@ class Request:
     """One prompt to answer. `seed` is fixed here, so that the answer does not depend on who else is served.
 
     salt: known prefixes are shared with requests of the same salt only. owner: who asks; owners take turns. session:
-    what is computed is kept by this name.
+    what is computed is kept by this name. allowed: the mask of allowed_token_ids, see RowSampling.
     """
 
     id: int
@@ -123,16 +150,27 @@ class Request:
     salt: bytes = b""
     owner: bytes = b""
     session: SessionName | None = None
+    allowed: bytes | None = None
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether every token of the prompt but the first is judged by what came before it."""
+        return self.params.prompt_logprobs is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One generated token of one request; `finish` is set on the last one. cached: prompt tokens that were known."""
+    """One generated token of one request; `finish` is set on the last one. cached: prompt tokens that were known.
+
+    scores: with the first token of a request that is scored, the tokens of its prompt after the first. Where max_tokens
+    is 0 a token is drawn all the same and belongs to nothing.
+    """
 
     request_id: int
     drawn: Drawn
     finish: FinishReason | None = None
     cached: int = 0
+    scores: tuple[Drawn, ...] = ()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -141,7 +179,8 @@ class Sequence:
 
     Position p lies in global block p // block_size, and in local block (p - local_base) // block_size.
     keys: of its full blocks, as far as they were needed; remembered: blocks made known to others; cached: prompt
-    tokens that were known when it was first admitted; turn, arrival: its place among others (engine/order.py).
+    tokens that were known when it was first admitted; turn, arrival: its place among others (engine/order.py); scores:
+    the tokens of its prompt after the first that were judged so far, where the request asks for it.
     """
 
     request: Request
@@ -155,6 +194,7 @@ class Sequence:
     cached: int | None = None
     turn: int = 0
     arrival: int = 0
+    scores: list[Drawn] = field(default_factory=list)
     lookup: Lookup = field(default_factory=Lookup)
 
     @property
@@ -166,6 +206,35 @@ class Sequence:
     def generated(self) -> list[int]:
         """The answer so far."""
         return self.tokens[len(self.request.prompt) :]
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether tokens of the prompt are still to be judged."""
+        return self.request.is_scored and len(self.scores) < len(self.request.prompt) - 1
+
+    @property
+    def shareable(self) -> int:
+        """Tokens at the beginning whose keys and values may come from others: not the last, and none to judge by."""
+        most = len(self.tokens) - 1
+        return min(most, len(self.scores)) if self.is_scoring else most
+
+    def judging(self, count: int) -> range:
+        """Positions among the next `count` tokens that judge the token after them."""
+        if not self.is_scoring:
+            return range(0)
+        last = len(self.request.prompt) - 1
+        return range(max(self.computed, len(self.scores)), min(self.computed + count, last))
+
+    def most_rows(self, rows: int, judging: int) -> int:
+        """How many of `rows` tokens may run when only so many of them may judge."""
+        first = max(self.computed, len(self.scores))
+        if not self.is_scoring or first + judging >= len(self.request.prompt) - 1:
+            return rows
+        return min(rows, first + judging - self.computed)
+
+    def judging_row(self, position: int) -> RowSampling:
+        """Settings for judging the token of the prompt after this position."""
+        return RowSampling(token=self.tokens[position + 1], logprobs=self.request.params.prompt_logprobs or 0)
 
     def row_sampling(self, guesses: Many[int] = ()) -> RowSampling:
         """Settings for drawing this sequence's next token, as if `guesses` had been drawn before."""
@@ -182,11 +251,22 @@ class Sequence:
             presence_penalty=params.presence_penalty,
             frequency_penalty=params.frequency_penalty,
             logit_bias=tuple(params.logit_bias.items()),
-            allowed=request.constraint.allowed() if request.constraint else None,
+            allowed=common(request.allowed, request.constraint.allowed() if request.constraint else None),
             seed=request.seed,
             step=step,
-            banned=tuple(sorted(request.stop_ids)) if step < params.min_tokens else (),
+            banned=self.banned(guesses),
             prompt=request.prompt if repeats else (),
             generated=[*self.generated, *guesses] if looks_back else (),
             logprobs=-1 if params.logprobs is None else params.logprobs,
         )
+
+    def banned(self, guesses: Many[int]) -> tuple[int, ...]:
+        """Tokens that may not come after `guesses`: too early an end, or the end of a bad sequence."""
+        params, start = self.request.params, len(self.request.prompt)
+        is_early = len(self.tokens) + len(guesses) - start < params.min_tokens
+        found = set(self.request.stop_ids) if is_early else set()
+        if params.bad_sequences:
+            longest = max(map(len, params.bad_sequences))
+            said = [*self.tokens[max(start, len(self.tokens) - longest) :], *guesses]
+            found |= last_of(params.bad_sequences, said)
+        return tuple(sorted(found))

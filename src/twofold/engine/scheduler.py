@@ -46,6 +46,11 @@ class Slice:
         return self.count == self.sequence.pending
 
     @property
+    def judging(self) -> range:
+        """Positions of the prompt whose next token is judged."""
+        return self.sequence.judging(self.count)
+
+    @property
     def rows(self) -> int:
         """Rows of the batch it takes."""
         return self.count + len(self.guesses)
@@ -56,6 +61,11 @@ class Plan:
     """What one step runs."""
 
     slices: tuple[Slice, ...]
+
+    @property
+    def without_guesses(self) -> Plan:
+        """The same step, and nothing guessed."""
+        return Plan(slices=tuple(Slice(sequence=item.sequence, count=item.count) for item in self.slices))
 
     @property
     def reading_rows(self) -> int:
@@ -69,20 +79,24 @@ class Plan:
 
     @property
     def sampling(self) -> list[RowSampling]:
-        """Settings of each sampled row, in the order of the logits rows."""
-        return [
-            item.sequence.row_sampling(item.guesses[:known])
-            for item in self.slices
-            if item.samples
-            for known in range(len(item.guesses) + 1)
-        ]
+        """Settings of each row that judges or is sampled from, in the order of the logits rows."""
+        found: list[RowSampling] = []
+        for item in self.slices:
+            found += [item.sequence.judging_row(position) for position in item.judging]
+            drawn = range(len(item.guesses) + 1 if item.samples else 0)
+            found += [item.sequence.row_sampling(item.guesses[:known]) for known in drawn]
+        return found
 
 
 @dataclass(kw_only=True, eq=False)
 class Outline:
-    """A step in the making: its slices by request id, the rows it has left, and who gave way for it."""
+    """A step in the making: its slices by request id, the rows it has left, and who gave way for it.
+
+    judging: how many of the rows left may judge a prompt.
+    """
 
     rows: int
+    judging: int
     slices: dict[int, Slice] = field(default_factory=dict)
     preempted: set[int] = field(default_factory=set)
 
@@ -90,19 +104,23 @@ class Outline:
         """Run the next `count` tokens of a sequence, and guesses of what follows."""
         self.slices[sequence.request.id] = Slice(sequence=sequence, count=count, guesses=guesses)
         self.rows -= count + len(guesses)
+        self.judging -= len(sequence.judging(count))
 
     def drop(self, sequence: Sequence) -> None:
         """A sequence gives way, and its rows are free again."""
         item = self.slices.pop(sequence.request.id, None)
-        self.rows += item.rows if item else 0
+        if item:
+            self.rows += item.rows
+            self.judging += len(item.judging)
         self.preempted.add(sequence.request.id)
 
 
 class Scheduler:
-    """Plain bookkeeping: two queues and the blocks."""
+    """Plain bookkeeping: two queues and the blocks. judging_rows: most rows of a step that judge prompts."""
 
-    def __init__(self, blocks: Blocks, step_tokens: int, max_sequences: int) -> None:
+    def __init__(self, blocks: Blocks, step_tokens: int, max_sequences: int, judging_rows: int | None = None) -> None:
         self.blocks = blocks
+        self.judging_rows = step_tokens if judging_rows is None else judging_rows
         self.step_tokens = step_tokens
         self.max_sequences = max_sequences
         self.preemptions = 0
@@ -125,7 +143,7 @@ class Scheduler:
         guesses: what may follow, by request id; as much of it runs as there is room for. reading_rows: most rows for
         texts that are not read yet, while any sequence decodes (None: as many as there is room for).
         """
-        step = Outline(rows=self.step_tokens)
+        step = Outline(rows=self.step_tokens, judging=self.judging_rows)
         reading: list[Sequence] = []
         for sequence in sorted(self.running, key=place):
             if sequence.pending > 1:
@@ -147,16 +165,22 @@ class Scheduler:
         reader = next(readers, None)
         is_open = True
         while step.rows:
-            first = self.waiting.first if is_open else None
+            first = self.next_waiting(step) if is_open else None
             if first and (reader is None or place(first) < place(reader)):
                 is_open = self.admit(first, step)
             elif reader is None:
                 break
             else:
-                count = min(reader.pending, step.rows)
-                if reader.request.id not in step.preempted and self.make_room(reader, count, step):
+                count = min(reader.pending, reader.most_rows(step.rows, step.judging))
+                if count and reader.request.id not in step.preempted and self.make_room(reader, count, step):
                     step.put(reader, count)
                 reader = next(readers, None)
+
+    def next_waiting(self, step: Outline) -> Sequence | None:
+        """The first that waits; one whose prompt must be judged is passed over while the step has no rows for that."""
+        if step.judging:
+            return self.waiting.first
+        return next((sequence for sequence in self.waiting if not sequence.is_scoring), None)
 
     def admit(self, sequence: Sequence, step: Outline) -> bool:
         """Start a waiting sequence; False when it must go on waiting, and all behind it too.
@@ -170,10 +194,11 @@ class Scheduler:
             return False
         if any(self.blocks.is_being_read(sequence, reading) for reading in self.running):
             return False
-        count = self.begin(sequence, step.rows)
+        most = min(step.rows, step.judging) if sequence.is_scoring else step.rows
+        count = self.begin(sequence, most)
         while not count and worse and self.would_fit(sequence, worse):
             self.preempt(worse.pop(), step)
-            count = self.begin(sequence, step.rows)
+            count = self.begin(sequence, most)
         if count:
             self.waiting.take(sequence)
             self.running.append(sequence)
@@ -218,18 +243,20 @@ class Scheduler:
 
     def preempt(self, sequence: Sequence, step: Outline) -> None:
         """A running sequence waits again at its place, without its blocks."""
+        step.drop(sequence)
         self.running.remove(sequence)
         self.blocks.release(sequence)
         self.preemptions += 1
         self.waiting.put_back(sequence)
-        step.drop(sequence)
 
     def commit(self, plan: Plan, drawn: Many[Drawn]) -> list[Event]:
         """Take over the step's results: append the new tokens, finish what is finished."""
         events: list[Event] = []
         row = 0
         for item in plan.slices:
-            samples = item.samples
+            samples, judged = item.samples, len(item.judging)
+            item.sequence.scores += drawn[row : row + judged]
+            row += judged
             item.sequence.computed += item.count
             self.blocks.remember(item.sequence)
             if samples:
@@ -245,11 +272,8 @@ class Scheduler:
             sequence.tokens.append(token.token)
             if sequence.request.constraint:
                 sequence.request.constraint.accept(token.token)
-            finish = finish_reason(sequence)
-            events.append(
-                Event(request_id=sequence.request.id, drawn=token, finish=finish, cached=sequence.cached or 0)
-            )
-            if finish:
+            events.append(event_of(sequence, token))
+            if events[-1].finish:
                 self.remove(sequence)
                 break
             if number == len(item.guesses) or token.token != item.guesses[number]:
@@ -264,6 +288,18 @@ class Scheduler:
         else:
             self.waiting.drop(sequence)
         self.blocks.retire(sequence)
+
+
+def event_of(sequence: Sequence, drawn: Drawn) -> Event:
+    """What is told of a sequence's newest token."""
+    is_first = len(sequence.tokens) == len(sequence.request.prompt) + 1
+    return Event(
+        request_id=sequence.request.id,
+        drawn=drawn,
+        finish=finish_reason(sequence),
+        cached=sequence.cached or 0,
+        scores=tuple(sequence.scores) if is_first else (),
+    )
 
 
 def finish_reason(sequence: Sequence) -> FinishReason | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from twofold.errors import BadLogits
+from twofold.errors import BadLogits, InvalidSampling
 from twofold.ops.types import Drawn, RowSampling
 
 Floats = npt.NDArray[np.float32]
@@ -26,21 +27,37 @@ def sample(logits_RV: Floats, rows: Sequence[RowSampling]) -> list[Drawn]:
 def draw(logits_V: Floats, row: RowSampling) -> Drawn:
     """Draw the next token of one row; see RowSampling for the order of the steps.
 
-    Raises BadLogits when the best logit is no finite number: NaN, infinite, or every token is banned.
+    Raises BadLogits when the best logit is no finite number, InvalidSampling when every token is banned.
     """
+    if row.token is not None:
+        check_finite(float(logits_V.max()))
+        rank = 1 + int(np.count_nonzero(logits_V > logits_V[row.token]))
+        return replace(tell(logits_V, row.token, row.logprobs), rank=rank)
     adjusted_V = adjust(logits_V, row)
     token = int(adjusted_V.argmax())  # of NaN, if there is one
-    if not math.isfinite(adjusted_V[token]):
-        raise BadLogits(
-            f"the best logit is {adjusted_V[token]}; a finite number was expected. The weights are damaged."
+    if adjusted_V[token] == -np.inf and math.isfinite(float(logits_V.max())):
+        raise InvalidSampling(
+            "no token may come next: what allowed_token_ids or a grammar leave is banned by min_tokens or bad_words"
         )
+    check_finite(float(adjusted_V[token]))
     if row.temperature != 0:
         token = draw_index(adjusted_V / np.float32(row.temperature), row)
     if row.logprobs < 0:
         return Drawn(token=token)
+    return tell(logits_V, token, row.logprobs)
+
+
+def check_finite(best: float) -> None:
+    """Raise BadLogits unless the best logit is a finite number."""
+    if not math.isfinite(best):
+        raise BadLogits(f"the best logit is {best}; a finite number was expected. The weights are damaged.")
+
+
+def tell(logits_V: Floats, token: int, count: int) -> Drawn:
+    """A token with its log-probability and so many alternatives."""
     total = log_sum_exp(logits_V)
     largest = float(logits_V.max())
-    best = best_indices(logits_V, row.logprobs, [largest - distance for distance in DISTANCES])
+    best = best_indices(logits_V, count, [largest - distance for distance in DISTANCES])
     alternatives = tuple((int(index), float(logits_V[index]) - total) for index in best)
     return Drawn(token=token, logprob=float(logits_V[token]) - total, alternatives=alternatives)
 

@@ -155,7 +155,8 @@ class RowSampling:
     the best token (lowest id on ties). `seed` and `step` fix the draw, whatever else is in the batch. `prompt` and
     `generated` are the ids the penalties look at; they may stay empty when no penalty is set. `logprobs` asks for that
     many alternatives, -1 for none at all. `allowed`: bit t % 8 of byte t // 8 says whether id t may be drawn, ids
-    beyond may not; None allows all.
+    beyond may not; None allows all. `token`: what follows is known, so nothing is drawn and this token is judged by the
+    unmodified logits; of the other settings only `logprobs` matters then.
     """
 
     temperature: float = 1.0
@@ -173,12 +174,17 @@ class RowSampling:
     prompt: Sequence[int] = ()
     generated: Sequence[int] = ()
     logprobs: int = -1
+    token: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """One drawn token, with the log-probability of the unmodified logits and of the best alternatives."""
+    """One drawn token, with the log-probability of the unmodified logits and of the best alternatives.
+
+    rank: of a token that was known, among all: 1 for the likeliest, the same for equally likely ones.
+    """
 
     token: int
     logprob: float | None = None
     alternatives: tuple[tuple[int, float], ...] = ()
+    rank: int | None = None
