@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 
 import click
@@ -36,20 +37,28 @@ SURFACE = {
     ],
     "doctor": [],
     "demo": ["--dtype", "--evaluate", "--questions", "--json", "--threads"],
+    "migrate": [],
+    "migrate scan": ["path", "--write", "--json", "--to"],
 }
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    for verb in VERBS:
+        command = import_module(f"twofold.cli.{verb}").command
+        yield verb, command
+        if isinstance(command, click.Group):
+            yield from ((f"{verb} {name}", inner) for name, inner in command.commands.items())
 
 
 def test_verbs_and_options_are_these() -> None:
     found = {}
-    for verb in VERBS:
-        command = import_module(f"twofold.cli.{verb}").command
+    for verb, command in commands():
         found[verb] = [item.opts[0] if isinstance(item, click.Option) else item.name for item in command.params]
     assert found == SURFACE
 
 
 def test_every_verb_explains_itself_with_an_example() -> None:
-    for verb in VERBS:
-        command = import_module(f"twofold.cli.{verb}").command
+    for verb, command in commands():
         assert "Example" in (command.epilog or ""), verb
         assert command.help, verb
         assert all(item.help for item in command.params if isinstance(item, click.Option)), verb

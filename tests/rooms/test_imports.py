@@ -24,6 +24,7 @@ TWOFOLD = {
     "demo": set(),
     "server": {"engine", "ops.types", "text", "errors", "config"},
     "bench": {"api", "ops", "text", "demo", "errors"},
+    "migrate": {"api", "bench", "text", "errors"},
     "api": {"models", "backends", "weights", "quant", "engine", "text", "config", "errors", "ops", "demo"},
 }
 THIRD_PARTY = {
