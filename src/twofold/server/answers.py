@@ -195,10 +195,22 @@ class VersionTold(Struct, kw_only=True):
     version: str
 
 
+class ServerVersionTold(VersionTold, kw_only=True):
+    """sessions: whether this server keeps conversations by their session_id."""
+
+    sessions: bool
+
+
 class LoadTold(Struct, kw_only=True):
-    """Requests that run or wait."""
+    """Requests in flight, how many of them run and wait, room, tokens per second in the last ten seconds, leaving."""
 
     server_load: int
+    running: int
+    waiting: int
+    cache_free_share: float
+    prompt_tokens_per_second: float
+    generation_tokens_per_second: float
+    draining: bool
 
 
 class ExpertsTold(Struct, kw_only=True):
