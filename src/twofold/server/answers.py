@@ -51,13 +51,23 @@ class CachedTokens(Struct, kw_only=True):
     cached_tokens: int
 
 
+class UsageDetails(Struct, kw_only=True):
+    """What a request took of the engine, and what that cost where the server knows a price."""
+
+    engine_seconds: float
+    queue_seconds: float
+    cost: float | None
+    currency: str | None
+
+
 class Usage(Struct, kw_only=True):
-    """Tokens read and written."""
+    """Tokens read and written; details: with usage_details: true."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: CachedTokens
+    details: UsageDetails | UnsetType = UNSET
 
 
 class TokenLogprob(Struct, kw_only=True):
