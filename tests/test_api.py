@@ -159,3 +159,19 @@ def test_the_bookkeeping_is_checked_after_every_step_where_the_environment_says_
     llm.engine.blocks.global_pool.holders[3] += 1  # a block is lost
     with pytest.raises(AssertionError, match="holders"):
         llm.generate("Hello", SamplingParams(max_tokens=2))
+
+
+def test_a_prompt_is_judged_and_nothing_need_be_said(llm: LLM) -> None:
+    ids = llm.encode("The mayor of Quillmere is")
+    found = llm.generate(ids, SamplingParams(max_tokens=0, prompt_logprobs=2))[0]
+    assert (found.text, found.tokens, found.finish) == ("", [], "length")
+    assert [score.token for score in found.prompt_scores] == ids[1:]
+    logits = llm.logits(ids)[:-1].astype(np.float64)
+    expected = [row[token] - np.log(np.exp(row).sum()) for row, token in zip(logits, ids[1:], strict=True)]
+    assert [score.logprob for score in found.prompt_scores] == pytest.approx(expected, abs=1e-4)
+
+
+def test_bad_words_are_not_said(llm: LLM) -> None:
+    plain = llm.chat(HELLO, GREEDY).text
+    word = max(plain.split(), key=len)
+    assert word not in llm.chat(HELLO, SamplingParams(temperature=0.0, max_tokens=12, bad_words=(word,))).text

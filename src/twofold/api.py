@@ -21,6 +21,7 @@ from twofold.loading import Loaded, Progress, build_ops, load_model
 from twofold.ops.types import Drawn, KvDtype
 from twofold.text.chat import encode_chat
 from twofold.text.stream import TextStream
+from twofold.text.words import spellings
 
 __all__ = ["LLM", "Completion", "Piece", "SamplingParams", "Settings"]
 
@@ -42,10 +43,12 @@ class Completion:
     """An answer: its text, its tokens (a closing stop token included) and how long it took.
 
     first_token_s counts from the request to the first token, decode_s from there to the last. steps: runs of the
-    network behind the tokens; fewer than tokens where guesses came true.
+    network behind the tokens; fewer than tokens where guesses came true. prompt_scores: with prompt_logprobs, the
+    tokens of the prompt after the first with log-probabilities and ranks.
     """
 
     prompt_tokens: int
+    prompt_scores: tuple[Drawn, ...] = ()
     text: str = ""
     tokens: list[Drawn] = field(default_factory=list)
     finish: FinishReason | None = None
@@ -180,12 +183,14 @@ class LLM:
     ) -> Iterator[tuple[int, Piece]]:
         """Run prompts to their ends, filling `completions`; yields (index, piece) in the order tokens appear."""
         chosen = (params or SamplingParams()).over(self.loaded.model.defaults)
+        bad = (*chosen.bad_sequences, *spellings(self.tokenizer, chosen.bad_words))
+        chosen = replace(chosen, bad_sequences=bad)
         answers: dict[int, Answer] = {}
         try:
             for index, ids in enumerate(prompts):
                 request = self.engine.add(ids, chosen, self.loaded.model.eos_ids)
                 stream = TextStream(self.tokenizer, stop=chosen.stop)
-                answers[request.id] = Answer(index, completions[index], stream)
+                answers[request.id] = Answer(index, completions[index], stream, chosen.max_tokens == 0)
             while not self.engine.is_idle:
                 events = self.engine.step()
                 for request_id in {event.request_id for event in events}:
@@ -206,8 +211,9 @@ class LLM:
 class Answer:
     """One answer in the making: token events in, text pieces out."""
 
-    def __init__(self, index: int, completion: Completion, stream: TextStream) -> None:
+    def __init__(self, index: int, completion: Completion, stream: TextStream, is_empty: bool) -> None:
         self.index = index
+        self.is_empty = is_empty  # max_tokens is 0: only the prompt matters
         self.completion = completion
         self.stream = stream
         self.started = time.perf_counter()
@@ -215,6 +221,10 @@ class Answer:
     def take(self, event: Event) -> Piece:
         """Add one token; a stop string ends the answer before the engine would."""
         completion, now = self.completion, time.perf_counter() - self.started
+        completion.prompt_scores = completion.prompt_scores or event.scores
+        if self.is_empty:
+            completion.first_token_s, completion.finish = now, "length"
+            return Piece(text="", finish="length")
         if completion.tokens:
             completion.decode_s = now - completion.first_token_s
         else:

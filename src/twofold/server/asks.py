@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from twofold.engine.request import SamplingParams
+from twofold.server.judged import read_echoes, read_judging, read_length
 from twofold.server.problems import Problem
 from twofold.server.schema import ChatRequest, CompletionRequest, Sampled, TokenizeRequest, Tool, refuse
 from twofold.server.serving import Ask, Serving
 from twofold.server.sessions import read_session
 from twofold.server.structure import grammar_of
+from twofold.text.words import spellings
 
 Json = dict[str, Any]
 
 
-def read_params(asked: Sampled, max_tokens: int | None, logprobs: int | None, most_stops: int) -> SamplingParams:
+def read_params(asked: Sampled, max_tokens: int | None, logprobs: int | None, serving: Serving) -> SamplingParams:
     """Sampling settings of a request. Raises Problem or InvalidSampling naming the field."""
+    most_stops = serving.settings.max_stops
     stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
     if len(stop) > most_stops:
         raise Problem(400, f"stop has {len(stop)} entries; at most {most_stops} are allowed", param="stop")
@@ -41,6 +44,10 @@ def read_params(asked: Sampled, max_tokens: int | None, logprobs: int | None, mo
         logprobs=logprobs,
         logit_bias=bias,
         priority=asked.priority or 0,
+        allowed_token_ids=None if asked.allowed_token_ids is None else tuple(asked.allowed_token_ids),
+        bad_words=tuple(asked.bad_words or ()),
+        bad_sequences=spellings(serving.model.tokenizer, asked.bad_words or ()),
+        prompt_logprobs=read_judging(asked),
     )
 
 
@@ -83,7 +90,7 @@ def read_chat(asked: ChatRequest, serving: Serving) -> Ask:
     logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
     return Ask(
         prompts=[last_tokens(prompt, asked)],
-        params=read_params(asked, most, logprobs, limits.max_stops),
+        params=read_params(asked, most, logprobs, serving),
         choices=read_choices(asked, limits.max_choices),
         tools=tuple(tool.function.name for tool in tools) if uses_tools else (),
         most_calls=1 if asked.parallel_tool_calls is False else None,
@@ -148,9 +155,12 @@ def read_completion(asked: CompletionRequest, serving: Serving) -> Ask:
         raise refuse("best_of")
     encode, bos = serving.model.tokenizer.encode, asked.add_special_tokens is not False
     encoded = [encode(prompt, bos=bos) if isinstance(prompt, str) else prompt for prompt in prompts]
+    cut = [last_tokens(prompt, asked) for prompt in encoded]
+    length = read_length(asked)
     return Ask(
-        prompts=[last_tokens(prompt, asked) for prompt in encoded],
-        params=read_params(asked, asked.max_tokens or 16, asked.logprobs, limits.max_stops),
+        prompts=cut,
+        echoes=read_echoes(asked, cut, serving.model.tokenizer),
+        params=read_params(asked, length, asked.logprobs, serving),
         choices=read_choices(asked, limits.max_choices),
         skip_special=asked.skip_special_tokens is not False,
         include_stop=bool(asked.include_stop_str_in_output),

@@ -11,6 +11,7 @@ from typing import Any
 from twofold.ops.types import Drawn
 from twofold.server.asks import read_chat, read_completion
 from twofold.server.generation import Api
+from twofold.server.judged import prompt_logprobs
 from twofold.server.schema import ChatRequest, CompletionRequest, Sampled
 from twofold.server.serving import Delta, Job
 from twofold.text.tokenizer import Tokenizer
@@ -95,16 +96,21 @@ def chat_logprobs(tokenizer: Tokenizer, drawn: Sequence[Drawn]) -> Json:
 
 
 def legacy_logprobs(tokenizer: Tokenizer, drawn: Sequence[Drawn], offset: int) -> Json:
-    """Log-probabilities in the shape of /v1/completions. offset: characters before these tokens."""
+    """Log-probabilities in the shape of /v1/completions. offset: characters before these tokens.
+
+    The first token of a prompt has none.
+    """
     shape: Json = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for item in drawn:
         text = tokenizer.token_bytes(item.token).decode("utf-8", "replace")
         shape["tokens"].append(text)
         shape["token_logprobs"].append(item.logprob)
-        best = {tokenizer.token_bytes(token).decode("utf-8", "replace"): value for token, value in item.alternatives}
-        shape["top_logprobs"].append(best)
+        best: dict[str, float] = {}
+        for token, value in item.alternatives:  # of several tokens with one text the likeliest is told
+            best.setdefault(tokenizer.token_bytes(token).decode("utf-8", "replace"), value)
+        shape["top_logprobs"].append(None if item.logprob is None else best)
         shape["text_offset"].append(offset)
-        offset += len(text)
+        offset += len(tokenizer.shown_bytes(item.token).decode("utf-8", "replace"))
     return shape
 
 
@@ -169,7 +175,8 @@ async def chat_body(job: Job, asked: ChatRequest) -> Json:
             "logprobs": chat_logprobs(job.serving.model.tokenizer, drawn) if with_logprobs else None,
             "finish_reason": deltas[-1].finish,
         })  # fmt: skip
-    return Envelope.of(job, asked, "chatcmpl", "chat.completion").wrap(choices, usage=job.usage)
+    more = {} if asked.prompt_logprobs is None else {"prompt_logprobs": prompt_logprobs(job, 0, asked.prompt_logprobs)}
+    return Envelope.of(job, asked, "chatcmpl", "chat.completion").wrap(choices, usage=job.usage, **more)
 
 
 async def completion_chunks(job: Job, asked: CompletionRequest) -> AsyncIterator[Json]:
@@ -193,6 +200,9 @@ async def completion_body(job: Job, asked: CompletionRequest) -> Json:
     """The whole of a completion."""
     gathered = await gather(job)
     choices = [completion_choice(job, index, deltas, 0) for index, deltas in enumerate(gathered)]
+    if asked.prompt_logprobs is not None:
+        for choice in choices:
+            choice["prompt_logprobs"] = prompt_logprobs(job, choice["index"], asked.prompt_logprobs)
     return Envelope.of(job, asked, "cmpl", "text_completion").wrap(choices, usage=job.usage)
 
 

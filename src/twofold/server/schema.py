@@ -74,6 +74,9 @@ class Sampled(Struct, kw_only=True, forbid_unknown_fields=True):
     truncate_prompt_tokens: Count | None = None
     add_special_tokens: bool | None = None
     priority: int | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
+    prompt_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     session_id: SessionId | None = None
 
     @property
@@ -181,6 +184,8 @@ class CompletionRequest(Sampled, kw_only=True, forbid_unknown_fields=True):
     """POST /v1/completions. prompt: a text, token ids, or a list of either."""
 
     prompt: str | list[Any]
+    max_tokens: Annotated[int, Meta(ge=0, le=2**31)] | None = None
+    echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None

@@ -72,12 +72,13 @@ class Serving:
 class Ask:
     """What one HTTP request wants: `choices` answers to each prompt.
 
-    grammar: the form the answers must have, which `constraint` is compiled from. owner: whose turn it takes. session:
-    what is computed is kept by this name.
+    echoes: the prompts' texts, where answers begin with them. grammar: the form the answers must have, which
+    `constraint` is compiled from. owner: whose turn it takes. session: what is computed is kept by this name.
     """
 
     prompts: Sequence[list[int]]
     params: SamplingParams
+    echoes: tuple[str, ...] = ()
     choices: int = 1
     tools: tuple[str, ...] = ()
     most_calls: int | None = None
@@ -110,7 +111,7 @@ class Delta:
 class Choice:
     """One answer in the making: token events in, deltas out.
 
-    first_s and latest_s: time.perf_counter() at its first and latest token.
+    first_s and latest_s: time.perf_counter() at its first and latest token. scores: of the prompt, where it is judged.
     """
 
     def __init__(self, index: int, request: Request, ask: Ask, tokenizer: Tokenizer) -> None:
@@ -127,6 +128,10 @@ class Choice:
         self._tools = ToolReader(ask.tools) if ask.tools else None
         self._most_calls = ask.most_calls
         self._drawn: list[Drawn] = []
+        self.scores: tuple[Drawn, ...] = ()
+        self._shows_prompt = bool(ask.echoes) and ask.params.logprobs is not None
+        self._echo = ask.echoes[index // ask.choices] if ask.echoes else ""
+        self._alternatives = ask.params.logprobs or 0
 
     @property
     def stop_string(self) -> str | None:
@@ -135,15 +140,19 @@ class Choice:
 
     def take(self, event: Event, at_s: float) -> Delta | None:
         """Add one token; None when there is nothing to show yet."""
-        self.tokens += 1
         self.first_s = at_s if self.first_s is None else self.first_s
         self.latest_s = at_s
         self.cached = event.cached
+        echo = self._begin(event) if not self.tokens else ""
+        if self.request.params.max_tokens == 0:
+            return self._delta([Said(echo)] if echo else [], finish="length")
+        self.tokens += 1
         finish: str | None = event.finish
-        text = ""
-        if event.finish != "stop":
+        text = echo
+        if event.finish != "stop" or self._shows_prompt:
             self._drawn.append(event.drawn)
-            text = self._text.feed(event.drawn.token)
+        if event.finish != "stop":
+            text += self._text.feed(event.drawn.token)
         if event.finish and not self._text.stopped:
             text += self._text.flush()
         if self._text.stopped:
@@ -153,9 +162,18 @@ class Choice:
             if self._most_calls and self._tools.calls >= self._most_calls and not self._tools.is_open:
                 finish = "stop"
             finish = "tool_calls" if finish == "stop" else finish
+        return self._delta(parts, finish) if parts or finish else None
+
+    def _begin(self, event: Event) -> str:
+        """Take over what the prompt was judged; the text the answer begins with."""
+        self.scores = event.scores
+        if self._shows_prompt:
+            cut = [replace(score, alternatives=score.alternatives[: self._alternatives]) for score in event.scores]
+            self._drawn = [Drawn(token=self.request.prompt[0]), *cut]
+        return self._echo
+
+    def _delta(self, parts: list[Part], finish: str | None) -> Delta:
         self.finish = finish
-        if not parts and finish is None:
-            return None
         drawn, self._drawn = self._drawn, []
         return Delta(index=self.index, parts=parts, drawn=drawn, finish=finish)
 
