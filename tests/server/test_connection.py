@@ -21,7 +21,7 @@ POST = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application
 
 @pytest.fixture(scope="module")
 def hasty() -> Iterator[Live]:
-    with started("--header-timeout", "0.5", "--idle-timeout", "1") as server:
+    with started("--header-timeout", "1", "--idle-timeout", "1.5") as server:
         yield server
 
 
