@@ -16,7 +16,7 @@ LOGITS = np.log(PROBABILITIES)
 
 
 def kept(**settings: Any) -> list[int]:
-    return candidates(PROBABILITIES / PROBABILITIES.max(), RowSampling(**settings)).tolist()
+    return candidates(LOGITS, RowSampling(**settings))[0].tolist()
 
 
 def test_top_k_keeps_the_best() -> None:
@@ -52,7 +52,20 @@ def test_leaving_out_hopeless_ids_changes_nothing() -> None:
         weights = np.exp(logits - logits.max())
         best = weights[order].astype(np.float64)
         expected = order[np.cumsum(best) - best < top_p * best.sum()]
-        assert candidates(weights, RowSampling(top_p=top_p)).tolist() == expected.tolist()
+        ids, found = candidates(logits, RowSampling(top_p=top_p))
+        assert ids.tolist() == expected.tolist()
+        assert found.tolist() == weights[expected].tolist()
+
+
+@pytest.mark.parametrize("top_k", [1, 7, 40, 499])
+@pytest.mark.parametrize("temperature", [0.05, 1.0, 20.0])
+def test_the_best_few_have_the_weights_that_all_would_have(top_k: int, temperature: float) -> None:
+    logits = np.random.default_rng(13).normal(size=500).astype(np.float32).round(1)  # with ties
+    scaled = logits / np.float32(temperature)
+    order = np.argsort(-logits, kind="stable")[:top_k]
+    ids, found = candidates(logits, RowSampling(top_k=top_k, temperature=temperature))
+    assert ids.tolist() == order.tolist()
+    assert found.tolist() == np.exp(scaled - scaled.max())[order].tolist()
 
 
 def test_draws_follow_the_distribution() -> None:

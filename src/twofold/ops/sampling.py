@@ -41,7 +41,7 @@ def draw(logits_V: Floats, row: RowSampling) -> Drawn:
         )
     check_finite(float(adjusted_V[token]))
     if row.temperature != 0:
-        token = draw_index(adjusted_V / np.float32(row.temperature), row)
+        token = draw_index(adjusted_V, row)
     if row.logprobs < 0:
         return Drawn(token=token)
     return tell(logits_V, token, row.logprobs)
@@ -89,14 +89,19 @@ def adjust(logits_V: Floats, row: RowSampling) -> Floats:
     return result_V
 
 
-def draw_index(scaled_V: Floats, row: RowSampling) -> int:
-    """Index drawn from softmax(scaled) cut by top_k, top_p and min_p, by inverting the sum of probabilities."""
-    weights_V = np.exp(scaled_V - scaled_V.max())
+def draw_index(logits_V: Floats, row: RowSampling) -> int:
+    """Index drawn from softmax(logits / temperature) cut by top_k, top_p and min_p, by inverting the running sum."""
     uniform = float(np.random.Generator(np.random.Philox(key=row.seed, counter=row.step)).random())
-    if row.top_p >= 1.0 and row.min_p <= 0.0 and (row.top_k == 0 or row.top_k >= len(weights_V)):
-        return invert(weights_V, uniform)
-    ids = candidates(weights_V, row)
-    return int(ids[invert(weights_V[ids], uniform)])
+    if row.top_p >= 1.0 and row.min_p <= 0.0 and (row.top_k == 0 or row.top_k >= len(logits_V)):
+        return invert(weigh(logits_V, logits_V.max(), row.temperature), uniform)
+    ids, weights = candidates(logits_V, row)
+    return int(ids[invert(weights, uniform)])
+
+
+def weigh(logits: Floats, largest: np.float32, temperature: float) -> Floats:
+    """Probabilities at a temperature, relative to that of the largest logit."""
+    scale = np.float32(temperature)
+    return np.exp(logits / scale - largest / scale)
 
 
 def invert(weights: Floats, uniform: float) -> int:
@@ -116,20 +121,23 @@ def invert(weights: Floats, uniform: float) -> int:
     return stretch * STRETCH + min(int(np.searchsorted(sums, target, side="right")), len(inside) - 1)
 
 
-def candidates(weights_V: Floats, row: RowSampling) -> Indices:
-    """Ids that survive the cuts, best first. Weights are probabilities relative to the best id, which has 1."""
-    limit = min(row.top_k or len(weights_V), len(weights_V))
-    total = float(weights_V.sum(dtype=np.float64))
-    if limit < len(weights_V):
-        ids = best_indices(weights_V, limit, [math.exp(-distance) for distance in DISTANCES])
-        total = float(weights_V[ids].sum(dtype=np.float64))
+def candidates(logits_V: Floats, row: RowSampling) -> tuple[Indices, Floats]:
+    """Ids that survive the cuts, best first, and their weights: probabilities relative to the best id, which has 1."""
+    largest = logits_V.max()
+    if 0 < row.top_k < len(logits_V):  # a few exponentials are cheaper than those of a whole vocabulary
+        ids = best_indices(logits_V, row.top_k, [float(largest) - distance for distance in DISTANCES])
+        weights = weigh(logits_V[ids], largest, row.temperature)
+        total = float(weights.sum(dtype=np.float64))
     else:
+        weights_V = weigh(logits_V, largest, row.temperature)
+        total = float(weights_V.sum(dtype=np.float64))
         ids = reachable(weights_V, row, total)
-    weights = weights_V[ids]
+        weights = weights_V[ids]
+    stays = weights >= row.min_p
     if row.top_p < 1.0:
         sums = np.cumsum(weights, dtype=np.float64)
-        ids = ids[sums - weights < row.top_p * total]  # a token stays while the ones before it do not yet fill top_p
-    return ids[weights_V[ids] >= row.min_p]
+        stays &= sums - weights < row.top_p * total  # a token stays while the ones before it do not yet fill top_p
+    return ids[stays], weights[stays]
 
 
 def reachable(weights_V: Floats, row: RowSampling, total: float) -> Indices:
@@ -146,7 +154,8 @@ def reachable(weights_V: Floats, row: RowSampling, total: float) -> Indices:
 def best_indices(values_V: Floats, count: int, floors: Sequence[float]) -> Indices:
     """Indices of the `count` largest values, best first, lower index on ties.
 
-    Only values from the first floor up that enough of them reach are sorted; all of them when no floor will do.
+    Only values from the first floor up that enough of them reach are looked at, all of them when no floor will do; and
+    of these only those that are no smaller than the last one wanted are sorted.
     """
     if count <= 0:
         return np.empty(0, np.int64)
@@ -156,7 +165,11 @@ def best_indices(values_V: Floats, count: int, floors: Sequence[float]) -> Indic
             break
     else:
         near = np.arange(len(values_V))
-    return near[np.argsort(-values_V[near], kind="stable")][:count]
+    values = values_V[near]
+    if len(near) > count:
+        stays = values >= np.partition(values, len(values) - count)[len(values) - count]
+        near, values = near[stays], values[stays]
+    return near[np.argsort(-values, kind="stable")][:count]
 
 
 def log_sum_exp(values_V: Floats) -> float:
