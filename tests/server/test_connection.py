@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -177,3 +179,16 @@ def test_a_client_that_reads_nothing_is_cut(hasty: Live) -> None:
                 break
             assert time.monotonic() < end, "it is still open"
             time.sleep(0.1)
+
+
+@pytest.mark.parametrize(("limits", "passes"), [((300, 400), True), ((280, 280), False)])
+def test_more_connections_than_files_are_allowed_or_refused_at_once(limits: tuple[int, int], passes: bool) -> None:
+    code = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, {limits})\n"
+        "from twofold.server.run import make_room; make_room(100); print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if passes:
+        assert ended.stdout == "356\n"
+    else:
+        assert "Lower --max-connections to 24" in ended.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 import time
@@ -19,10 +20,13 @@ from twofold.server.settings import ServerSettings
 
 log = logging.getLogger("twofold.server")
 FLUSH_S = 5
+OTHER_FILES = 256
+"""Files beside the connections: weights, kept sessions, those turned away."""
 
 
 def bind(settings: ServerSettings) -> socket.socket:
-    """A listening socket. Raises SettingsError when the address cannot be had."""
+    """A listening socket. Raises SettingsError when the address, or room for its connections, cannot be had."""
+    make_room(settings.max_connections)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
@@ -30,6 +34,19 @@ def bind(settings: ServerSettings) -> socket.socket:
         raise SettingsError(
             f"{settings.host} port {settings.port} cannot be bound: {error.strerror or error}. Choose another --port."
         ) from error
+
+
+def make_room(connections: int) -> None:
+    """Let the process open so many connections beside its files. Raises SettingsError where the system forbids it."""
+    needed = connections + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise SettingsError(
+                f"max_connections is {connections}, and this process may open {hard} files. Lower --max-connections to "
+                f"{max(1, hard - OTHER_FILES)}, or raise the limit (ulimit -Hn)."
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def url_of(listening: socket.socket, settings: ServerSettings) -> str:
