@@ -18,6 +18,10 @@ SURFACE = {
     "run": ["model", "prompt", "--raw", "--system", "--quiet", *LOADING, *SAMPLING],
     "chat": ["model", "--system", *LOADING, *SAMPLING],
     "info": ["model"],
+    "plan": [
+        *("model", "--on", "--scheme", "--users", "--context", "--kv-cache-dtype", "--tokens-per-second"),
+        *("--budget-per-month", "--budget-per-million", "--price-per-hour", "--prices", "--catalogue", "--json"),
+    ],
     "pack": ["model", "-o", "--dtype"],
     "serve": [
         *("model", "--host", "--port", "--root-path", "--cors-origin"),

@@ -46,6 +46,7 @@ ROOT_FILES = {
     "api.py": "api",
     "loading.py": "api",
     "model_files.py": "api",
+    "blueprint.py": "api",
     "quantising.py": "api",
     "quantised_folder.py": "api",
     "choosing.py": "api",
