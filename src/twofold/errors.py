@@ -16,6 +16,7 @@ TwofoldError
 │   ├── Overloaded           as many requests wait as may wait; try again later
 │   ├── ShuttingDown         no new requests are taken
 │   ├── SlowReader           an answer was not read as fast as it was made, and its buffer is full
+│   ├── GrammarFailed        the form an answer must have cannot be gone on with
 │   └── BadLogits            the network gave no finite number to draw a token from
 ├── SettingsError            an unknown or contradictory setting
 ├── UnsupportedOp            a backend cannot do what the network asks for
@@ -87,6 +88,10 @@ class ShuttingDown(RequestError):
 
 class SlowReader(RequestError):
     """An answer was not read as fast as it was made, and its buffer is full."""
+
+
+class GrammarFailed(RequestError):
+    """The form an answer must have is too complex, or leaves no token to go on with."""
 
 
 class BadLogits(RequestError):

@@ -14,7 +14,8 @@ from twofold import LLM, SamplingParams
 from twofold.engine import invariants
 from twofold.engine.engine import Engine
 from twofold.engine.request import Event, Request
-from twofold.engine.runner import Runner, RunnerLimits, StepReport, Stream
+from twofold.engine.runner import Runner, RunnerLimits, StepReport
+from twofold.engine.stream import Stream
 from twofold.errors import BadLogits, Overloaded, ShuttingDown, SlowReader
 
 

@@ -52,6 +52,8 @@ def test_a_conversation_goes_on_after_a_restart_without_being_read_again(tmp_pat
         known = first.usage.prompt_tokens // 32 * 32
         *_, usage = ask(server, "inn", next_turn(first), stream=True, stream_options={"include_usage": True})
         assert cached(usage) >= known
+        assert server.metric("twofold:session_recalled_tokens_total") >= known
+        assert server.metric("twofold:session_dropped_blocks_total") == 0
         assert cached(ask(server, "inn", next_turn(first))) >= known
         assert cached(ask(server, None, [{"role": "user", "content": RULES + " Who are you?"}])) < 64
     with started() as server:

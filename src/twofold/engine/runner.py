@@ -6,13 +6,11 @@ fails is run again sequence by sequence: rows never depend on each other, so onl
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from twofold.engine.engine import Engine
 from twofold.engine.request import Event, Request
 from twofold.engine.scheduler import Plan, Slice
 from twofold.engine.sessions import Recalled, Sessions
+from twofold.engine.stream import Delivery, Stream
 from twofold.errors import Overloaded, ShuttingDown, SlowReader, TwofoldError
 
 log = logging.getLogger("twofold.engine")
@@ -39,14 +38,6 @@ class RunnerLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Delivery:
-    """What one step gave to the requests of one stream. at_s: time.perf_counter() at its end."""
-
-    events: tuple[Event, ...]
-    at_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class StepReport:
     """One step: tokens run through the network, those of them that belong to prompts, tokens drawn, seconds it took."""
 
@@ -54,67 +45,6 @@ class StepReport:
     prompt_rows: int
     drawn: int
     seconds: float
-
-
-class Stream:
-    """The answers to a group of requests as they grow. Iterate it once, in the event loop that opened it.
-
-    Yields deliveries until every request has finished; raises what ended one of them early. By request id, started_s:
-    when its first token was run; spent_s: its share of the engine's seconds, each step's split evenly over its rows.
-    """
-
-    def __init__(self, runner: Runner, requests: Sequence[Request]) -> None:
-        self.requests = tuple(requests)
-        self.started_s: dict[int, float] = {}
-        self.spent_s: dict[int, float] = {}
-        self._runner = runner
-        self._loop = asyncio.get_running_loop()
-        self._ready = asyncio.Event()
-        self._deliveries: deque[Delivery] = deque()
-        self._put = self._taken = 0  # each is written by one thread only
-        self._unfinished = {request.id for request in requests}
-        self._error: Exception | None = None
-
-    def __aiter__(self) -> Stream:
-        return self
-
-    async def __anext__(self) -> Delivery:
-        while not self._deliveries:
-            if self._error is not None:
-                raise self._error
-            if not self._unfinished:
-                raise StopAsyncIteration
-            await self._ready.wait()
-            self._ready.clear()
-        delivery = self._deliveries.popleft()
-        self._taken += len(delivery.events)
-        self._unfinished -= {event.request_id for event in delivery.events if event.finish}
-        return delivery
-
-    def cancel(self, request_id: int | None = None) -> None:
-        """End one request, or all of them; nothing more comes of it. Finished ones are left alone."""
-        chosen = self._unfinished & ({request.id for request in self.requests} if request_id is None else {request_id})
-        self._unfinished -= chosen
-        self._runner.cancel(chosen)
-
-    @property
-    def buffered_tokens(self) -> int:
-        """Tokens that wait for the reader."""
-        return self._put - self._taken
-
-    def put(self, delivery: Delivery) -> None:
-        """Called by the runner's thread."""
-        self._put += len(delivery.events)
-        self._deliveries.append(delivery)
-
-    def fail(self, error: Exception) -> None:
-        """Called by the runner's thread: what was delivered can still be read, then `error` is raised."""
-        self._error = error
-
-    def wake(self) -> None:
-        """Called by the runner's thread: let the reader look. A loop that has gone has no reader."""
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._ready.set)
 
 
 class Runner:
@@ -160,7 +90,7 @@ class Runner:
 
         Raises Overloaded when too many requests wait, ShuttingDown when the runner is closing.
         """
-        stream = Stream(self, requests)
+        stream = Stream(self.cancel, requests)
         most = self.engine.limits.max_sequences + self.limits.max_waiting
         with self._lock:
             if self._is_closing or not self.is_alive:

@@ -51,13 +51,23 @@ class CachedTokens(Struct, kw_only=True):
     cached_tokens: int
 
 
+class UsageDetails(Struct, kw_only=True):
+    """What a request took of the engine, and what that cost where the server knows a price."""
+
+    engine_seconds: float
+    queue_seconds: float
+    cost: float | None
+    currency: str | None
+
+
 class Usage(Struct, kw_only=True):
-    """Tokens read and written."""
+    """Tokens read and written; details: with usage_details: true."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: CachedTokens
+    details: UsageDetails | UnsetType = UNSET
 
 
 class TokenLogprob(Struct, kw_only=True):
@@ -195,10 +205,22 @@ class VersionTold(Struct, kw_only=True):
     version: str
 
 
+class ServerVersionTold(VersionTold, kw_only=True):
+    """sessions: whether this server keeps conversations by their session_id."""
+
+    sessions: bool
+
+
 class LoadTold(Struct, kw_only=True):
-    """Requests that run or wait."""
+    """Requests in flight, how many of them run and wait, room, tokens per second in the last ten seconds, leaving."""
 
     server_load: int
+    running: int
+    waiting: int
+    cache_free_share: float
+    prompt_tokens_per_second: float
+    generation_tokens_per_second: float
+    draining: bool
 
 
 class ExpertsTold(Struct, kw_only=True):

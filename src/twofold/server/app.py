@@ -87,8 +87,8 @@ class Routes:
         return Response(status_code=200 if self.serving.runner.is_alive and not self.serving.runner.is_closing else 503)
 
     async def version(self, request: Request) -> Response:
-        """GET /version."""
-        return json_response({"version": self.version_text})
+        """GET /version; also whether sessions are kept, which the chat page wants to know."""
+        return json_response({"version": self.version_text, "sessions": self.serving.runner.sessions is not None})
 
     async def load(self, request: Request) -> Response:
         """GET /load: vLLM's server_load and what a balancer wants to know beside it."""

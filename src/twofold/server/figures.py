@@ -84,6 +84,34 @@ class EngineFigures(Collector):
         }
 
 
+class SessionFigures(Collector):
+    """Kept conversations, where the server keeps any."""
+
+    def __init__(self, runner: Runner, values: Mapping[str, str]) -> None:
+        self.runner = runner
+        self.make = Labelled(values)
+
+    def collect(self) -> Iterator[Metric]:
+        """Called for every scrape; reads plain numbers only."""
+        sessions = self.runner.sessions
+        if sessions is None:
+            return
+        gauges = {
+            "sessions": ("Kept conversations.", len(sessions.book.sessions)),
+            "session_bytes": ("Bytes their blocks take on the disk.", sessions.files.size_bytes),
+            "session_limit_bytes": ("What they may take.", sessions.limits.most_bytes),
+        }
+        counters = {
+            "session_recalled_tokens": ("Prompt tokens that came back from files.", sessions.recalled_tokens),
+            "session_dropped_blocks": ("Blocks not written because the disk was too slow.", sessions.dropped_blocks),
+            "session_failed_files": ("Files not written, or found damaged.", sessions.files.failures),
+        }
+        for name, (text, value) in gauges.items():
+            yield self.make.gauge(f"twofold:{name}", text, [({}, value)])
+        for name, (text, value) in counters.items():
+            yield self.make.counter(f"twofold:{name}", text, [({}, value)])
+
+
 def used_share(runner: Runner) -> float:
     """Share of the cache's blocks in use, 0 to 1."""
     blocks = runner.engine.blocks

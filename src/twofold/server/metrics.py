@@ -15,9 +15,10 @@ from prometheus_client import (
 )
 
 from twofold.engine.request import Request
-from twofold.engine.runner import Delivery, Runner, StepReport, Stream
+from twofold.engine.runner import Runner, StepReport
+from twofold.engine.stream import Delivery, Stream
 from twofold.server.facts import Facts
-from twofold.server.figures import EngineFigures, OwnFigures
+from twofold.server.figures import EngineFigures, OwnFigures, SessionFigures
 from twofold.server.work import Work
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Metrics:
     def watch(self, runner: Runner) -> None:
         """Read the engine's own figures whenever metrics are asked for."""
         self.registry.register(EngineFigures(runner, self.facts, self._values))
+        self.registry.register(SessionFigures(runner, self._values))
         self.registry.register(OwnFigures(self.work, self.facts, self._values))
         ProcessCollector(registry=self.registry)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from twofold.errors import (
+    GrammarFailed,
     InvalidSampling,
     Overloaded,
     RequestError,
@@ -98,6 +99,8 @@ def problem_of(error: BaseException) -> Problem:
         return Problem(400, str(error), param=named[1] if named else None, code="invalid_value")
     if isinstance(error, TemplateError):
         return Problem(400, str(error), param="messages", code="invalid_messages")
+    if isinstance(error, GrammarFailed):
+        return Problem(400, str(error), param="response_format", code="grammar_too_complex")
     if isinstance(error, RequestError):
         return Problem(500, str(error), code="request_failed")
     return Problem(500, "the server failed; its log says more under this request's id", code="internal_error")

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from twofold.engine.request import Event, Request, SamplingParams, SessionName
-from twofold.engine.runner import Runner, Stream
+from twofold.engine.runner import Runner
+from twofold.engine.stream import Stream
 from twofold.ops.types import Drawn
 from twofold.server.about import About
 from twofold.server.account import usage_details

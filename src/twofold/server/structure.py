@@ -12,7 +12,7 @@ import anyio
 import llguidance
 from llguidance import LLMatcher, LLTokenizer
 
-from twofold.errors import RequestError
+from twofold.errors import GrammarFailed
 from twofold.server.problems import Problem
 from twofold.server.schema import ChatRequest, CompletionRequest, NamedTool, StructuredOutputs, Tool
 from twofold.text.tokenizer import Tokenizer
@@ -55,7 +55,8 @@ class Matcher:
         """Bits of the tokens that may come next."""
         bits: bytes = self._matcher.compute_bitmask()
         if self._matcher.is_error():
-            raise RequestError(f"the grammar cannot go on: {self._matcher.get_error()[:300]}")
+            reason = self._matcher.get_error().splitlines()[0][:300]  # then comes the state of the parser
+            raise GrammarFailed(f"the form asked for cannot be gone on with: {reason}. Make it simpler.")
         return bits
 
     def accept(self, token: int) -> None:

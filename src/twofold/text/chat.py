@@ -22,6 +22,7 @@ from twofold.text.sandbox import BUDGET, OUTPUT_LIMIT, SECONDS_LIMIT, Budget, Sa
 from twofold.text.tokenizer import Tokenizer
 
 FAMILIES = ("llama4", "llama3", "llama2")
+RESERVED = ("self", "messages", "tools", "add_generation_prompt", "range")
 BLAME_LIMIT = 200
 """Messages that are tried one by one to find which of them a template refuses."""
 FAILURES = (
@@ -121,6 +122,9 @@ def encode_chat(
     """
     plain, listed = plain_messages(messages), plain_tools(tools)
     extra = dict(variables or {})
+    taken = sorted({*RESERVED, *tokenizer.names} & extra.keys())
+    if taken:
+        raise TemplateError(f"the variable {taken[0]!r} of the chat template is given another way. Leave it out.")
     source = template.sources[template.name_for(listed)]
     guard = Guard(tokenizer.literals, source, [text for value in (plain, listed, extra) for text in strings_in(value)])
     try:

@@ -8,6 +8,7 @@ const $ = (id) => document.getElementById(id);
 const NUMBERS = ["temperature", "top_p", "top_k", "min_p", "seed", "max_tokens"];
 const SETTINGS = ["system", ...NUMBERS];
 const NEAR_END_PX = 80;
+const NAME_LENGTH = 48;
 const state = { list: [], current: null, running: new Map(), follows: true, deleted: null, keepsSessions: false };
 
 function element(tag, properties, ...children) {
@@ -300,13 +301,19 @@ function stop() {
 
 function send(text = $("text").value.trim()) {
   if (!text || state.running.has(state.current.id)) return;
-  state.current.name ||= text.slice(0, 40);
+  state.current.name ||= nameFor(text);
   state.current.messages.push({ role: "user", content: text });
   state.list = [state.current, ...state.list.filter((item) => item !== state.current)];
   $("text").value = "";
   grow();
   save();
   answer();
+}
+
+/** The first line of a message, cut between words. */
+function nameFor(text) {
+  const line = text.split("\n")[0].trim();
+  return line.length <= NAME_LENGTH ? line : line.slice(0, NAME_LENGTH).replace(/\s+\S*$/, "") + "…";
 }
 
 function grow() {
@@ -391,7 +398,7 @@ async function greet() {
     const [card] = (await getJson("v1/models", headers())).data;
     $("model").textContent = `${card.id} · ${card.max_model_len.toLocaleString()} tokens`;
     $("empty-model").textContent = card.id;
-    state.keepsSessions = await getJson("v1/sessions", headers()).then(() => true, () => false);
+    state.keepsSessions = (await getJson("version", headers())).sessions;
     tell(null);
   } catch (error) {
     $("model").textContent = "";
