@@ -101,7 +101,8 @@ def draw_index(logits_V: Floats, row: RowSampling) -> int:
 def weigh(logits: Floats, largest: np.float32, temperature: float) -> Floats:
     """Probabilities at a temperature, relative to that of the largest logit."""
     scale = np.float32(temperature)
-    return np.exp(logits / scale - largest / scale)
+    relative: Floats = logits / scale - largest / scale
+    return np.exp(relative)
 
 
 def invert(weights: Floats, uniform: float) -> int:
