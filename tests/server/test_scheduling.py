@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from tests.server.conftest import Live
+from tests.server.conftest import Live, started
 
 MESSAGES: Any = [{"role": "user", "content": "How many people live in Quillmere?"}]
 
@@ -132,3 +133,21 @@ def test_only_allowed_tokens_come(live: Live, client: openai.OpenAI) -> None:
     assert set(found.choices[0].text.replace(" ", "")) <= set("yesno")
     with pytest.raises(openai.BadRequestError, match="outside the vocabulary"):
         complete(client, prompt=TEXT, allowed_token_ids=[10**6])
+
+
+def test_a_single_request_of_one_key_does_not_wait_for_all_of_another() -> None:
+    keys = ["--api-key", "key-of-many", "--api-key", "key-of-one"]
+    with started(*keys, "--max-num-seqs", "1") as server, ThreadPoolExecutor(16) as pool:
+
+        def ask(key: str) -> str:
+            with server.client(key) as made:
+                made.completions.create(model="demo", prompt=TEXT, max_tokens=150, extra_body={"ignore_eos": True})
+            return key
+
+        many = [pool.submit(ask, "key-of-many") for _ in range(10)]
+        headers = {"Authorization": "Bearer key-of-one"}
+        while httpx.get(server.url + "/load", headers=headers).json()["server_load"] < 10:
+            assert not many[-1].done()
+        one = pool.submit(ask, "key-of-one")
+        order = [future.result() for future in as_completed([*many, one])]
+    assert order.index("key-of-one") < 9
