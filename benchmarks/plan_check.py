@@ -2,6 +2,7 @@
 
 python -m benchmarks.plan_check                                   about ten minutes on a quiet machine with two cores
 python -m benchmarks.plan_check --networks llama-1b --schemes w4a8
+python -m benchmarks.plan_check --threads 1                       by CPU time, where others are at work too
 
 Each network runs in each scheme in a process of its own (benchmarks.plan_measure), workloads in turns with measurements
 of the machine's limits; the plan gets these limits and nothing else. The weights are made under --folder if they are
@@ -22,6 +23,7 @@ from benchmarks.networks import NETWORKS, write_network
 from benchmarks.peers.quiet import LOUD, others_share, read_clock
 from benchmarks.plan_points import check_points, predicted_memory
 from benchmarks.results import write_result
+from twofold.backends.cpu import machine
 from twofold.bench.efficiency import own_efficiency
 
 SCHEMES = ("w4a8", "w8a8", "bf16")
@@ -29,16 +31,17 @@ MEMORY_ERROR, DECODE_ERROR = 0.05, 0.20
 """What a plan may be off: memory, and decode of one sequence."""
 
 
-def measure(network: str, scheme: str, folder: Path) -> dict[str, Any]:
+def measure(network: str, scheme: str, folder: Path, threads: int) -> dict[str, Any]:
     """Rates, limits and peak memory of one network in one scheme."""
     weights = folder / network
     write_network(NETWORKS[network], weights)
     before = read_clock()
-    command = [sys.executable, "-m", "benchmarks.plan_measure", json.dumps({"weights": str(weights), "dtype": scheme})]
+    asked = {"weights": str(weights), "dtype": scheme, "threads": threads}
+    command = [sys.executable, "-m", "benchmarks.plan_measure", json.dumps(asked)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     share = others_share(before, read_clock(), os.cpu_count() or 1)
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return {"network": network, "dtype": scheme, "others_share": round(share, 3), **found}
+    return {"network": network, "dtype": scheme, "threads": threads, "others_share": round(share, 3), **found}
 
 
 def compare(figure: dict[str, Any]) -> list[dict[str, Any]]:
@@ -78,15 +81,17 @@ def main() -> None:
     parser.add_argument("--networks", default="llama-1b,scout-mini", help="comma-separated")
     parser.add_argument("--schemes", default=",".join(SCHEMES), help="comma-separated")
     parser.add_argument("--folder", type=Path, default=Path("build/peers"), help="where the networks are or go")
+    parser.add_argument("--threads", type=int, help="1 counts CPU time, for machines that are not quiet [default: all]")
     arguments = parser.parse_args()
+    threads = arguments.threads or machine.cpu().threads
     figures = []
     for network in arguments.networks.split(","):
         for scheme in arguments.schemes.split(","):
-            figure = measure(network, scheme, arguments.folder)
+            figure = measure(network, scheme, arguments.folder, threads)
             figures.append({**figure, "compared": compare(figure)})
             show(figures[-1])
-    command = f"python -m benchmarks.plan_check --networks {arguments.networks} --schemes {arguments.schemes}"
-    print(write_result("plan-check", command, figures))
+    options = f"--networks {arguments.networks} --schemes {arguments.schemes} --threads {threads}"
+    print(write_result("plan-check", f"python -m benchmarks.plan_check {options}", figures))
     quiet = [figure for figure in figures if figure["others_share"] <= LOUD]
     sys.exit(not all(is_kept(item) for figure in quiet for item in figure["compared"]))
 

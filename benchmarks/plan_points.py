@@ -27,7 +27,7 @@ STEPS = {"peers": 32, "plan-check": 24}
 class Point:
     """One measured rate, in tokens per second of all sequences. kind: a key of efficiency.FIGURES.
 
-    weight: the share of the cores that nobody else took meanwhile.
+    weight: the share of the cores that nobody else took meanwhile; 1 where CPU time was measured.
     """
 
     source: str
@@ -121,7 +121,7 @@ def check_points(source: str, raw: dict[str, Any]) -> Iterator[Point]:
                     sequences=sequences,
                     measured=rate,
                     limits=limits_of(*item["limits"]),
-                    weight=1.0 - figure["others_share"],
+                    weight=1.0 if figure["threads"] == 1 else 1.0 - figure["others_share"],
                 )
 
 

@@ -72,25 +72,27 @@ def run_once(llm: LLM, workload: Workload, seed: int) -> float:
     return read_and_decode(llm, workload.prompt, workload.sequences, DECODE_STEPS, seed)[1]
 
 
-def read_and_decode(llm: LLM, prompt: int, sequences: int, steps: int, seed: int) -> tuple[float, float]:
+def read_and_decode(
+    llm: LLM, prompt: int, sequences: int, steps: int, seed: int, clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, float]:
     """Read `sequences` random prompts of `prompt` tokens, then decode `steps` tokens of each.
 
-    Returns the tokens per second of both. The first token of each sequence belongs to the reading.
+    Returns the tokens per second of both, by this clock. The first token of each sequence belongs to the reading.
     """
     random = np.random.default_rng(seed)
     vocabulary = llm.loaded.model.architecture.vocabulary
     params = SamplingParams(temperature=0.0, max_tokens=steps + 1, ignore_eos=True)
     engine = llm.engine
     requests = [engine.add(random.integers(0, vocabulary, prompt).tolist(), params) for _ in range(sequences)]
-    start = time.perf_counter()
+    start = clock()
     waiting = {request.id for request in requests}
     while waiting:
         waiting -= {event.request_id for event in engine.step()}
-    read = time.perf_counter()
+    read = clock()
     drawn = 0
     while not engine.is_idle:
         drawn += len(engine.step())
-    return sequences * prompt / (read - start), drawn / (time.perf_counter() - read)
+    return sequences * prompt / (read - start), drawn / (clock() - read)
 
 
 def summary(llm: LLM, workload: Workload, rates: list[float]) -> Speed:
