@@ -1,7 +1,7 @@
 """Runner of benchmarks.plan_check: one network in one scheme, workloads in turns with measurements of the limits.
 
 The argument is a JSON object with weights, dtype and threads; one JSON line comes out. Of several runs of a workload
-the fastest counts, and of the limits around them the highest: what neighbours take from both is least there. With one
+the fastest counts, and of the limits around them the higher: what neighbours take from both is least there. With one
 thread its own CPU time counts instead of the time that passes, so that a machine that is not quiet says something too.
 """
 
@@ -17,9 +17,9 @@ from typing import Any
 from twofold.api import LLM
 from twofold.bench.speed import peak_memory_bytes, read_and_decode
 
-STEPS = 24
-DEPTH = 2048
-TASKS = ((1, 1, 4), (1, 8, 3), (512, 1, 3), (DEPTH, 1, 2))
+STEPS = 32
+DEPTH = 1024
+TASKS = ((1, 1, 3), (1, 8, 2), (512, 1, 2), (DEPTH, 1, 1))
 """Prompt tokens, sequences and runs."""
 LIMITS = """
 import json, sys
@@ -40,12 +40,12 @@ def measure_limits(threads: int) -> list[float]:
 
 
 def run_task(llm: LLM, prompt: int, sequences: int, runs: int, threads: int) -> dict[str, Any]:
-    """The fastest of some runs, and the highest limits before, between and after them."""
+    """The fastest of some runs, and the higher limits of those before and after them."""
     rates, limits = [], [measure_limits(threads)]
     clock = time.process_time if threads == 1 else time.perf_counter
     for run in range(runs):
         rates.append(read_and_decode(llm, prompt, sequences, STEPS, run, clock))
-        limits.append(measure_limits(threads))
+    limits.append(measure_limits(threads))
     fastest = [max(column) for column in zip(*rates, strict=True)]
     highest = [max(column) for column in zip(*limits, strict=True)]
     return {"prompt": prompt, "sequences": sequences, "rates": fastest, "limits": highest}

@@ -20,7 +20,8 @@ from twofold.quant.schemes import scheme
 FLOAT_OVER_INT8 = {"avx512vnni": 0.25, "avx2": 0.5}
 """Float32 over int8 operations per instruction, for result files that did not measure both: 16 products against 64 with
 AVX-512 VNNI, 8 against 16 with AVX2."""
-STEPS = {"peers": 32, "plan-check": 24}
+STEPS = 32
+"""Tokens decoded for each rate; depth grows by half of them on average."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class Point:
         network = counted(self.network, self.dtype)
         if self.kind == "prefill":
             return self.prompt / prefill_seconds(network, self.limits, shares, self.prompt)
-        depth = self.prompt + STEPS["peers"] // 2
+        depth = self.prompt + STEPS // 2
         return self.sequences / decode_seconds(network, self.limits, shares, self.sequences, depth, kv_dtype)
 
 

@@ -49,7 +49,14 @@ def test_a_comparison_tells_what_was_missed() -> None:
     limits = [20e9, 1e12, 0.25e12]
     peak = round(predicted_memory("llama-1b", "w4a8", 2073, SHARES))
     item = {"prompt": 1, "sequences": 1, "rates": [10.0, 5.0], "limits": limits}
-    figure = {"network": "llama-1b", "dtype": "w4a8", "others_share": 0.0, "context": 2073, "peak_bytes": peak}
+    figure = {
+        "network": "llama-1b",
+        "dtype": "w4a8",
+        "threads": 2,
+        "others_share": 0.0,
+        "context": 2073,
+        "peak_bytes": peak,
+    }
     compared = compare({**figure, "found": [item]})
     assert [found["name"] for found in compared] == ["decode, prompt 1, 1 sequences", "memory, bytes"]
     assert [is_kept(found) for found in compared] == [False, True]

@@ -182,7 +182,8 @@ def find_missing(
         text = f"needs {gigabytes(needed)}, {gigabytes(has)} usable, {gigabytes(needed - has)} short"
         yield Missing(kind="memory", text=text, times=needed / has)
     elif too_slow is not None:
-        text = f"one user gets {too_slow:,.2g} of {wish.rate:g} tokens/s, {wish.rate / too_slow:,.1f} times too slow"
+        got = f"{too_slow:,.0f}" if too_slow >= 100 else f"{too_slow:.2g}"
+        text = f"one user gets {got} of {wish.rate:g} tokens/s, {wish.rate / too_slow:,.1f} times too slow"
         yield Missing(kind="speed", text=text, times=wish.rate / too_slow)
     else:
         limits = (wish.per_month, wish.per_million)
@@ -242,10 +243,15 @@ def cheapest(outcomes: Sequence[Outcome]) -> Outcome | None:
 
 
 def cost_order(item: Outcome) -> tuple[float, float]:
-    """By month, then by output token."""
-    assert item.per_month is not None
-    assert item.output_per_million is not None
-    return item.per_month, item.output_per_million
+    """By month, then by output token; what has no price comes last."""
+    month, output = (math.inf if cost is None else cost for cost in (item.per_month, item.output_per_million))
+    return month, output
+
+
+def nearest(outcomes: Sequence[Outcome]) -> Outcome:
+    """What comes nearest to a wish that nothing with a price meets: of what can be rented, if any."""
+    rented = [item for item in outcomes if item.place.price_note == "rent"]
+    return min(rented or outcomes, key=closeness)
 
 
 def closeness(item: Outcome) -> tuple[int, float]:

@@ -115,7 +115,7 @@ def price_told(place: Place, currency: str) -> str:
 
 def show_answer(outcomes: Sequence[Outcome], wish: Wish, currency: str) -> None:
     """The cheapest way, the cheapest that runs today, or what is missing."""
-    from twofold.bench.plan import cheapest, closeness
+    from twofold.bench.plan import cheapest, nearest
 
     click.echo("")
     wanted = f"{wish.users} user{'s' if wish.users > 1 else ''} at {wish.rate:g} tokens/s each, {wish.context:,} tokens"
@@ -128,9 +128,9 @@ def show_answer(outcomes: Sequence[Outcome], wish: Wish, currency: str) -> None:
     if best is not None and best is not today:
         click.echo(f"{'Cheaper still, but' if today else 'Cheapest, but'} {best.place.state}: {answer(best, currency)}")
     if best is None:
-        nearest = min(outcomes, key=closeness)
-        click.echo(f"Nothing with a price meets {wanted}. Nearest: {nearest.place.name}, {nearest.scheme}: "
-                   f"{nearest.why or 'it meets it, but has no price'}")  # fmt: skip
+        near = nearest(outcomes)
+        click.echo(f"Nothing with a price meets {wanted}. Nearest: {near.place.name}, {near.scheme}: "
+                   f"{near.why or 'it meets it, but has no price'}")  # fmt: skip
 
 
 def answer(item: Outcome, currency: str) -> str:
@@ -140,7 +140,7 @@ def answer(item: Outcome, currency: str) -> str:
     return (
         f"{count}{item.place.name}, {item.scheme}: {item.per_month:,.0f} {currency} a month, "
         f"{money(item.output_per_million)} per 1M output tokens, {told(item.decode)} tokens/s for one user alone, "
-        f"up to {item.users} users each"
+        f"users each: {item.users}"
     )
 
 
@@ -175,15 +175,15 @@ def show_machines(outcomes: Sequence[Outcome], currency: str, most: int) -> None
 
 def best_by_machine(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """The best scheme of each machine: the cheapest that meets the wish, else the nearest; rented ones first."""
-    from twofold.bench.plan import closeness
+    from twofold.bench.plan import closeness, cost_order
 
     by_place: dict[str, list[Outcome]] = {}
     for item in outcomes:
         by_place.setdefault(item.place.name, []).append(item)
 
     def order(item: Outcome) -> tuple[Any, ...]:
-        price = item.per_month if item.per_month is not None else float("inf")
-        return not item.meets, item.place.price_note != "rent", price, closeness(item)
+        near = cost_order(item) if item.meets else closeness(item)
+        return not item.meets, item.place.price_note != "rent", near
 
     return sorted((min(items, key=order) for items in by_place.values()), key=order)
 
