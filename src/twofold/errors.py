@@ -19,6 +19,7 @@ TwofoldError
 │   ├── GrammarFailed        the form an answer must have cannot be gone on with
 │   └── BadLogits            the network gave no finite number to draw a token from
 ├── SettingsError            an unknown or contradictory setting
+├── BenchError               something that is measured does not answer as it should
 ├── UnsupportedOp            a backend cannot do what the network asks for
 └── NativeUnavailable        the native library is missing or cannot run on this CPU
 
@@ -100,6 +101,10 @@ class BadLogits(RequestError):
 
 class SettingsError(TwofoldError):
     """An unknown or contradictory setting."""
+
+
+class BenchError(TwofoldError):
+    """Something that is measured does not answer as it should."""
 
 
 class UnsupportedOp(TwofoldError):
