@@ -148,11 +148,11 @@ def whole(value: object) -> int:
 
 
 async def ask(endpoint: Endpoint, route: str, body: Body) -> Answer:
-    """Send a request and gather its stream. Raises BadAnswer, also when the server cannot be reached or falls silent."""
+    """Send a request and gather its stream. Raises BadAnswer, also when the server is not there or falls silent."""
     answer = Answer()
     data = endpoint.request("POST", endpoint.path(route), json.dumps(body).encode())
     answer.sent_s = time.perf_counter()
-    async with connected(endpoint) as (reader, writer):
+    async with Connected(endpoint) as (reader, writer):
         writer.write(data)
         status, headers = await read_head(endpoint, reader)
         is_chunked = "chunked" in headers.get("transfer-encoding", "")
@@ -172,14 +172,14 @@ async def ask(endpoint: Endpoint, route: str, body: Body) -> Answer:
 
 async def get(endpoint: Endpoint, path: str) -> tuple[int, bytes]:
     """Status and body of a GET. Raises BadAnswer."""
-    async with connected(endpoint) as (reader, writer):
+    async with Connected(endpoint) as (reader, writer):
         writer.write(endpoint.request("GET", path))
         status, headers = await read_head(endpoint, reader)
         is_chunked = "chunked" in headers.get("transfer-encoding", "")
         return status, b"\n".join([line async for line in read_lines(endpoint, reader, is_chunked)])
 
 
-class connected:  # noqa: N801  used like a function
+class Connected:
     """A connection for as long as the block runs. Raises BadAnswer when there can be none."""
 
     def __init__(self, endpoint: Endpoint) -> None:

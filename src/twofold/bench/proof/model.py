@@ -27,8 +27,8 @@ class Metric:
 METRICS: dict[str, Metric] = {
     "tokens_per_s": Metric(
         title="Output tokens per second", unit="tokens/s", more_is_better=True,
-        meaning="All answer tokens of a run, by the server's own count, over the seconds from the first request sent to the "
-        "last token received.",
+        meaning="All answer tokens of a run, by the server's own count, over the seconds from the first request sent "
+        "to the last token received.",
     ),
     "requests_per_s": Metric(
         title="Requests per second", unit="requests/s", more_is_better=True,
@@ -36,12 +36,11 @@ METRICS: dict[str, Metric] = {
     ),
     "goodput": Metric(
         title="Goodput", unit="requests/s", more_is_better=True,
-        meaning="Answers whose first token and whose every later token (99 of 100) came within the stated limits, over the "
-        "same seconds.",
+        meaning="Answers whose first token and 99 of 100 later ones came within the stated limits, over those seconds.",
     ),
     "first_token_ms": Metric(
         title="Time to first token", unit="ms", more_is_better=False,
-        meaning="From the moment before the connection is opened to the arrival of the first piece of text; median of a run.",
+        meaning="From the moment before the connection is opened to the first piece of text; median of a run.",
     ),
     "first_token_p99_ms": Metric(
         title="Time to first token, 99 %", unit="ms", more_is_better=False,
@@ -65,7 +64,7 @@ METRICS: dict[str, Metric] = {
     ),
     "peak_memory_mb": Metric(
         title="Peak memory", unit="MB", more_is_better=False,
-        meaning="The most the server's processes held since they began (10^6 bytes), files that others could share left out.",
+        meaning="The most the server's processes held since they began (10^6 bytes), shared files left out.",
     ),
     "start_s": Metric(
         title="Start", unit="s", more_is_better=False,
@@ -154,7 +153,7 @@ class Quality:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Money, by role. per_million_*: at this workload's speed, the machine doing nothing else; see bench/proof/cost.py."""
+    """Money, by role. per_million_*: at this workload's speed, the machine doing nothing else (bench/proof/cost.py)."""
 
     currency: str
     per_hour: float
