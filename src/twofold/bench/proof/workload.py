@@ -127,7 +127,28 @@ PRESETS = {
     ),
 }  # fmt: skip
 
-SYLLABLES = "bra chen dol fra gel hom jar kel lin mor nea pran quis ros ster tal ver wen yor zim".split()
+SYLLABLES = [
+    "bra",
+    "chen",
+    "dol",
+    "fra",
+    "gel",
+    "hom",
+    "jar",
+    "kel",
+    "lin",
+    "mor",
+    "nea",
+    "pran",
+    "quis",
+    "ros",
+    "ster",
+    "tal",
+    "ver",
+    "wen",
+    "yor",
+    "zim",
+]
 KINDS = (
     ("{a} lives in {b}.", "Where does {a} live?"),
     ("{a} works for {b}.", "Who does {a} work for?"),
