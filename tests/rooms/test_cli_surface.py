@@ -35,6 +35,12 @@ SURFACE = {
     ],
     "quantize": ["model", "-o", "--scheme", "--budget", "--method", "--transform", "--calibration"],
     "bench": ["model", *LOADING, "--repeats", "--json"],
+    "prove": [
+        *("model", "-o", "--replay", "--dtype", "--baseline", "--baseline-dtype", "--name", "--baseline-name"),
+        *("--key", "--baseline-key", "--threads", "--preset", "--prompts", "--requests", "--streams", "--rounds"),
+        *("--seed", "--latency-limit", "--metric", "--target", "--max-kl", "--min-agreement"),
+        *("--price-per-hour", "--currency", "--prices", "--price-class", "--monthly-tokens"),
+    ],
     "eval": [
         *("model", "--against", "--against-dtype", "--text", "--layers", "--tasks", "--limit", "--gate-kv"),
         *(*LOADING, "--json"),

@@ -23,7 +23,17 @@ TWOFOLD = {
     "text": {"errors"},
     "demo": set(),
     "server": {"engine", "ops.types", "text", "errors", "config"},
-    "bench": {"api", "ops", "text", "demo", "errors"},
+    "bench": {
+        "api",
+        "backends.cpu.machine",
+        "config",
+        "demo",
+        "errors",
+        "loading",
+        "ops",
+        "text",
+        "weights.fingerprint",
+    },
     "migrate": {"api", "bench", "text", "errors"},
     "api": {"models", "backends", "weights", "quant", "engine", "text", "config", "errors", "ops", "demo"},
 }
@@ -35,7 +45,7 @@ THIRD_PARTY = {
     "engine": {"numpy"},
     "text": {"tokenizers", "jinja2"},
     "api": {"numpy"},
-    "bench": {"numpy", "lm_eval"},
+    "bench": {"numpy", "lm_eval", "jinja2"},
     "server": {"starlette", "uvicorn", "msgspec", "prometheus_client", "llguidance", "anyio"},
     "cli": {"click", "rich"},
 }

@@ -9,7 +9,7 @@ import click
 
 from twofold.errors import TwofoldError
 
-VERBS = ("run", "chat", "info", "plan", "pack", "quantize", "serve", "bench", "eval", "doctor", "demo", "migrate")
+VERBS = ("run", "chat", "info", "plan", "pack", "quantize", "serve", "bench", "prove", "eval", "migrate", "doctor", "demo")
 
 
 class Verbs(click.Group):

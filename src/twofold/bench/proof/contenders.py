@@ -175,8 +175,8 @@ async def models_at(endpoint: Endpoint) -> list[str]:
         return [str(item["id"]) for item in json.loads(body)["data"]]
     except (ValueError, KeyError, TypeError) as error:
         raise BenchError(
-            f"{endpoint.url} answered /v1/models with {status} and no list of models. Name the model with --baseline-name "
-            "or --name"
+            f"{endpoint.url} answered /v1/models with {status} and no list of models. Name the model with --name or "
+            "--baseline-name"
         ) from error
 
 
