@@ -135,7 +135,8 @@ class Quality:
     kind: "scored" when both gave probabilities for the same texts (then kl, kl_p99 in nats and agreement, the share of
     positions where both prefer the same token, over `scored_tokens`); "answers" when only answers can be compared.
     same: share of greedy answers that are equal; overlap: mean share of words in common, in order. expected_*: share of
-    the workload's questions answered as expected, where it says what is expected. reason: why not scored.
+    the workload's questions answered as expected, where it says what is expected. reason: why not scored. limits: what
+    was demanded, by the name of the figure: kl and kl_p99 at most, the shares at least.
     """
 
     kind: Literal["scored", "answers", "none"]
@@ -149,6 +150,7 @@ class Quality:
     expected_baseline: float | None = None
     expected_candidate: float | None = None
     reason: str = ""
+    limits: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
