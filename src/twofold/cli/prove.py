@@ -81,10 +81,7 @@ MONEY = (
     "--replay", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Repeat a bundle's proof."
 )
 @with_options(*CONTENDERS, *WORKLOAD, *DEMANDS, *MONEY)
-@click.pass_context
-def command(
-    context: click.Context, model: str | None, output: Path | None, replay: Path | None, **options: Any
-) -> None:
+def command(model: str | None, output: Path | None, replay: Path | None, **options: Any) -> None:
     """Prove how much faster MODEL is served than a baseline, at what quality and cost, and keep the evidence."""
     if (model is None) == (replay is None):
         raise SettingsError("name a model to prove, or a bundle to repeat with --replay, one of the two")
