@@ -168,6 +168,24 @@ def installed(package: str) -> str:
     return f"{package} {version(package)}"
 
 
+async def memory_pace(running: Running) -> dict[str, float]:
+    """What a server of this engine tells of its decoding: weight_bytes_per_s, and what its memory gives (read_limit).
+
+    {} for other contenders, and where nothing was decoded.
+    """
+    if running.contender.kind != "twofold":
+        return {}
+    _, text = await get(running.endpoint, "/metrics")
+    values = {
+        line.partition("{")[0]: float(line.rsplit(" ", 1)[1])
+        for line in text.decode().splitlines()
+        if line.startswith("twofold:") and "{" in line
+    }
+    seconds, read = values.get("twofold:decode_seconds_total", 0.0), values.get("twofold:decode_read_bytes_total", 0.0)
+    limit = values.get("twofold:memory_read_limit_bytes_per_second")
+    return {"weight_bytes_per_s": read / seconds, "read_limit": limit} if seconds and limit else {}
+
+
 async def models_at(endpoint: Endpoint) -> list[str]:
     """Names an endpoint serves. Raises BadAnswer, BenchError."""
     status, body = await get(endpoint, endpoint.path("models"))

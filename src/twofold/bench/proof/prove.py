@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import platform
@@ -15,7 +16,7 @@ from twofold.backends.cpu import machine
 from twofold.bench.prices import Hosted
 from twofold.bench.proof import closeness
 from twofold.bench.proof.bundle import Bundle
-from twofold.bench.proof.contenders import Running, Spec, running
+from twofold.bench.proof.contenders import Running, Spec, memory_pace, running
 from twofold.bench.proof.cost import cost_of
 from twofold.bench.proof.measure import EnergyMeter, run_round
 from twofold.bench.proof.model import ROLES, Proof, Quality, Role, Run, Sample
@@ -55,6 +56,7 @@ class Course:
     overhead: dict[str, float] = field(default_factory=dict)
     started: dict[Role, Running] = field(default_factory=dict)
     quality: Quality | None = None
+    roofline: dict[Role, dict[str, float]] = field(default_factory=dict)
 
 
 def prove(plan: Plan, bundle: Bundle, energy: EnergyMeter | None, tell: Callable[[str], None]) -> Proof:
@@ -96,6 +98,8 @@ def measure(
                 bundle.add(samples)
                 rate = run.figures.get("tokens_per_s", 0.0)
                 tell(f"round {number + 1} of {plan.rounds}, {role}: {rate:,.1f} tokens/s")
+        paces = {role: asyncio.run(memory_pace(item)) for role, item in course.started.items()}
+        course.roofline = {role: pace for role, pace in paces.items() if pace}
 
 
 def check(samples: Sequence[Sample], contender: Running) -> None:
@@ -117,6 +121,7 @@ def finish(plan: Plan, bundle: Bundle, course: Course, status: Any) -> Proof:
     figures = figures_of(course.runs, plan.seed)
     ratios = ratios_of(course.runs, plan.seed)
     quality = course.quality or Quality(kind="none", reason="the proof was cut short")
+    quality = replace(quality, limits=plan.demands.of_quality)
     proof = Proof(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=plan.seed,
@@ -130,6 +135,7 @@ def finish(plan: Plan, bundle: Bundle, course: Course, status: Any) -> Proof:
         ratios=ratios,
         overhead=course.overhead,
         quality=quality,
+        roofline=course.roofline,
         cost=cost_of(course.runs, course.samples, plan.price, plan.hosted, plan.monthly_tokens) if plan.price else None,
         verdict=judge(plan.demands, ratios, quality, course.runs),
         problems=[*course.problems, *warnings(course.overhead, figures), *notes_of(plan, course)],

@@ -26,6 +26,11 @@ class Demands:
     least_overlap: float = 0.75
     most_lost: float = 0.02
 
+    @property
+    def of_quality(self) -> dict[str, float]:
+        """What is demanded of the figures of quality, by their names."""
+        return {"kl": self.most_kl, "agreement": self.least_agreement, "overlap": self.least_overlap}
+
 
 def judge(demands: Demands, ratios: Mapping[str, Interval], quality: Quality, runs: Sequence[Run]) -> Verdict:
     """The verdict, with every reason against it."""
