@@ -121,7 +121,7 @@ def finish(plan: Plan, bundle: Bundle, course: Course, status: Any) -> Proof:
     figures = figures_of(course.runs, plan.seed)
     ratios = ratios_of(course.runs, plan.seed)
     quality = course.quality or Quality(kind="none", reason="the proof was cut short")
-    quality = replace(quality, limits=plan.demands.of_quality)
+    quality = replace(quality, limits=plan.demands.of_quality(quality))
     proof = Proof(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=plan.seed,

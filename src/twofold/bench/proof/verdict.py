@@ -26,10 +26,11 @@ class Demands:
     least_overlap: float = 0.75
     most_lost: float = 0.02
 
-    @property
-    def of_quality(self) -> dict[str, float]:
+    def of_quality(self, quality: Quality) -> dict[str, float]:
         """What is demanded of the figures of quality, by their names."""
-        return {"kl": self.most_kl, "agreement": self.least_agreement, "overlap": self.least_overlap}
+        if quality.kind == "scored":
+            return {"kl": self.most_kl, "agreement": self.least_agreement}
+        return {"overlap": self.least_overlap} if quality.expected_baseline is None else {}
 
 
 def judge(demands: Demands, ratios: Mapping[str, Interval], quality: Quality, runs: Sequence[Run]) -> Verdict:
