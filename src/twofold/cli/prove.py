@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PRESET_NAMES = ("chat", "long", "rag", "game", "batch")
 METRIC_NAMES = ("tokens_per_s", "requests_per_s", "goodput", "first_token_ms", "between_tokens_ms")
+KEY_OPTIONS = ("--key", "--baseline-key", "--baseline_key")
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 CONTENDERS = (
@@ -89,7 +90,7 @@ def command(model: str | None, output: Path | None, replay: Path | None, **optio
         repeat(replay, output)
         return
     assert model is not None
-    plan = read_plan(model, options, sys.argv[1:])
+    plan = read_plan(model, options, without_keys(sys.argv[1:]))
     run(plan, output)
 
 
@@ -154,6 +155,16 @@ def read_plan(model: str, options: dict[str, Any], arguments: list[str]) -> Plan
         hosted=hosted,
         monthly_tokens=options["monthly_tokens"],
     )  # fmt: skip
+
+
+def without_keys(arguments: list[str]) -> list[str]:
+    """The command line as it may be kept: without API keys."""
+    kept, is_key = [], False
+    for item in arguments:
+        if not is_key and not item.startswith(tuple(f"{name}=" for name in KEY_OPTIONS)) and item not in KEY_OPTIONS:
+            kept.append(item)
+        is_key = item in KEY_OPTIONS and not is_key
+    return kept
 
 
 def read_specs(model: str, options: dict[str, Any]) -> tuple[Spec, Spec]:
