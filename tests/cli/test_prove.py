@@ -90,3 +90,13 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     found = subprocess.run([*PROGRAM, *arguments, "-o", str(folder)], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     return found
+
+
+def test_bench_measures_a_server_with_the_same_core() -> None:
+    with scripted(Script()) as url:
+        result = CliRunner().invoke(group, ["bench", url, "--preset", "chat", "--repeats", "2", "--json"])
+        figures = json.loads(result.stdout)
+        assert figures["tokens_per_s"]["median"] > 0
+        assert "start_s" not in figures
+        result = CliRunner().invoke(group, ["bench", url, "--preset", "chat", "--dtype", "w8a8"])
+    assert "as it is" in str(result.exception)

@@ -34,7 +34,7 @@ SURFACE = {
         *(*WATCHING, *LOADING),
     ],
     "quantize": ["model", "-o", "--scheme", "--budget", "--method", "--transform", "--calibration"],
-    "bench": ["model", *LOADING, "--repeats", "--json"],
+    "bench": ["model", *LOADING, "--repeats", "--preset", "--json"],
     "prove": [
         *("model", "-o", "--replay", "--dtype", "--baseline", "--baseline-dtype", "--name", "--baseline-name"),
         *("--key", "--baseline-key", "--threads", "--preset", "--prompts", "--requests", "--streams", "--rounds"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,24 +18,35 @@ if TYPE_CHECKING:
 
     from twofold.api import LLM
     from twofold.bench.guessing import Guessed
+    from twofold.bench.proof.model import Interval
     from twofold.bench.speed import Speed
 
 
+PRESETS = ("chat", "long", "rag", "game", "batch")
 GUESSED_TOKENS = 96
 """Tokens of each answer that is measured with guesses."""
 
 
-@click.command(epilog="Examples:  twofold bench demo  |  twofold bench ./model --dtype w4a8 --context 8192 --json")
+@click.command(
+    epilog="Examples:  twofold bench demo  |  twofold bench ./model --dtype w4a8 --context 8192 --json  |  "
+    "twofold bench http://127.0.0.1:8000 --preset game"
+)
 @click.argument("model")
 @with_options(*LOADING)
 @click.option("--repeats", default=3, show_default=True, help="Runs of each workload; the median counts.")
+@click.option(
+    "--preset",
+    type=click.Choice(PRESETS),
+    help="Serve MODEL (or take its address) and measure users' requests instead.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON line instead of a table.")
-def command(model: str, repeats: int, as_json: bool, **loading: Any) -> None:
+def command(model: str, repeats: int, preset: str | None, as_json: bool, **loading: Any) -> None:
     """Measure MODEL: prefill, decode alone and in batches, decode at depth, start-up and peak memory.
 
     Nothing is guessed here: every token is one step of the network. Decode is set against the memory's read limit and
     prefill against the int8 limit, both measured in the same run. With --draft a second table follows: answers without
-    guesses, with prompt look-up, and with the draft model.
+    guesses, with prompt look-up, and with the draft model. With --preset it is what users of a server see: time to
+    the first token, between tokens, tokens and requests per second, as `twofold prove` measures them.
     """
     from rich.console import Console
 
@@ -42,6 +55,9 @@ def command(model: str, repeats: int, as_json: bool, **loading: Any) -> None:
 
     if repeats < 1:
         raise click.UsageError("--repeats must be at least 1")
+    if preset is not None:
+        show_served(measure_served(model, preset, repeats, loading), as_json)
+        return
     if loading["draft"] is None:
         loading["guess_tokens"] = 0
     llm = load_with_progress(model, **loading)
@@ -66,6 +82,38 @@ def command(model: str, repeats: int, as_json: bool, **loading: Any) -> None:
     show(facts, found)
     if guessed:
         show_guesses(guessed)
+
+
+def measure_served(model: str, preset: str, rounds: int, loading: dict[str, Any]) -> dict[str, Interval]:
+    """Figures of a server with this model. SettingsError for options that a server here cannot get."""
+    from tempfile import TemporaryDirectory
+
+    from twofold.bench.proof.alone import measure_alone
+    from twofold.bench.proof.contenders import read_candidate
+    from twofold.bench.proof.workload import preset_workload
+
+    own = ("kv_cache_dtype", "context", "draft")
+    spec = read_candidate(model, loading["dtype"], loading["threads"], "", "")
+    is_address, changed = spec.engine == "endpoint", [name for name, value in loading.items() if value is not None]
+    if loading["backend"] != "cpu" or (is_address and changed != ["backend"]):
+        raise SettingsError("--preset measures a server on the cpu backend, or the one at an address as it is")
+    options = {name.replace("_", "-"): str(loading[name]) for name in own if loading[name] is not None}
+    with TemporaryDirectory() as logs:
+        workload = preset_workload(preset, None, None, None)
+        tell = partial(click.echo, err=True)
+        return measure_alone(replace(spec, options=options), workload, rounds, Path(logs), tell)
+
+
+def show_served(found: dict[str, Interval], as_json: bool) -> None:
+    """A line per figure, or one JSON line."""
+    from twofold.bench.proof.model import METRICS
+
+    if as_json:
+        click.echo(json.dumps({name: asdict(item) for name, item in found.items()}))
+        return
+    for name, item in found.items():
+        title = f"{METRICS[name].title}, {METRICS[name].unit}"
+        click.echo(f"{title:42} {item.median:>12,.2f}   [{item.low:,.2f}, {item.high:,.2f}]")
 
 
 def measure_guesses(llm: LLM, repeats: int, progress: Callable[[str], None]) -> Iterator[Guessed]:

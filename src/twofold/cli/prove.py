@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from twofold.cli.bench import PRESETS
 from twofold.cli.options import with_options
 from twofold.config import DTYPES
 from twofold.errors import SettingsError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from twofold.bench.proof.prove import Plan
     from twofold.bench.proof.workload import Limits, Workload
 
-PRESET_NAMES = ("chat", "long", "rag", "game", "batch")
 METRIC_NAMES = ("tokens_per_s", "requests_per_s", "goodput", "first_token_ms", "between_tokens_ms")
 KEY_OPTIONS = ("--key", "--baseline-key", "--baseline_key")
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -43,7 +43,7 @@ CONTENDERS = (
 )  # fmt: skip
 WORKLOAD = (
     click.option(
-        "--preset", type=click.Choice(PRESET_NAMES), default="chat", show_default=True, help="Kind of made-up traffic."
+        "--preset", type=click.Choice(PRESETS), default="chat", show_default=True, help="Kind of made-up traffic."
     ),
     click.option("--prompts", type=FILE, help="Recorded traffic instead: JSON lines with messages or prompt."),
     click.option("--requests", type=click.IntRange(1, 10_000), help="Requests of a round. [default: the preset's]"),
