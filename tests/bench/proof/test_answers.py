@@ -9,7 +9,7 @@ from twofold.bench.proof.answers import MOST_LETTERS, MOST_PAIRS, failures_of, p
 def test_the_first_answers_are_shown_with_where_they_part() -> None:
     proof, samples = complete()
     pairs = pairs_of(proof, samples)
-    assert [pair.number for pair in pairs] == list(range(MOST_PAIRS))
+    assert [pair.title for pair in pairs] == [f"Round 1, request {number}" for number in range(1, MOST_PAIRS + 1)]
     assert pairs[0].common == "The town of Quillmere has 7000 inhabitants, "
     assert pairs[0].rests == ["and its mayor is Torvane.", "with a mayor named Torvane."]
     assert pairs[0].says == "the same for the first 44 letters"
@@ -20,8 +20,14 @@ def test_the_first_answers_are_shown_with_where_they_part() -> None:
 def test_answers_of_one_contender_alone_are_not_shown() -> None:
     proof, samples = complete()
     silent = [replace(item, text="") if item.role == "candidate" and item.request < 2 else item for item in samples]
-    assert [pair.number for pair in pairs_of(proof, silent)][0] == 2
+    assert pairs_of(proof, silent)[0].title == "Round 1, request 3"
     assert pairs_of(proof, [item for item in samples if item.role == "baseline"]) == []
+
+
+def test_answers_are_only_compared_within_a_round() -> None:
+    proof, samples = complete()
+    apart = [item for item in samples if (item.round, item.role) in ((0, "baseline"), (1, "candidate"))]
+    assert pairs_of(proof, apart) == []
 
 
 def test_a_long_answer_is_cut_with_a_word_about_it() -> None:

@@ -58,7 +58,7 @@ def test_even_ticks_are_round(low: float, high: float, ticks: list[float]) -> No
         (1, 1.5, [1, 1.1, 1.2, 1.3, 1.4, 1.5]),
         (3, 9, [4, 6, 8]),
         (1, 1000, [1, 10, 100, 1000]),
-        (1, 1e10, [1, 100, 10_000, 1_000_000, 100_000_000, 10_000_000_000]),
+        (1, 1e10, [1, 1e3, 1e6, 1e9]),
     ],
 )
 def test_logarithmic_ticks_are_round_and_few(low: float, high: float, ticks: list[float]) -> None:

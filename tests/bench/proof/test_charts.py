@@ -39,6 +39,9 @@ def test_failed_answers_count_in_no_plot() -> None:
 def test_the_strongest_figure_of_quality_is_drawn() -> None:
     assert judged_of(None) is None
     assert judged_of(Quality(kind="none")) is None
+    limited = judged_of(Quality(kind="answers", same=0.8, overlap=0.9, limits={"overlap": 0.75}))
+    assert limited is not None
+    assert (limited.name, limited.limit) == ("overlap", 0.75)
     answers = judged_of(Quality(kind="answers", same=0.8, overlap=0.9, limits={"same": 0.5}))
     assert answers is not None
     assert (answers.name, answers.value, answers.best, answers.limit) == ("same", 0.8, 1.0, 0.5)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 
 from twofold.bench.proof.drawing import LINE_HEIGHT, apart, shortened
@@ -12,7 +13,7 @@ def test_lines_of_text_keep_apart_and_stay_within() -> None:
         found = apart(wanted, 0, 200)
         ordered = sorted(found)
         assert all(-1e-9 <= place <= 200 + 1e-9 for place in found)
-        assert all(after - before >= LINE_HEIGHT - 1e-9 for before, after in zip(ordered, ordered[1:], strict=False))
+        assert all(after - before >= LINE_HEIGHT - 1e-9 for before, after in itertools.pairwise(ordered))
         assert [found.index(place) for place in ordered] == sorted(range(len(wanted)), key=lambda i: wanted[i])
 
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 from tests.bench.proof.proofs import complete, endpoint
+from twofold.bench.proof.axes import figure
 from twofold.bench.proof.model import METRICS, Interval
 from twofold.bench.proof.tables import (
     UNKNOWN,
@@ -48,14 +49,23 @@ def test_quality_says_what_was_demanded() -> None:
 
 
 def test_cost_is_told_by_contender_and_against_hosts() -> None:
-    proof, _ = complete()
-    assert proof.cost is not None
-    assert cost_rows(proof.cost)[0].values == ["4.85", "2.03", "2.39x"]
-    assert [row.values[1] for row in hosted_rows(proof.cost)][:2] == [
-        *("never, even in full use", "from 180M output tokens a month"),
-    ]
-    lone = replace(proof.cost, per_million_input={"candidate": 1.0})
-    assert cost_rows(lone)[1].values == [UNKNOWN, "1.00", UNKNOWN]
+    proof, samples = complete()
+    cost = proof.cost
+    assert cost is not None
+    rows = {row.name: row.values for row in cost_rows(cost, samples)}
+    own = [item for item in samples if item.role == "candidate"]
+    tokens, seconds = (
+        sum(item.answer_tokens for item in own),
+        sum(r.seconds for r in proof.runs if r.role == "candidate"),
+    )
+    assert rows["A million output tokens"][1] == figure(cost.per_hour / 3600 * seconds / tokens * 1e6)
+    assert rows["1,000 requests"][0] == figure(1000 * cost.per_request["baseline"])
+    hosted = [row.values[1] for row in hosted_rows(cost)]
+    assert hosted[0] == "never, even in full use"
+    assert hosted[-1].startswith("from 1")
+    lone = replace(cost, per_million_input={"candidate": 1.0})
+    assert cost_rows(lone, [])[2].values == [UNKNOWN, "1.00", UNKNOWN]
+    assert cost_rows(lone, [])[0].values == [UNKNOWN] * 3
 
 
 def test_settings_that_differ_are_marked() -> None:

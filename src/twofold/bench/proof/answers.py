@@ -17,9 +17,9 @@ MOST_LETTERS = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Both answers to one request. common: what both begin with; rests: what follows, baseline's first."""
+    """Both answers to one request. common: what both begin with; rests: what follows, the baseline's first."""
 
-    number: int
+    title: str
     prompt: str
     common: str
     rests: Sequence[str]
@@ -35,30 +35,33 @@ class Pair:
 
 
 def pairs_of(proof: Proof, samples: Sequence[Sample]) -> list[Pair]:
-    """The first few requests that both answered, each from its first round."""
-    texts: dict[Role, dict[int, str]] = {role: {} for role in ROLES}
-    for sample in sorted(samples, key=lambda item: item.round):
+    """The first few requests that both answered in the same round: every round may have requests of its own."""
+    texts: dict[Role, dict[tuple[int, int], str]] = {role: {} for role in ROLES}
+    for sample in samples:
         if sample.text and not sample.error:
-            texts[sample.role].setdefault(sample.request, sample.text)
+            texts[sample.role].setdefault((sample.round, sample.request), sample.text)
     both = sorted(texts["baseline"].keys() & texts["candidate"].keys())[:MOST_PAIRS]
     prompts = prompts_of(proof.workload)
-    return [pair(number, prompts.get(number, ""), [texts[role][number] for role in ROLES]) for number in both]
+    return [
+        pair(f"Round {key[0] + 1}, request {key[1] + 1}", prompts.get(key, ""), [texts[role][key] for role in ROLES])
+        for key in both
+    ]
 
 
-def pair(number: int, prompt: str, texts: Sequence[str]) -> Pair:
+def pair(title: str, prompt: str, texts: Sequence[str]) -> Pair:
     """Where two texts part."""
-    common = "".join(both[0] for both in takewhile(lambda both: both[0] == both[1], zip(*texts, strict=False)))
-    return Pair(
-        number=number, prompt=cut(prompt), common=cut(common), rests=[cut(text[len(common) :]) for text in texts]
-    )
+    same = takewhile(lambda both: both[0] == both[1], zip(*texts, strict=False))
+    common = "".join(letter for letter, _ in same)
+    rests = [cut(text[len(common) :]) for text in texts]
+    return Pair(title=title, prompt=cut(prompt), common=cut(common), rests=rests)
 
 
-def prompts_of(workload: Mapping[str, Any]) -> dict[int, str]:
-    """The prompts by number, where the workload tells them."""
+def prompts_of(workload: Mapping[str, Any]) -> dict[tuple[int, int], str]:
+    """The prompts of the first round by round and number, where the workload tells them."""
     prompts = workload.get("prompts")
     if not isinstance(prompts, Sequence) or isinstance(prompts, str):
         return {}
-    return {number: text for number, text in enumerate(prompts) if isinstance(text, str)}
+    return {(0, number): text for number, text in enumerate(prompts) if isinstance(text, str)}
 
 
 def cut(text: str) -> str:

@@ -78,7 +78,7 @@ def ratio_chart(proof: Proof) -> Chart:
     """The figure the verdict is about, round by round."""
     name = metric_of(proof)
     title = f"Ratio of every round: {METRICS[name].title.lower()}"
-    rounds = ratios_by_round(proof.runs, name)
+    rounds = [(number + 1, ratio) for number, ratio in ratios_by_round(proof.runs, name)]
     if not rounds:
         return Chart(
             title=title, drawing=None, says="Not measurable here: no round has this figure of both contenders."
@@ -96,7 +96,7 @@ def rounds_chart(proof: Proof) -> Chart:
     """The same figure itself, so that a slow minute is seen that hits both."""
     metric, name = METRICS[metric_of(proof)], metric_of(proof)
     values = {
-        role: [(run.round, run.figures[name]) for run in proof.runs if run.role == role and name in run.figures]
+        role: [(run.round + 1, run.figures[name]) for run in proof.runs if run.role == role and name in run.figures]
         for role in ROLES
     }
     title = f"{metric.title}, round by round"
@@ -134,18 +134,24 @@ def plane_chart(proof: Proof) -> Chart:
 
 
 def judged_of(quality: Quality | None) -> Judged | None:
-    """The strongest figure there is: KL divergence, else agreement, else equal answers, else words in common."""
+    """The strongest figure there is of those that had to reach a limit, else of all.
+
+    KL divergence, else agreement, else equal answers, else words in common.
+    """
     choices = (
         ("kl", "KL divergence, nats", 0.0),
         ("agreement", "same next token", 1.0),
         ("same", "same answers", 1.0),
         ("overlap", "words in common", 1.0),
     )
-    for name, title, best in choices:
-        value = getattr(quality, name, None)
-        if quality is not None and value is not None:
-            return Judged(name=name, title=title, best=best, value=value, limit=quality.limits.get(name))
-    return None
+    if quality is None:
+        return None
+    known = [
+        Judged(name=name, title=title, best=best, value=value, limit=quality.limits.get(name))
+        for name, title, best in choices
+        if (value := getattr(quality, name)) is not None
+    ]
+    return next((item for item in known if item.limit is not None), known[0] if known else None)
 
 
 def roofline_chart(proof: Proof) -> Chart:
@@ -173,8 +179,8 @@ def cost_chart(proof: Proof) -> Chart:
         return Chart(title=title, drawing=None, says="Not measurable here: no price is known of this machine.")
     meetings = {name: at for name, at in cost.break_even_tokens.items() if at is not None}
     says = (
-        "A machine costs the same whether it is used or not: the more tokens a month, the less each costs, until it "
-        "can do no more (the mark at the end of each line). "
+        "A machine costs the same whether it is used or not: the more tokens a month, the less each costs, until one "
+        "more machine is needed. "
         + " ".join(f"{name}: break-even at {short(at)} tokens a month." for name, at in meetings.items())
     )
     return Chart(title=title, drawing=plots.cost_curve(curves, cost.hosted, meetings, cost.currency), says=says)

@@ -184,11 +184,7 @@ def cost_curve(
     for role in sorted(curves, reverse=True):  # on one machine both lie on one line: the dashed one goes on top
         places = [(x.scale(at), y.scale(cost)) for at, cost in sorted(curves[role]) if at > 0 and cost > 0]
         if places:
-            at, cost = max(curves[role])
             drawn.append(element("path", d=path_of(places), class_=f"line {role}"))
-            drawn.append(
-                mark(role, *places[-1], f"{role} in full use: {figure(cost)} {currency} at {short(at)} a month")
-            )
     for name, at in meetings.items():
         if name in hosted and x.scale.low <= at <= x.scale.high:
             hover = f"{name}: break-even at {short(at)} tokens a month"

@@ -16,13 +16,11 @@ import jinja2
 from twofold.bench.proof import answers, tables
 from twofold.bench.proof.axes import figure, percent, times
 from twofold.bench.proof.charts import charts_of, cost_chart, judged_of
-from twofold.bench.proof.model import METRICS, ROLES, Interval, Proof, Quality, Sample
+from twofold.bench.proof.model import METRICS, ROLES, Cost, Interval, Proof, Quality, Sample
 from twofold.bench.proof.svg import printable
 
 REPLAY = "twofold prove --replay BUNDLE"
 FOLDER = resources.files("twofold.bench.proof")
-NAMES = ("name", "title", "gpu", "cpu", "kind", "file")
-"""Of a machine or workload the first of these is what it is called."""
 HIDDEN = ("prompts",)
 """Parts of the workload that are no fact for a table."""
 QUALITY_MEANING = {
@@ -65,10 +63,10 @@ def render(proof: Proof, samples: Sequence[Sample]) -> str:
         style=style,
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         banner=banner_of(proof),
-        tiles=tiles_of(proof),
+        tiles=tiles_of(proof, samples),
         names={role: name_of(proof, role) for role in ROLES},
-        machine=called(proof.machine, "this machine"),
-        workload=called(proof.workload, "not named"),
+        machine=machine_words(proof.machine),
+        workload=workload_words(proof.workload),
         date=date_words(proof.created),
         rounds=len({run.round for run in proof.runs}),
         sample_count=len(samples),
@@ -79,13 +77,13 @@ def render(proof: Proof, samples: Sequence[Sample]) -> str:
         quality_meaning=QUALITY_MEANING[proof.quality.kind if proof.quality else "none"],
         quality_rows=tables.quality_rows(proof.quality),
         pairs=answers.pairs_of(proof, samples),
-        cost=cost_parts(proof),
+        cost=cost_parts(proof, samples),
         setting_rows=tables.setting_rows(proof.contenders),
         machine_rows=tables.fact_rows(proof.machine),
         workload_rows=tables.fact_rows(proof.workload, HIDDEN),
         overhead_rows=tables.fact_rows(proof.overhead),
         problems=[*proof.problems, *answers.failures_of(samples)],
-        command=shlex.join(proof.command),
+        command=command_words(proof.command),
         replay=REPLAY,
     )
     return printable(page)
@@ -118,14 +116,14 @@ def measured_words(name: str, ratio: Interval, target: float) -> str:
     )
 
 
-def tiles_of(proof: Proof) -> list[Tile]:
+def tiles_of(proof: Proof, samples: Sequence[Sample]) -> list[Tile]:
     """How much faster, how soon, how good, how dear."""
     tiles: list[Tile] = []
     judged = proof.verdict.metric if proof.verdict else ""
     for name in dict.fromkeys((judged, "tokens_per_s", "first_token_ms")):
         if name in METRICS and len(tiles) < 2:
             tiles.append(metric_tile(proof, name))
-    return [*tiles, quality_tile(proof.quality), cost_tile(proof)]
+    return [*tiles, quality_tile(proof.quality), cost_tile(proof.cost, samples)]
 
 
 def metric_tile(proof: Proof, name: str) -> Tile:
@@ -150,23 +148,24 @@ def quality_tile(quality: Quality | None) -> Tile:
     return Tile(title=f"Quality: {judged.title}", text=percent(judged.value), small="")
 
 
-def cost_tile(proof: Proof) -> Tile:
+def cost_tile(cost: Cost | None, samples: Sequence[Sample]) -> Tile:
     """A million output tokens."""
-    title, cost = "Cost of a million output tokens", proof.cost
-    if cost is None or "candidate" not in cost.per_million_output:
+    title = "Cost of a million output tokens"
+    prices = tables.per_million_whole(cost, samples) if cost else {}
+    if cost is None or "candidate" not in prices:
         return Tile(title=title, text=tables.UNKNOWN, small="no price is known of this machine" if cost is None else "")
-    old = cost.per_million_output.get("baseline")
-    small = "" if old is None else f"baseline {tables.money(old, cost.currency)}"
-    return Tile(title=title, text=tables.money(cost.per_million_output["candidate"], cost.currency), small=small)
+    old = prices.get("baseline")
+    small = "with their input, in full use" + ("" if old is None else f"; baseline {figure(old)}")
+    return Tile(title=title, text=tables.money(prices["candidate"], cost.currency), small=small)
 
 
-def cost_parts(proof: Proof) -> dict[str, Any] | None:
+def cost_parts(proof: Proof, samples: Sequence[Sample]) -> dict[str, Any] | None:
     """The section on cost; None without prices."""
     cost = proof.cost
     if cost is None:
         return None
     return {
-        "rows": tables.cost_rows(cost),
+        "rows": tables.cost_rows(cost, samples),
         "hosted": tables.hosted_rows(cost),
         "chart": cost_chart(proof),
         "currency": cost.currency,
@@ -182,10 +181,30 @@ def name_of(proof: Proof, role: Any) -> str:
     return proof.contenders[role].name if role in proof.contenders else "not known"
 
 
-def called(facts: Mapping[str, Any], otherwise: str) -> str:
-    """The name among the facts of a machine or workload."""
-    found = [facts[name] for name in NAMES if isinstance(facts.get(name), str) and facts[name]]
-    return found[0] if found else otherwise
+def machine_words(facts: Mapping[str, Any]) -> str:
+    """What a machine is called, with its threads."""
+    names = [facts[name] for name in ("name", "gpu", "cpu") if isinstance(facts.get(name), str) and facts[name]]
+    threads = facts.get("threads")
+    return (names[0] if names else "this machine") + (f", {threads} threads" if isinstance(threads, int) else "")
+
+
+def workload_words(facts: Mapping[str, Any]) -> str:
+    """What a workload is called, with its requests."""
+    name, requests, streams = (facts.get(part) for part in ("name", "requests", "streams"))
+    words = name if isinstance(name, str) and name else "without a name"
+    words += f"; {requests:,} requests a round" if isinstance(requests, int) else ""
+    return words + (f", {streams:,} at once" if isinstance(streams, int) else "")
+
+
+def command_words(command: Sequence[str]) -> str:
+    """A command as a shell takes it, without keys: reports are shown around."""
+    words, hides = [], False
+    for word in command:
+        name, sign, _ = word.partition("=")
+        is_key = name.startswith("--") and name.endswith("key")
+        words.append("KEY" if hides else f"{name}=KEY" if is_key and sign else word)
+        hides = is_key and not sign
+    return shlex.join(words)
 
 
 def date_words(created: str) -> str:

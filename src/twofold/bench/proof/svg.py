@@ -54,4 +54,4 @@ def value_of(value: str | float) -> str:
 
 def number(value: float) -> str:
     """At most two decimals: a hundredth of a pixel."""
-    return f"{value:.2f}".rstrip("0").rstrip(".")
+    return f"{round(value, 2) + 0.0:.2f}".rstrip("0").rstrip(".")

@@ -9,7 +9,7 @@ from typing import Any
 
 from twofold.bench.proof import plots
 from twofold.bench.proof.axes import Scale, figure, percent, plain, short, times
-from twofold.bench.proof.model import METRICS, ROLES, Contender, Cost, Interval, Proof, Quality
+from twofold.bench.proof.model import METRICS, ROLES, Contender, Cost, Interval, Proof, Quality, Role, Sample
 from twofold.bench.proof.svg import Svg
 
 UNKNOWN = "not measurable here"
@@ -149,16 +149,25 @@ def limit_words(name: str, limit: float) -> str:
     return f"at most {plain(limit)}" if name.startswith("kl") else f"at least {100 * limit:.4g} %"
 
 
-def cost_rows(cost: Cost) -> list[Row]:
+def per_million_whole(cost: Cost, samples: Sequence[Sample]) -> dict[Role, float]:
+    """What a million output tokens cost with the input that belongs to them, the machine in full use."""
+    found: dict[Role, float] = {}
+    for role, price in cost.per_request.items():
+        own = [sample for sample in samples if sample.role == role and not sample.error]
+        tokens = sum(sample.answer_tokens for sample in own)
+        if tokens:
+            found[role] = price * len(own) / tokens * 1e6
+    return found
+
+
+def cost_rows(cost: Cost, samples: Sequence[Sample]) -> list[Row]:
     """Money by contender: name, baseline, candidate, how many times cheaper."""
+    thousand = {role: 1000 * price for role, price in cost.per_request.items()}
     parts = (
-        ("A million output tokens", "input included, at this workload's lengths", cost.per_million_output),
-        ("A million input tokens", "their share of the time", cost.per_million_input),
-        (
-            "1,000 requests",
-            "as this workload has them",
-            {role: 1000 * cost.per_request[role] for role in cost.per_request},
-        ),
+        ("A million output tokens", "with the input that belongs to them", per_million_whole(cost, samples)),
+        ("Of that, output alone", "a million; the time after first tokens", cost.per_million_output),
+        ("A million input tokens", "the time until first tokens", cost.per_million_input),
+        ("1,000 requests", "as this workload has them", thousand),
     )
     rows = []
     for title, small, prices in parts:
