@@ -57,7 +57,7 @@ def complete(seed: int = 1) -> tuple[Proof, list[Sample]]:
         quality=Quality(
             kind="scored", same=0.71, overlap=0.93, compared=24, kl=0.0061, kl_p99=0.071, agreement=0.964,
             scored_tokens=18_422, expected_baseline=0.917, expected_candidate=0.917,
-            limits={"kl": 0.02, "agreement": 0.95},
+            limits={"kl": 0.02, "agreement": 0.95, "lost": 0.02},
         ),
         roofline={"candidate": {"weight_bytes_per_s": 10.9e9, "read_limit": 17.8e9, "share": 0.61}},
         cost=cost_of(

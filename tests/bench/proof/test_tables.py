@@ -45,6 +45,7 @@ def test_quality_says_what_was_demanded() -> None:
     assert rows["KL divergence, mean"] == ["0.00610", "at most 0.02"]
     assert rows["Same next token"] == ["96.4 %", "at least 95 %"]
     assert rows["Same answers"] == ["71.0 %", "none set"]
+    assert rows["Right answers, candidate"] == ["91.7 %", "at most 2 % fewer"]
     assert quality_rows(None) == []
 
 

@@ -49,3 +49,10 @@ def test_other_words_of_another_model_prove_nothing_unless_right_answers_are_kno
     assert judge(Demands(), CLEAR, Quality(kind="none", reason="nobody answered"), runs()).reasons == (
         "quality could not be judged: nobody answered",
     )
+
+
+def test_what_is_demanded_depends_on_what_is_known() -> None:
+    demands = Demands()
+    assert demands.of_quality(GOOD) == {"kl": 0.05, "agreement": 0.9}
+    assert demands.of_quality(Quality(kind="answers", overlap=0.8)) == {"overlap": 0.75}
+    assert demands.of_quality(Quality(kind="answers", overlap=0.8, expected_baseline=0.9)) == {"lost": 0.02}

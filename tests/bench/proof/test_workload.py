@@ -65,3 +65,13 @@ def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SettingsError, match="cannot be read"):
         recorded_workload(tmp_path / "binary", None, None, None)
+
+
+def test_what_is_asked_first_can_be_shown(tmp_path: Path) -> None:
+    assert preset_workload("chat", None, None, None).openings(3, 2)[0].endswith("?")
+    path = tmp_path / "traffic.jsonl"
+    parts = [{"type": "text", "text": "Hi"}]
+    path.write_text(
+        "\n".join(map(json.dumps, [{"prompt": "Once"}, {"messages": [{"role": "user", "content": parts}]}]))
+    )
+    assert recorded_workload(path, None, None, None).openings(1, 9) == ["Once", ""]

@@ -78,5 +78,8 @@ def failures_of(samples: Sequence[Sample]) -> list[str]:
         errors = Counter(cut(sample.error) for sample in own if sample.error)
         if errors:
             told.append(f"{errors.total():,} of {len(own):,} answers of the {role} failed.")
-            told += [f"{count:,} times: {error}" for error, count in errors.most_common(MOST_ERRORS)]
+            told += [
+                f"{'once' if count == 1 else f'{count:,} times'}: {error}"
+                for error, count in errors.most_common(MOST_ERRORS)
+            ]
     return told

@@ -136,7 +136,8 @@ class Quality:
     positions where both prefer the same token, over `scored_tokens`); "answers" when only answers can be compared.
     same: share of greedy answers that are equal; overlap: mean share of words in common, in order. expected_*: share of
     the workload's questions answered as expected, where it says what is expected. reason: why not scored. limits: what
-    was demanded, by the name of the figure: kl and kl_p99 at most, the shares at least.
+    was demanded, by the name of the figure: kl and kl_p99 at most, the shares at least; lost: how much smaller
+    expected_candidate may be.
     """
 
     kind: Literal["scored", "answers", "none"]

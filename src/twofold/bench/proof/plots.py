@@ -172,7 +172,7 @@ def cost_curve(
     x = Axis(scale=log_scale([at for at, _ in own], LEFT, RIGHT), title="output tokens a month", write=short)
     y = Axis(
         scale=log_scale([*(cost for _, cost in own), *hosted.values()], BOTTOM, TOP),
-        title=f"{currency} per million output tokens",
+        title=f"{drawing.shortened(currency, 5)} per million output tokens",
     )
     drawn = frame(x, y)
     names = []

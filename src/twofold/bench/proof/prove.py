@@ -29,6 +29,8 @@ from twofold.errors import BenchError
 
 WARM_UP = -1
 """The round that is not counted."""
+SHOWN = 8
+"""So many prompts are kept for the report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +130,11 @@ def finish(plan: Plan, bundle: Bundle, course: Course, status: Any) -> Proof:
         status=status,
         command=plan.command,
         machine=describe_machine(),
-        workload={**plan.workload.describe(), "rounds": plan.rounds},
+        workload={
+            **plan.workload.describe(),
+            "rounds": plan.rounds,
+            "prompts": plan.workload.openings(plan.seed, SHOWN),
+        },
         contenders={role: item.contender for role, item in course.started.items()},
         runs=course.runs,
         figures=figures,

@@ -110,10 +110,10 @@ def measured_words(name: str, ratio: Interval, target: float) -> str:
     title = METRICS[name].title.lower() if name in METRICS else "a figure not known here"
     if not tables.is_known(ratio):
         return f"{title.capitalize()}: at least {target:g}x was to be shown; the ratio could not be measured."
-    return (
-        f"{title.capitalize()}: at least {target:g}x was to be shown; measured {times(ratio.median)}, 95 % between "
-        f"{times(ratio.low)} and {times(ratio.high)}."
-    )
+    between = f"95 % between {times(ratio.low)} and {times(ratio.high)}"
+    if ratio.low == ratio.high:
+        between = "in too few rounds for an interval"
+    return f"{title.capitalize()}: at least {target:g}x was to be shown; measured {times(ratio.median)}, {between}."
 
 
 def tiles_of(proof: Proof, samples: Sequence[Sample]) -> list[Tile]:
@@ -132,8 +132,8 @@ def metric_tile(proof: Proof, name: str) -> Tile:
     old, new = (proof.figures.get(role, {}).get(name) for role in ROLES)
     if ratio is None or old is None or new is None or not tables.is_known(ratio):
         return Tile(title=metric.title, text=tables.UNKNOWN, small="")
-    good = "more is better" if metric.more_is_better else "less is better"
-    small = f"{figure(old.median)} → {figure(new.median)} {metric.unit}, {good}"
+    good = "" if metric.more_is_better else "; less is better"
+    small = f"{figure(old.median)} → {figure(new.median)} {metric.unit}{good}"
     return Tile(title=metric.title, text=times(ratio.median), small=small)
 
 

@@ -117,7 +117,7 @@ def quality_rows(quality: Quality | None) -> list[Row]:
     names = ("kl", "kl_p99", "agreement", "same", "overlap", "expected_baseline", "expected_candidate")
     if quality is None or all(getattr(quality, name) is None for name in names):
         return []
-    compared = f"of {quality.compared:,} answers to the same prompts, at temperature 0"
+    compared = f"of {quality.compared:,} answers to the same prompts"
     scored = f"over {quality.scored_tokens:,} tokens of the same texts"
     figures = (
         (
@@ -140,7 +140,9 @@ def quality_rows(quality: Quality | None) -> list[Row]:
         value = getattr(quality, f"expected_{role}")
         text = "the workload does not say what is expected" if value is None else percent(value)
         small = f"share of the workload's questions that the {role} answers as expected"
-        rows.append(Row(name=f"Right answers, {role}", small=small, values=[text, "none set"]))
+        lost = quality.limits.get("lost") if role == "candidate" else None
+        demanded = "none set" if lost is None else f"at most {100 * lost:.4g} % fewer"
+        rows.append(Row(name=f"Right answers, {role}", small=small, values=[text, demanded]))
     return rows
 
 

@@ -27,10 +27,11 @@ class Demands:
     most_lost: float = 0.02
 
     def of_quality(self, quality: Quality) -> dict[str, float]:
-        """What is demanded of the figures of quality, by their names."""
+        """What is demanded of the figures of quality, by their names; lost: of the share of right answers."""
+        lost = {} if quality.expected_baseline is None else {"lost": self.most_lost}
         if quality.kind == "scored":
-            return {"kl": self.most_kl, "agreement": self.least_agreement}
-        return {"overlap": self.least_overlap} if quality.expected_baseline is None else {}
+            return {"kl": self.most_kl, "agreement": self.least_agreement, **lost}
+        return lost or {"overlap": self.least_overlap}
 
 
 def judge(demands: Demands, ratios: Mapping[str, Interval], quality: Quality, runs: Sequence[Run]) -> Verdict:

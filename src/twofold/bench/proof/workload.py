@@ -64,6 +64,10 @@ class Workload:
         shared = self.preset.shared(source)
         return [self.preset.request(source, shared) for _ in range(self.preset.requests)]
 
+    def openings(self, seed: int, count: int) -> list[str]:
+        """What the first requests of the first round ask, for people."""
+        return [asked(request.body) for request in self.requests(seed, 0)[:count]]
+
     def describe(self) -> dict[str, Any]:
         """For the bundle."""
         count = len(self.recorded) or (self.preset.requests if self.preset else 0)
@@ -219,6 +223,12 @@ def read_request(line: str, where: str) -> Request:
         raise SettingsError(f"{where}: expected is {expected!r:.60}; a text that a right answer holds was expected")
     body = {name: value for name, value in raw.items() if name not in (*OWN_FIELDS, *NOT_OURS)}
     return Request(route=CHAT if "messages" in raw else TEXT, body=body, expected=expected)
+
+
+def asked(body: Body) -> str:
+    """The text of a prompt or of the last message; "" where that is no text."""
+    text = body["messages"][-1].get("content") if body.get("messages") else body.get("prompt")
+    return text if isinstance(text, str) else ""
 
 
 def is_conversation(messages: object) -> bool:
