@@ -17,6 +17,13 @@ def test_the_first_answers_are_shown_with_where_they_part() -> None:
     assert pairs[0].prompt == "How many people live in the town number 0?"
 
 
+def test_answers_part_where_a_word_begins() -> None:
+    proof, samples = complete()
+    texts = {"baseline": "It is Mosk.", "candidate": "It is Marra."}
+    pair = pairs_of(proof, [replace(item, text=texts[item.role]) for item in samples])[0]
+    assert (pair.common, pair.rests) == ("It is ", ["Mosk.", "Marra."])
+
+
 def test_answers_of_one_contender_alone_are_not_shown() -> None:
     proof, samples = complete()
     silent = [replace(item, text="") if item.role == "candidate" and item.request < 2 else item for item in samples]

@@ -49,9 +49,11 @@ def pairs_of(proof: Proof, samples: Sequence[Sample]) -> list[Pair]:
 
 
 def pair(title: str, prompt: str, texts: Sequence[str]) -> Pair:
-    """Where two texts part."""
+    """Where two texts part, at the beginning of the word that differs."""
     same = takewhile(lambda both: both[0] == both[1], zip(*texts, strict=False))
     common = "".join(letter for letter, _ in same)
+    if any(text != common for text in texts):
+        common = common[: common.rfind(" ") + 1]
     rests = [cut(text[len(common) :]) for text in texts]
     return Pair(title=title, prompt=cut(prompt), common=cut(common), rests=rests)
 

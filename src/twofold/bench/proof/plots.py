@@ -17,6 +17,8 @@ MOST_LETTERS = 34
 NAMES_AT = 276.0
 """Where a plot ends that names its lines on the right."""
 BAR_WIDTH, BAR_HEIGHT = 150.0, 20.0
+MOST_TIMES = 5.0
+"""Bars end where a ratio is this many times the target, or so much below 1x."""
 Point = tuple[float, float]
 
 
@@ -197,9 +199,11 @@ def cost_curve(
 
 
 def bar_scale(ratios: Sequence[Interval], target: float | None) -> Scale:
-    """One scale for the small bars of all ratios."""
-    bounds = [bound for ratio in ratios for bound in (ratio.low, ratio.high)]
-    return log_scale([1.0, *bounds, *([target] if target else [])], 4, BAR_WIDTH - 4)
+    """One scale for the small bars of all ratios: wide ones are cut so that the others can be seen."""
+    wanted = [1.0, *([target] if target else [])]
+    low, high = min(wanted) / MOST_TIMES, max(wanted) * MOST_TIMES
+    bounds = [min(max(bound, low), high) for ratio in ratios for bound in (ratio.low, ratio.high)]
+    return log_scale([*wanted, *bounds], 4, BAR_WIDTH - 4)
 
 
 def bar(ratio: Interval, scale: Scale, target: float | None) -> Svg:
