@@ -9,7 +9,21 @@ import click
 
 from twofold.errors import TwofoldError
 
-VERBS = ("run", "chat", "info", "plan", "pack", "quantize", "serve", "bench", "prove", "eval", "migrate", "doctor", "demo")
+VERBS = (
+    "run",
+    "chat",
+    "info",
+    "plan",
+    "pack",
+    "quantize",
+    "serve",
+    "bench",
+    "prove",
+    "eval",
+    "migrate",
+    "doctor",
+    "demo",
+)
 
 
 class Verbs(click.Group):
