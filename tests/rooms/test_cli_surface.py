@@ -48,6 +48,12 @@ SURFACE = {
     "doctor": [],
     "demo": ["--dtype", "--evaluate", "--questions", "--json", "--threads"],
     "migrate": [],
+    "migrate compare": [
+        *("--old", "--new", "--old-model", "--new-model", "--old-key", "--new-key", "--old-dtype", "--new-dtype"),
+        *("--context", "--threads", "--prompts", "--limit", "--sampling", "--max-tokens", "--timeout", "-o", "--json"),
+        *("--prices", "--old-price", "--new-price", "--least-prompts", "--most-failures", "--least-agreement"),
+        *("--most-loss", "--most-slowdown", "--most-cost"),
+    ],
     "migrate scan": ["path", "--write", "--json", "--to"],
 }
 

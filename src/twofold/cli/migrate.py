@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from twofold.cli.comparing import compare
 from twofold.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ MOST_FOUND = 100
 )
 def command() -> None:
     """Move from a Llama 2/3 system (vLLM, Ollama, TGI, llama.cpp) to Llama 4 and twofold."""
+
+
+command.add_command(compare)
 
 
 @command.command(
