@@ -226,7 +226,7 @@ def bar(ratio: Interval, scale: Scale, target: float | None) -> Svg:
 def bar_axis(scale: Scale, target: float | None) -> Svg:
     """What stands above the bars: where 1x and the target are, the latter left out where they would touch."""
     drawn = [label(scale(1.0), 12, "1x", anchor_of(scale(1.0)))]
-    if target and abs(scale(target) - scale(1.0)) > 24:
+    if target and abs(scale(target) - scale(1.0)) > 18:
         drawn.append(label(scale(target), 12, f"{target:g}x", anchor_of(scale(target))))
     words = "Scale of the bars below"
     return element("svg", *drawn, viewBox=f"0 0 {BAR_WIDTH:g} 14", role="img", aria_label=words, class_="interval head")
