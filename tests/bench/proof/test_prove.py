@@ -110,7 +110,7 @@ def two_bits(values: Any) -> Any:
 
 
 def test_a_slowed_candidate_is_caught_and_a_fast_one_seen(tmp_path: Path) -> None:
-    slow, fast = Script(between_s=0.02), Script(between_s=0.002)
+    slow, fast = Script(between_s=0.08), Script(between_s=0.001)  # far apart, however busy the machine is
     with scripted(slow) as slow_url, scripted(fast) as fast_url:
         demands = Demands(target=1.5)
         lost = run(plan(address(slow_url), fast_url, demands=demands, rounds=6), tmp_path / "slow")
@@ -119,7 +119,7 @@ def test_a_slowed_candidate_is_caught_and_a_fast_one_seen(tmp_path: Path) -> Non
     assert won.verdict is not None
     assert not lost.verdict.proven
     assert lost.ratios["tokens_per_s"].high < 1
-    assert won.ratios["tokens_per_s"].low > 2
+    assert won.ratios["tokens_per_s"].low > 1.5
     # both give the same wrong words: equal, so nothing is lost
     assert won.verdict.proven, won.verdict.headline
     assert won.quality is not None
