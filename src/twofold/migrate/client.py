@@ -24,6 +24,8 @@ MOST_BYTES = 16 * 2**20
 MOST_ERROR = 500
 """Characters of an error that are kept."""
 CONNECT_S = 10.0
+SLACK_S = 5.0
+"""The clock of the whole exchange strikes before the one of a single read."""
 PATHS = {"chat": "/chat/completions", "completion": "/completions"}
 
 
@@ -154,7 +156,7 @@ class Exchange:
         """Open the connection. Raises OSError."""
         self.connection.connect()
         self.socket = self.connection.sock
-        self.connection.sock.settimeout(self.timeout_s)
+        self.connection.sock.settimeout(self.timeout_s + SLACK_S)
 
     def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> http.client.HTTPResponse:
         """Send a request and read the head of its answer. Raises OSError or HTTPException."""
