@@ -26,9 +26,10 @@ KEYS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One thing that is looked for; rules.toml tells what the fields mean."""
+    """One thing that is looked for; rules.toml tells what the fields mean. shown: its text, "" where it has several."""
 
     name: str
+    shown: str
     what: str
     why: str
     family: Family
@@ -71,6 +72,7 @@ def rule_of(entry: dict[str, Any]) -> Rule:
     file = entry.get("file", "a.py")
     return Rule(
         name=entry["name"],
+        shown=f"<|{token}|>" if token else str(number or ""),
         what=entry["what"],
         why=entry["why"],
         family=entry["from"],
