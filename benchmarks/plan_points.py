@@ -106,8 +106,12 @@ def peers_points(source: str, raw: dict[str, Any]) -> Iterator[Point]:
 
 
 def check_points(source: str, raw: dict[str, Any]) -> Iterator[Point]:
-    """Rates measured for a comparison with a plan, each with the limits around it."""
+    """Rates measured for a comparison with a plan, each with the limits around it.
+
+    Where CPU time was measured, with the highest limits of the run: neighbours slow the limits, but not that time.
+    """
     for figure in raw["figures"]:
+        highest = [max(column) for column in zip(*(item["limits"] for item in figure["found"]), strict=True)]
         for item in figure["found"]:
             prompt, sequences = item["prompt"], item["sequences"]
             for phase, rate in zip(("prefill", "decode"), item["rates"], strict=True):
@@ -121,7 +125,7 @@ def check_points(source: str, raw: dict[str, Any]) -> Iterator[Point]:
                     prompt=prompt,
                     sequences=sequences,
                     measured=rate,
-                    limits=limits_of(*item["limits"]),
+                    limits=limits_of(*(highest if figure["threads"] == 1 else item["limits"])),
                     weight=1.0 if figure["threads"] == 1 else 1.0 - figure["others_share"],
                 )
 

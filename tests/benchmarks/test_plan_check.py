@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.calibrate import best, loss, memory_rests, spread
 from benchmarks.plan_check import compare, is_kept
-from benchmarks.plan_points import kind_of, predicted_memory, read_points
+from benchmarks.plan_points import check_points, kind_of, predicted_memory, read_points
 from benchmarks.results import FOLDER
 from twofold.bench.efficiency import own_efficiency
 
@@ -72,3 +72,19 @@ def test_files_of_other_benchmarks_have_no_points(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text('{"benchmark": "load", "figures": []}')
     assert list(read_points([path])) == []
+
+
+def test_cpu_time_is_set_against_the_highest_limits_of_the_run() -> None:
+    items = [
+        {"prompt": 1, "sequences": 1, "rates": [9.0, 9.0], "limits": [3e9, 7e11, 1e11]},
+        {"prompt": 1024, "sequences": 1, "rates": [90.0, 8.0], "limits": [11e9, 6e11, 1e11]},
+    ]
+    figure = {"network": "llama-1b", "dtype": "w8a8", "others_share": 0.7, "found": items}
+    alone = list(check_points("", {"figures": [{**figure, "threads": 1}]}))
+    assert [point.kind for point in alone] == ["decode", "prefill", "depth"]
+    assert {(point.limits.read_bytes_per_s, point.limits.int8_ops_per_s, point.weight) for point in alone} == {
+        (11e9, 7e11, 1.0)
+    }
+    both = list(check_points("", {"figures": [{**figure, "threads": 2}]}))
+    assert [point.limits.read_bytes_per_s for point in both] == [3e9, 11e9, 11e9]
+    assert both[0].weight == pytest.approx(0.3)
