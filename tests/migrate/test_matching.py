@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.migrate.conftest import found_in
+from tests.migrate.conftest import found_in, source_of
+from twofold.migrate.flags import programs, variables
+from twofold.migrate.matching import has_signs
+from twofold.migrate.rules import rules
 
 STOP = 'stop = ["<|eot_id|>"]\n'
 
@@ -71,3 +74,25 @@ def test_a_prompt_by_hand_is_told_once_in_a_file_also_when_its_tokens_are_new() 
     assert [item.rule for item in found_in(old)].count("prompt-by-hand") == 1
     new = old.replace("start_header_id", "header_start").replace("end_header_id", "header_end")
     assert [item.rule for item in found_in(new)] == ["prompt-by-hand"]
+
+
+def test_a_file_that_is_named_after_llama_3_may_be_meant_for_it_alone() -> None:
+    assert safe(STOP, "templates/llama3.json") == []
+    assert safe(STOP, "llama3_client/a.py") == []
+
+
+def test_every_rule_and_launch_has_a_sign_that_is_looked_for_first() -> None:
+    for rule in rules():
+        assert has_signs(source_of(rule.example[1], rule.example[0])), rule.name
+    for program in programs():
+        assert has_signs(source_of(program.sign, "a.sh")), program.name
+    for variable in variables():
+        for name in variable.names:
+            assert has_signs(source_of(f"{name} {variable.needs}", "a.sh")), name
+    assert not has_signs(source_of("x = 1\n"))
+
+
+def test_other_models_with_the_vocabulary_of_llama_3_keep_it() -> None:
+    text = "class OwnConfig(PretrainedConfig):\n    vocab_size = 128256\n"
+    found = found_in(text)
+    assert [(item.rule, item.is_safe) for item in found] == [("vocabulary-size", False)]

@@ -44,9 +44,10 @@ class Flag:
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """Another server: how it is started, and the flags whose default was another."""
+    """Another server: its starts, and the flags whose default was another. sign: in small letters, in each start."""
 
     name: str
+    sign: str
     starts: re.Pattern[str]
     images: re.Pattern[str]
     positional: bool
@@ -99,6 +100,7 @@ def program_of(entry: Mapping[str, Any]) -> Program:
     starts, images = "|".join(entry["starts"]), "|".join(entry["images"])
     return Program(
         name=entry["name"],
+        sign=entry["sign"],
         starts=re.compile(rf"(?<![\w.\-])(?:{starts})(?![\w.\-/])"),
         images=re.compile(rf"(?<![\w.\-/])(?:docker\.io/)?(?:{images})(?:[:@][\w.\-:]+)?(?![\w.\-/])"),
         positional=entry["positional"],

@@ -107,7 +107,7 @@ def visit_object(found: Checked, schema: Mapping[str, Any], value: Mapping[str, 
     known = known if isinstance(known, dict) else {}
     required = schema.get("required", ())
     for name in required if isinstance(required, list) else ():
-        if name not in value:
+        if isinstance(name, str) and name not in value:
             found.errors.append(f"{place}: {name!r} is missing")
     for name, item in value.items():
         if name in known:

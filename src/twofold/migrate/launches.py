@@ -35,7 +35,10 @@ OWN_IMAGE = (
 
 def launches(source: Source, parts: Stretches) -> Iterator[Finding]:
     """All that starts or sets another server in a file."""
+    small = source.text.lower()
     for program in programs():
+        if program.sign not in small:
+            continue
         for match in program.starts.finditer(source.text):
             yield from command(source, parts, program, match.start(), match.end())
         for match in re.finditer(LISTS[program.name], source.text):
@@ -198,7 +201,7 @@ def is_item(lines: Sequence[str], index: int, depth: int) -> bool:
 def environment(source: Source, parts: Stretches) -> Iterator[Finding]:
     """Names in the environment that another server reads."""
     for variable in variables():
-        if variable.needs and variable.needs not in source.text:
+        if variable.needs not in source.text or not any(name in source.text for name in variable.names):
             continue
         for match in re.finditer(rf"(?<![\w$])\$?\{{?(?P<it>{'|'.join(variable.names)})(?!\w)", source.text):
             if parts.at(match.start()).role != "comment":

@@ -23,8 +23,24 @@ IN_TESTS = re.compile(
     r"(?i)(?:^|/)(?:tests?|__tests__|testdata|test_data|fixtures?|snapshots?|spec|cassettes|goldens?)/"
     r"|(?:^|/)(?:test_[^/]*|[^/]*_test|conftest)\.py$|\.(?:test|spec)\.[jt]sx?$"
 )
+OF_LLAMA_3 = re.compile(r"(?i)llama[_\-]?[23](?!\d)")
+OWN_MODEL = re.compile(r"\bPre[tT]rainedConfig\b")
 NAMES = ("gguf-file", "llama3-model", "llama2-model", "ollama-model")
+SIGNS = (
+    *("llama", "_id|", "_id\\", "python_tag", "reserved_special", "inst]", "sys>>", "header_start", "chat_template"),
+    *("cutting knowledge", "environment: ipython", "a function call", "<function=", "logit_bias", "vllm", "11434"),
+    *("text_generation", "text-generation", "textgen", "inferenceclient", "/generate", "chathuggingface"),
+    *("huggingfaceendpoint", "beam_search", "best_of", "8192", "12800", "128_00", "128256", "128_256", "hugging"),
+    *("max_concurrent_requests", "8_192"),
+)
+"""In small letters; a file without any of them has nothing that is looked for. Looking for them takes no time."""
 SURE_OF_LITTLE = frozenset(("128001", "128006", "128007", "128008", "128009", "128010", "128256"))
+
+
+def has_signs(source: Source) -> bool:
+    """Whether there may be something to find."""
+    small = source.text.lower()
+    return source.kind == "modelfile" or any(sign in small for sign in SIGNS)
 
 
 def findings_of(source: Source, parts: Stretches, rules: Iterable[Rule]) -> list[Finding]:
@@ -89,6 +105,10 @@ def doubt_about(source: Source, parts: Stretches) -> str:
         return "this is a test or a fixture: it may be meant to say what the old system says"
     if source.kind == "notebook":
         return "this is a notebook: its outputs are records"
+    if OWN_MODEL.search(source.text):
+        return "this file defines a model of its own, which may share Llama 3's vocabulary"
+    if OF_LLAMA_3.search(source.name):
+        return "the file's name speaks of Llama 2 or 3: it may be meant for it alone"
     if not parts.is_parsed:
         return "this file does not parse"
     other = OTHERS.search(source.text)

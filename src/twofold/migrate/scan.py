@@ -15,7 +15,7 @@ from typing import Any
 from twofold.migrate.files import Source, sources
 from twofold.migrate.findings import Finding, Placed, place
 from twofold.migrate.launches import launches
-from twofold.migrate.matching import IN_TESTS, findings_of
+from twofold.migrate.matching import IN_TESTS, findings_of, has_signs
 from twofold.migrate.rules import rules_for
 from twofold.migrate.stretches import stretches
 
@@ -82,6 +82,8 @@ def scan(root: Path, to: str = "llama4") -> Scan:
 
 def findings_in(source: Source, to: str) -> list[Finding]:
     """Findings of one file, in order of place."""
+    if not has_signs(source):
+        return []
     parts = stretches(source.text, source.kind)
     items = [*findings_of(source, parts, rules_for(to)), *guarded(source, list(launches(source, parts)))]
     return sorted(items, key=lambda item: (item.start, -item.end))
