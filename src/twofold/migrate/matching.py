@@ -24,7 +24,7 @@ IN_TESTS = re.compile(
     r"|(?:^|/)(?:test_[^/]*|[^/]*_test|conftest)\.py$|\.(?:test|spec)\.[jt]sx?$"
 )
 OF_LLAMA_3 = re.compile(r"(?i)llama[_\-]?[23](?!\d)")
-OWN_MODEL = re.compile(r"\bPre[tT]rainedConfig\b")
+OWN_MODEL = re.compile(r"\bPre[tT]rainedConfig\b|\bclass \w+\(\w*Config\)")
 NAMES = ("gguf-file", "llama3-model", "llama2-model", "ollama-model")
 SIGNS = (
     *("llama", "_id|", "_id\\", "python_tag", "reserved_special", "inst]", "sys>>", "header_start", "chat_template"),
