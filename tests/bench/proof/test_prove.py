@@ -110,11 +110,15 @@ def two_bits(values: Any) -> Any:
 
 
 def test_a_slowed_candidate_is_caught_and_a_fast_one_seen(tmp_path: Path) -> None:
-    slow, fast = Script(between_s=0.08), Script(between_s=0.001)  # far apart, however busy the machine is
+    words = ("It", " is", ".")
+    slow, fast = (
+        Script(between_s=0.06, words=words),
+        Script(between_s=0.001, words=words),
+    )  # however busy the machine is
     with scripted(slow) as slow_url, scripted(fast) as fast_url:
-        demands = Demands(target=1.5)
-        lost = run(plan(address(slow_url), fast_url, demands=demands, rounds=6), tmp_path / "slow")
-        won = run(plan(address(fast_url), slow_url, demands=demands, rounds=6), tmp_path / "fast")
+        chosen = {"demands": Demands(target=1.5), "rounds": 6, "workload": preset_workload("chat", 4, 4, None)}
+        lost = run(plan(address(slow_url), fast_url, **chosen), tmp_path / "slow")
+        won = run(plan(address(fast_url), slow_url, **chosen), tmp_path / "fast")
     assert lost.verdict is not None
     assert won.verdict is not None
     assert not lost.verdict.proven
