@@ -23,7 +23,7 @@ from benchmarks.results import write_result
 from benchmarks.serving.figures import percentile
 from benchmarks.serving.guests import Guestbook, ask_again, describe, load
 from benchmarks.serving.servers import Server, started, twofold_command
-from benchmarks.serving.traces import complaints, differences, traces, watch
+from benchmarks.serving.traces import complaints, differences, growth, traces, watch
 
 CALM_S = 3
 WARM_UP_S = 30
@@ -79,6 +79,7 @@ def run(server: Server, chosen: argparse.Namespace) -> dict[str, Any]:
     truths = random.Random(chosen.seed).sample(book.truths, min(chosen.again, len(book.truths)))
     faults = [*warm.faults, *book.faults, *differences(before, after), *asyncio.run(ask_again(server.port, truths))]
     code = server.stop()
+    faults += growth(seen["memory_mib"])
     faults += complaints(server.log.read_text(errors="replace"))
     faults += [f"the server's exit code is {code}"] if code else []
     return {

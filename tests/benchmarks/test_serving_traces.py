@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.serving.traces import differences, read_metrics, unread_bytes
+from benchmarks.serving.traces import differences, growth, read_metrics, unread_bytes
 
 TEXT = """# HELP vllm:num_requests_running Requests in the batch.
 vllm:num_requests_running{model_name="a b",engine="0"} 3.0
@@ -44,9 +44,15 @@ def test_the_fullest_send_queue_of_the_server_counts() -> None:
         ("tasks", 6.0, True),
         ("open_files", 13, True),
         ("threads", 8, False),
+        ("threads", 50, True),
         ("memory_mib", 160.0, False),
-        ("memory_mib", 165.0, True),
     ],
 )
 def test_what_has_not_come_back_is_a_fault(name: str, value: float, is_fault: bool) -> None:
     assert bool(differences(CALM, CALM | {name: value})) == is_fault
+
+
+def test_memory_that_comes_and_goes_is_no_leak_and_one_that_only_comes_is() -> None:
+    assert growth([280.0, 340.0, 282.0, 341.0, 283.0, 340.0, 281.0, 342.0]) == []
+    assert growth([280.0 + 10 * number for number in range(20)])
+    assert growth([280.0]) == []
