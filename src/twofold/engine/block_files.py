@@ -33,13 +33,23 @@ MOST_WAITING_BYTES = 256 * 2**20
 def sealed(key: bytes, content: bytes) -> bytes:
     """A file's bytes: magic, key, length, checksum over all of it, content."""
     head = MAGIC + key + len(content).to_bytes(8, "little")
-    return head + blake2b(head + content, digest_size=CHECK_BYTES).digest() + content
+    return b"".join((head, checksum(head, content), content))
+
+
+def checksum(head: bytes, content: bytes | memoryview) -> bytes:
+    """Over both, without putting them together: a block may have megabytes."""
+    digest = blake2b(head, digest_size=CHECK_BYTES)
+    digest.update(content)
+    return digest.digest()
 
 
 def opened(key: bytes, size: int, data: bytes) -> bytes | None:
     """The content of a file's bytes, None unless they are exactly what `sealed` made for this key and size."""
-    content = data[len(data) - size :]
-    return content if len(data) > size and sealed(key, content) == data else None
+    head = MAGIC + key + size.to_bytes(8, "little")
+    if len(data) != HEAD_BYTES + size or not data.startswith(head):
+        return None
+    is_whole = data[len(head) : HEAD_BYTES] == checksum(head, memoryview(data)[HEAD_BYTES:])
+    return data[HEAD_BYTES:] if is_whole else None
 
 
 class BlockFiles:
