@@ -13,7 +13,7 @@ from benchmarks.plan_points import check_points, kind_of, predicted_memory, read
 from benchmarks.results import FOLDER
 from twofold.bench.efficiency import own_efficiency
 
-PEERS = sorted(FOLDER.glob("*-peers-*.json"))
+PEERS = sorted(path for path in FOLDER.glob("*-peers-*.json") if "serve-peers" not in path.name)
 SHARES = own_efficiency().shares
 
 
