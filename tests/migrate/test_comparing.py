@@ -134,12 +134,20 @@ def test_an_interruption_keeps_the_part_and_marks_it(tmp_path: Path) -> None:
     prompts = traffic(tmp_path / "t.jsonl")
     with misbehaving() as (url, seen), (tmp_path / "told").open("w") as sink:
         arguments = ["--old", url, "--new", url, "--new-model", "stalls", "--timeout", "60", "--prompts", str(prompts)]
-        process = subprocess.Popen([*MAIN, *arguments, "-o", str(tmp_path)], stdout=sink, stderr=sink)
-        while not any(body["model"] == "stalls" for body in seen):
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 3, (tmp_path / "told").read_text()
+        process = subprocess.Popen(
+            [*MAIN, *arguments, "-o", str(tmp_path)], stdout=sink, stderr=sink,
+            # ignored, where the tests run in the background of a shell, and a child inherits that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+        try:
+            while not any(body["model"] == "stalls" for body in seen):
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 3, (tmp_path / "told").read_text()
+        finally:
+            process.kill()
+            process.wait()
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["partial"], report["go"]) == (True, False)
     assert "not all requests were asked" in report["reasons"][0]
