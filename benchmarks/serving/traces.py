@@ -22,8 +22,8 @@ BACK = ("running", "waiting", "cache_used", "tasks", "open_files")
 POOL_THREADS = 40
 """Workers beside the event loop are made when they are first needed, up to so many, and kept."""
 GROWTH_MIB = 32
-"""By how much the least memory of the second half may exceed that of the first: what slow readers leave unread comes
-and goes by 60 MiB (each may let 4,096 tokens with their log-probabilities lie), a leak only comes."""
+"""By how much the least memory of the last quarter may exceed that of the second: slow readers (each may let 4,096 tokens
+with their log-probabilities lie) and prompts of megabytes, refused when they are tokens, come and go by 20 to 60 MiB."""
 COMPLAINT = re.compile(r"ERROR|Traceback|never retrieved|Exception ignored|was never awaited")
 
 
@@ -59,13 +59,13 @@ def differences(before: dict[str, float], after: dict[str, float]) -> list[str]:
 
 def growth(memory_mib: Sequence[float]) -> list[str]:
     """What memory under a steady load says of a leak, in words; the samples are spread evenly over it."""
-    half = len(memory_mib) // 2
-    if half < 2:
+    quarter = len(memory_mib) // 4
+    if quarter < 2:
         return []
-    first, last = min(memory_mib[:half]), min(memory_mib[half:])
-    if last <= first + GROWTH_MIB:
+    early, late = min(memory_mib[quarter : 2 * quarter]), min(memory_mib[-quarter:])
+    if late <= early + GROWTH_MIB:
         return []
-    return [f"memory was down to {first} MiB in the first half of the load and never below {last} MiB in the second"]
+    return [f"memory was down to {early} MiB in the second quarter of the load and never below {late} MiB in the last"]
 
 
 def complaints(log: str) -> list[str]:
