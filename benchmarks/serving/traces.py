@@ -23,7 +23,7 @@ POOL_THREADS = 40
 """Workers beside the event loop are made when they are first needed, up to so many, and kept."""
 GROWTH_MIB = 32
 """By how much the least memory of the last quarter may exceed that of the second: slow readers (each may let 4,096
-tokens with their log-probabilities lie) and prompts of megabytes (refused once they are tokens) come and go by 60 MiB."""
+tokens with their log-probabilities lie) and prompts of megabytes (refused once they are tokens) come and go by 60."""
 COMPLAINT = re.compile(r"ERROR|Traceback|never retrieved|Exception ignored|was never awaited")
 
 

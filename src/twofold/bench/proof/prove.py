@@ -160,6 +160,10 @@ def notes_of(plan: Plan, course: Course) -> list[str]:
             "Recorded traffic repeats in every round: a server that remembers prompts knows them from the second round "
             "on. twofold was kept from that (cache_salt); other servers may not have been."
         )
+    if len({item.endpoint.url for item in course.started.values()}) < len(course.started):
+        found.append(
+            "Both contenders are one server: who asks second in a round finds the first one's prompts in its memory."
+        )
     counted = {item.role for item in course.samples if not item.error and not item.prompt_tokens}
     found += [f"The {role} does not count its tokens; pieces of text were counted instead." for role in sorted(counted)]
     return found
