@@ -28,7 +28,7 @@ SCHEMA = {"type": "object", "properties": {"age": {"type": "integer"}}, "require
 
 
 @pytest.fixture(scope="module")
-def claude(live: Live) -> Iterator[anthropic.Anthropic]:
+def messenger(live: Live) -> Iterator[anthropic.Anthropic]:
     with anthropic.Anthropic(base_url=live.url, api_key="none", max_retries=0, timeout=60) as made:
         yield made
 
@@ -38,13 +38,13 @@ def chat(client: openai.OpenAI, **asked: Any) -> Any:
     return found.choices[0]
 
 
-def test_a_message_is_what_openais_route_answers(claude: anthropic.Anthropic, client: openai.OpenAI) -> None:
+def test_a_message_is_what_openais_route_answers(messenger: anthropic.Anthropic, client: openai.OpenAI) -> None:
     for extra, system in (
         (GREEDY, None),
         ({"temperature": 1.0, "top_p": 0.5, "top_k": 1}, None),
         (GREEDY, "Be brief."),
     ):
-        found = claude.messages.create(**{**ASKED, "extra_body": extra}, **({"system": system} if system else {}))
+        found = messenger.messages.create(**{**ASKED, "extra_body": extra}, **({"system": system} if system else {}))
         first = [{"role": "system", "content": system}] if system else []
         expected = chat(client, messages=first + MESSAGES, extra_body=extra)
         assert [block.model_dump()["text"] for block in found.content] == [expected.message.content]
@@ -53,12 +53,12 @@ def test_a_message_is_what_openais_route_answers(claude: anthropic.Anthropic, cl
         assert found.id.startswith("msg_")
 
 
-def test_texts_may_come_as_blocks_marked_for_the_cache(claude: anthropic.Anthropic) -> None:
+def test_texts_may_come_as_blocks_marked_for_the_cache(messenger: anthropic.Anthropic) -> None:
     mark = {"cache_control": {"type": "ephemeral"}}
-    whole = claude.messages.create(**ASKED, system="Be brief. Be kind.")
+    whole = messenger.messages.create(**ASKED, system="Be brief. Be kind.")
     halves: Any = [{"type": "text", "text": "Be brief."}, {"type": "text", "text": " Be kind.", **mark}]
     content = [{"type": "text", "text": MESSAGES[0]["content"], **mark}]
-    found = claude.messages.create(**{**ASKED, "messages": [{"role": "user", "content": content}]}, system=halves)
+    found = messenger.messages.create(**{**ASKED, "messages": [{"role": "user", "content": content}]}, system=halves)
     assert found.content == whole.content
     read = found.usage.cache_read_input_tokens or 0
     assert read > 0
@@ -67,14 +67,14 @@ def test_texts_may_come_as_blocks_marked_for_the_cache(claude: anthropic.Anthrop
     assert found.usage.output_tokens == whole.usage.output_tokens
 
 
-def test_a_stream_has_its_events_in_order(claude: anthropic.Anthropic, live: Live) -> None:
-    whole = claude.messages.create(**ASKED)
-    events = list(claude.messages.create(**ASKED, stream=True))
+def test_a_stream_has_its_events_in_order(messenger: anthropic.Anthropic, live: Live) -> None:
+    whole = messenger.messages.create(**ASKED)
+    events = list(messenger.messages.create(**ASKED, stream=True))
     assert [event.type for event in events] == [
         "message_start", "content_block_start", *["content_block_delta"] * (len(events) - 5), "content_block_stop",
         "message_delta", "message_stop",
     ]  # fmt: skip
-    with claude.messages.stream(**ASKED) as stream:
+    with messenger.messages.stream(**ASKED) as stream:
         final: Any = stream.get_final_message()
     assert final.content[0].text == whole.content[0].text  # type: ignore[union-attr]
     assert final.stop_reason == "end_turn"
@@ -89,11 +89,11 @@ def test_a_stream_has_its_events_in_order(claude: anthropic.Anthropic, live: Liv
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_stop_sequence_is_named_and_a_cut_answer_told(claude: anthropic.Anthropic, stream: bool) -> None:
+def test_a_stop_sequence_is_named_and_a_cut_answer_told(messenger: anthropic.Anthropic, stream: bool) -> None:
     def ask(**more: Any) -> Any:
         if not stream:
-            return claude.messages.create(**{**ASKED, **more})
-        with claude.messages.stream(**{**ASKED, **more}) as events:
+            return messenger.messages.create(**{**ASKED, **more})
+        with messenger.messages.stream(**{**ASKED, **more}) as events:
             return events.get_final_message()
 
     found = ask(stop_sequences=["zz", " 72"])
@@ -104,12 +104,12 @@ def test_a_stop_sequence_is_named_and_a_cut_answer_told(claude: anthropic.Anthro
 
 @pytest.mark.parametrize("choice", [None, {"type": "auto"}, {"type": "any"}, {"type": "tool", "name": "set_timer"}])
 def test_tools_are_called_as_through_openais_route(
-    claude: anthropic.Anthropic, client: openai.OpenAI, choice: Any
+    messenger: anthropic.Anthropic, client: openai.OpenAI, choice: Any
 ) -> None:
     asked = {**ASKED_TIMER, **({"tool_choice": choice} if choice else {})}
     called = chat(client, messages=ASK_TIMER, tools=TOOLS, tool_choice="auto").message.tool_calls[0]
-    whole = claude.messages.create(**asked)
-    with claude.messages.stream(**asked) as stream:
+    whole = messenger.messages.create(**asked)
+    with messenger.messages.stream(**asked) as stream:
         kinds = [event.type for event in stream]
         streamed = stream.get_final_message()
     assert "input_json" in kinds
@@ -122,8 +122,8 @@ def test_tools_are_called_as_through_openais_route(
         assert found.stop_reason == "tool_use"
 
 
-def test_what_a_tool_gave_goes_back_to_the_model(claude: anthropic.Anthropic, client: openai.OpenAI) -> None:
-    first = claude.messages.create(**ASKED_TIMER)
+def test_what_a_tool_gave_goes_back_to_the_model(messenger: anthropic.Anthropic, client: openai.OpenAI) -> None:
+    first = messenger.messages.create(**ASKED_TIMER)
     use: Any = first.content[0]
     turns = [*ASK_TIMER, {"role": "assistant", "content": first.content}]
     call = {"id": use.id, "type": "function", "function": {"name": use.name, "arguments": json.dumps(use.input)}}
@@ -132,25 +132,25 @@ def test_what_a_tool_gave_goes_back_to_the_model(claude: anthropic.Anthropic, cl
         block = {**RESULT, "tool_use_id": use.id, "is_error": is_error}
         again = {"role": "user", "content": [block, {"type": "text", "text": "Thanks!"}]}
         told = {"role": "tool", "tool_call_id": use.id, "content": content}
-        found = claude.messages.create(**{**ASKED_TIMER, "messages": [*turns, again]})
+        found = messenger.messages.create(**{**ASKED_TIMER, "messages": [*turns, again]})
         sent = [*plain, told, {"role": "user", "content": "Thanks!"}]
         expected = chat(client, messages=sent, tools=TOOLS)
         assert "".join(item.text for item in found.content if item.type == "text") == expected.message.content
-        counted = claude.messages.count_tokens(model="demo", messages=[*turns, again], tools=[TIMER])  # type: ignore[list-item]
+        counted = messenger.messages.count_tokens(model="demo", messages=[*turns, again], tools=[TIMER])  # type: ignore[list-item]
         body = client.chat.completions.create(model="demo", messages=sent, tools=TOOLS, max_tokens=1)  # type: ignore[arg-type]
         assert body.usage is not None
         assert counted.input_tokens == body.usage.prompt_tokens
 
 
-def test_without_a_choice_of_tools_json_stays_text(claude: anthropic.Anthropic) -> None:
-    found = claude.messages.create(**{**ASKED_TIMER, "tool_choice": {"type": "none"}})
+def test_without_a_choice_of_tools_json_stays_text(messenger: anthropic.Anthropic) -> None:
+    found = messenger.messages.create(**{**ASKED_TIMER, "tool_choice": {"type": "none"}})
     assert {block.type for block in found.content} <= {"text"}
     assert found.stop_reason in ("end_turn", "max_tokens")
 
 
-def test_a_call_that_is_cut_is_no_call(claude: anthropic.Anthropic) -> None:
-    full = claude.messages.create(**ASKED_TIMER, tool_choice={"type": "any"})
-    found = claude.messages.create(
+def test_a_call_that_is_cut_is_no_call(messenger: anthropic.Anthropic) -> None:
+    full = messenger.messages.create(**ASKED_TIMER, tool_choice={"type": "any"})
+    found = messenger.messages.create(
         **{**ASKED_TIMER, "max_tokens": full.usage.output_tokens - 3}, tool_choice={"type": "any"}
     )
     assert [block.type for block in found.content] == ["text"]
@@ -158,22 +158,22 @@ def test_a_call_that_is_cut_is_no_call(claude: anthropic.Anthropic) -> None:
 
 
 def test_an_answer_goes_on_with_a_last_message_of_the_assistant(
-    claude: anthropic.Anthropic, client: openai.OpenAI
+    messenger: anthropic.Anthropic, client: openai.OpenAI
 ) -> None:
     begun: Any = [*MESSAGES, {"role": "assistant", "content": "It is 7"}]
     extra = {"continue_final_message": True, "add_generation_prompt": False}
-    found: Any = claude.messages.create(**{**ASKED, "messages": begun})
+    found: Any = messenger.messages.create(**{**ASKED, "messages": begun})
     assert found.content[0].text == chat(client, messages=begun, extra_body=extra).message.content
 
 
-def test_a_schema_holds(claude: anthropic.Anthropic, client: openai.OpenAI) -> None:
-    found: Any = claude.messages.create(**ASKED, output_config={"format": {"type": "json_schema", "schema": SCHEMA}})
+def test_a_schema_holds(messenger: anthropic.Anthropic, client: openai.OpenAI) -> None:
+    found: Any = messenger.messages.create(**ASKED, output_config={"format": {"type": "json_schema", "schema": SCHEMA}})
     form: Any = {"type": "json_schema", "json_schema": {"name": "age", "schema": SCHEMA}}
     assert found.content[0].text == chat(client, messages=MESSAGES, response_format=form).message.content
     assert isinstance(json.loads(found.content[0].text)["age"], int)
 
 
-def test_an_asynchronous_client_gets_the_same(claude: anthropic.Anthropic, live: Live) -> None:
+def test_an_asynchronous_client_gets_the_same(messenger: anthropic.Anthropic, live: Live) -> None:
     async def main() -> Any:
         async with (
             anthropic.AsyncAnthropic(base_url=live.url, auth_token="none", api_key=None) as made,
@@ -184,7 +184,7 @@ def test_an_asynchronous_client_gets_the_same(claude: anthropic.Anthropic, live:
             return text, count.input_tokens
 
     text, count = asyncio.run(main())
-    whole: Any = claude.messages.create(**ASKED)
+    whole: Any = messenger.messages.create(**ASKED)
     assert text == whole.content[0].text
     assert count == whole.usage.input_tokens + whole.usage.cache_read_input_tokens
 
@@ -224,10 +224,10 @@ ERRORS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("asked", "words"), ERRORS, ids=[str(index) for index in range(len(ERRORS))])
 def test_what_cannot_be_honoured_is_a_400_that_names_it(
-    claude: anthropic.Anthropic, asked: dict[str, Any], words: str
+    messenger: anthropic.Anthropic, asked: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(anthropic.BadRequestError) as caught:
-        claude.messages.create(**{**ASKED, "extra_body": asked})
+        messenger.messages.create(**{**ASKED, "extra_body": asked})
     body: Any = caught.value.body
     assert (body["type"], body["error"]["type"]) == ("error", "invalid_request_error")
     assert words in body["error"]["message"]
@@ -249,12 +249,12 @@ def test_what_fails_in_a_stream_is_an_event_of_its_own() -> None:
     assert json.loads(data.removeprefix("data: ")) == {"type": "error", "error": error}
 
 
-def test_other_failures_have_anthropics_shape_too(claude: anthropic.Anthropic, live: Live) -> None:
+def test_other_failures_have_anthropics_shape_too(messenger: anthropic.Anthropic, live: Live) -> None:
     with pytest.raises(anthropic.NotFoundError) as missing:
-        claude.messages.create(**{**ASKED, "model": "claude"})
+        messenger.messages.create(**{**ASKED, "model": "messenger"})
     body: Any = missing.value.body
     assert (body["type"], body["error"]["type"]) == ("error", "not_found_error")
-    assert "'claude'" in body["error"]["message"]
+    assert "'messenger'" in body["error"]["message"]
     unknown = httpx.post(live.url + "/v1/messages/batches", json={})
     assert (unknown.status_code, unknown.json()["error"]["type"]) == (404, "not_found_error")
     with (
