@@ -204,3 +204,13 @@ def test_the_seconds_of_the_steps_are_shared_out_among_their_requests(llm: LLM) 
     assert sum(report.prompt_rows for report in reports) == 4 + 41 + 71
     assert sum(report.drawn for report in reports) == 3 * 6
     assert all(report.prompt_rows <= report.rows <= 32 for report in reports)
+
+
+def test_a_question_that_nobody_waits_for_any_more_or_that_fails_harms_nobody(runner: Runner) -> None:
+    given_up = [runner.ask(lambda: 1) for _ in range(50)]
+    for future in given_up:
+        future.cancel()
+    with pytest.raises(ZeroDivisionError):
+        runner.ask(lambda: 1 // 0).result(10)
+    assert runner.ask(lambda: 7).result(10) == 7
+    assert runner.is_alive
