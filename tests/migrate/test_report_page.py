@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from twofold.migrate.report import Report
 from twofold.migrate.report_page import MOST_PAIRS, page_of
 from twofold.migrate.verdict import Limits
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ATTACK = (
     "</pre><script>document.title = 'owned'</script><img src=http://192.0.2.1/x onerror=\"document.title='owned'\">"
 )
@@ -69,17 +66,6 @@ def test_charts_of_few_many_and_no_values() -> None:
         assert "nan" not in chart
     assert ticks(-2, 2) == [0.01, 0.1, 1.0, 10.0, 100.0]
     assert histogram([0.0, 1.0, 0.55]).count("<rect") == 10
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
-    if CHROMIUM is None:
-        pytest.skip("no chromium found (apt-get install chromium)")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.mark.browser

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import click.testing
@@ -90,11 +89,10 @@ def test_a_file_keeps_its_mode_and_one_that_changed_meanwhile_is_left(tmp_path: 
     assert (path.read_text(), path.stat().st_mode & 0o777) == ('STOP="<|eot|>" # mine\n', 0o755)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
-def test_a_file_that_may_not_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.sh").write_text('STOP="<|eot_id|>"\n')
-    (tmp_path / "a.sh").chmod(0o444)
-    (change,) = scan(tmp_path).changes
+def test_a_file_that_may_not_be_written_is_named(ordinary_user: Path) -> None:
+    (ordinary_user / "a.sh").write_text('STOP="<|eot_id|>"\n')
+    (ordinary_user / "a.sh").chmod(0o444)
+    (change,) = scan(ordinary_user).changes
     assert write(change) == "it may not be written to"
 
 

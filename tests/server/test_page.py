@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,9 @@ import pytest
 from tests.server.conftest import Live, started
 from twofold.server.page import PATHS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 STATIC = Path(__file__).parents[2] / "src" / "twofold" / "server" / "static"
 NAMESPACE = "http://www.w3.org/2000/svg"
 PASSAGE = "The mayor of Quillmere is Torvane. Quillmere has 7215 inhabitants.\n\nHow many people live in Quillmere?"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
-    if CHROMIUM is None:
-        pytest.skip("no chromium found (apt-get install chromium)")
-    with api.sync_playwright() as playwright:
-        started_browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started_browser
-        started_browser.close()
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ import pytest
 from tests.bench.proof.proofs import MAKERS
 from twofold.bench.proof.report import render
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VIEWS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1100, "height": 900}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1100, "height": 900}, "color_scheme": "dark"},
@@ -52,17 +49,6 @@ CONTRASTS = """[".note", ".absent", "h1", ".says", "td", "small", ".baseline-tex
   const back = light(getComputedStyle(document.body).backgroundColor);
   return (Math.max(ink, back) + 0.05) / (Math.min(ink, back) + 0.05);
 })"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
-    if CHROMIUM is None:
-        pytest.skip("no chromium found (apt-get install chromium)")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
