@@ -29,11 +29,11 @@ from benchmarks.results import write_result
 from benchmarks.serving.client import BadAnswer
 from benchmarks.serving.figures import spread, times_as_good
 from benchmarks.serving.loads import BUSY, Load, run_level, run_probes
-from benchmarks.serving.pace import client_overhead
 from benchmarks.serving.servers import Server, started, twofold_command
 from benchmarks.serving.table import show
 from benchmarks.serving.words import with_tokenizer, with_vocabulary
 from twofold.backends.cpu import machine
+from twofold.bench.proof.overhead import client_overhead
 
 Levels = dict[str, dict[str, float]]
 """Figures by level: a number of streams, or PROBES."""

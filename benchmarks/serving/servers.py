@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.peers.protocol import EngineFailed
 from benchmarks.peers.quiet import Clock, read_clock
+from twofold.bench.proof import process
+from twofold.bench.proof.process import TICKS_PER_S
+from twofold.errors import BenchError
 
 PROGRAM = "from twofold.cli.main import main; main()"
-PATIENCE_S = 300
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +41,7 @@ class Server:
     @property
     def cpu_s(self) -> float:
         """Seconds of work so far, of all its threads."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+        return process.Server(process=self.process, url="", start_s=self.start_s).cpu_s or 0.0
 
     def thread_s(self) -> dict[str, float]:
         """Seconds of work so far by thread: its number and, where it has one, its name."""
@@ -71,40 +67,16 @@ def twofold_command(model: str, *options: str) -> list[str]:
     return [sys.executable, "-c", PROGRAM, "serve", model, *options]
 
 
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
-
-
 @contextlib.contextmanager
 def started(command: Sequence[str], log: Path) -> Iterator[Server]:
     """A server whose /health answers 200. Raises EngineFailed with its last words when it ends before that.
 
     The command gets --port and a free one; everything it says goes to `log`.
     """
-    port = free_port()
-    begun = time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as sink:
-        process = subprocess.Popen([*command, "--port", str(port)], stdout=sink, stderr=sink)
     try:
-        while not is_healthy(port):
-            if process.poll() is not None or time.monotonic() > begun + PATIENCE_S:
-                last = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
-                raise EngineFailed(f"{' '.join(command[:4])} ... did not come up: {last[:300]}")
-            time.sleep(0.05)
-        yield Server(process=process, port=port, log=log, start_s=time.monotonic() - begun)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def is_healthy(port: int) -> bool:
-    """Whether a server says that it takes requests."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+        with process.started(command, log, f"{' '.join(command[:4])} ...") as server:
+            port = int(server.url.rpartition(":")[2])
+            yield Server(process=server.process, port=port, log=log, start_s=server.start_s)
+    except BenchError as error:
+        raise EngineFailed(str(error)) from error

@@ -48,7 +48,7 @@ def remarks(figures: dict[str, Any], overhead: dict[str, float]) -> list[str]:
     lines = [
         f"prompts of {load['prompt_tokens']} random tokens, answers of {load['answer_tokens']}; "
         f"{load['requests']} requests of each stream. (x1.50) under a peer: twofold is 1.5 times as good.",
-        f"the client alone, {overhead['streams']} streams: a token is stamped {overhead['delay_p50_ms']:.2f} (p50), "
+        f"the client alone, {overhead['streams']:g} streams: a token is stamped {overhead['delay_ms']:.2f} (p50), "
         f"{overhead['delay_p99_ms']:.2f} ms (p99) after its writing and takes {overhead['work_per_token_ms']:.3f} ms",
     ]
     for row in figures["engines"]:

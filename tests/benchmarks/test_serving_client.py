@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.serving.client import Answer, BadAnswer, ask, ask_all, read_lines
-from benchmarks.serving.pace import TOKENS
 from benchmarks.serving.servers import Server, started
+from twofold.bench.proof.overhead import TOKENS
 
 
 @pytest.fixture(scope="module")
 def paced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("paced") / "log"
-    with started([sys.executable, "-m", "benchmarks.serving.pace"], log) as server:
+    with started([sys.executable, "-m", "twofold.bench.proof.overhead"], log) as server:
         yield server
 
 
@@ -83,7 +83,7 @@ def test_streams_are_answered_and_stamped_after_they_were_written(paced: Server)
 
 
 def test_a_server_counts_its_work_and_memory_and_leaves_when_told(tmp_path: Path) -> None:
-    with started([sys.executable, "-m", "benchmarks.serving.pace"], tmp_path / "log") as server:
+    with started([sys.executable, "-m", "twofold.bench.proof.overhead"], tmp_path / "log") as server:
         assert server.cpu_s > 0
         assert server.status_bytes("VmHWM") >= server.status_bytes("VmRSS") > 2**20
         assert server.stop() != 0  # it has no handler of its own

@@ -11,7 +11,7 @@ import itertools
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -64,11 +64,12 @@ class Endpoint:
         base = urlsplit(self.url).path.rstrip("/")
         return f"{base if base.endswith('/v1') else base + '/v1'}/{route}"
 
-    def request(self, method: str, path: str, body: bytes = b"") -> bytes:
+    def request(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> bytes:
         """A request as it goes over the wire; each has a connection of its own."""
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self.host}:{self.port}", "Connection: close"]
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"] if body else []
         lines += [f"Authorization: Bearer {self.key}"] if self.key else []
+        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
@@ -79,20 +80,32 @@ class Answer:
     sent_s: float = 0.0
     events: list[tuple[float, bytes]] = field(default_factory=list)
     is_done: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
 
-    def read(self) -> Reading:
-        """What the events say. Raises BadAnswer for an error or nonsense among them, or without an end."""
-        texts: list[tuple[float, str]] = []
-        usage: Body = {}
-        finish = ""
+    def pieces(self) -> list[tuple[float, str]]:
+        """Texts and when they came. Raises BadAnswer for an error or nonsense among the events."""
+        found: list[tuple[float, str]] = []
+        for at_s, value in self.values():
+            text = "".join(text_of(choice) for choice in value.get("choices") or ())
+            found += [(at_s, text)] if text else []
+        return found
+
+    def values(self) -> Iterator[tuple[float, Body]]:
+        """Events as JSON. Raises BadAnswer for an error or nonsense among them."""
         for at_s, data in self.events:
             value = parsed(data)
             if "error" in value:
                 raise BadAnswer(f"an error came in the stream: {json.dumps(value['error'])[:300]}")
+            yield at_s, value
+
+    def read(self) -> Reading:
+        """What the events say. Raises BadAnswer for an error or nonsense among them, or without an end."""
+        texts = self.pieces()
+        usage: Body = {}
+        finish = ""
+        for _, value in self.values():
             usage = value.get("usage") or usage
             for choice in value.get("choices") or ():
-                text = text_of(choice)
-                texts += [(at_s, text)] if text else []
                 finish = choice.get("finish_reason") or finish
         if not self.is_done and not finish:
             raise BadAnswer(f"the stream broke off after {len(texts)} pieces of text")
@@ -147,15 +160,20 @@ def whole(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
 
 
-async def ask(endpoint: Endpoint, route: str, body: Body) -> Answer:
-    """Send a request and gather its stream. Raises BadAnswer, also when the server is not there or falls silent."""
-    answer = Answer()
-    data = endpoint.request("POST", endpoint.path(route), json.dumps(body).encode())
+async def ask(
+    endpoint: Endpoint, route: str, body: Body, into: Answer | None = None, headers: Mapping[str, str] | None = None
+) -> Answer:
+    """Send a request and gather its stream; `into` can be watched meanwhile.
+
+    Raises BadAnswer, also when the server is not there or falls silent.
+    """
+    answer = into or Answer()
+    data = endpoint.request("POST", endpoint.path(route), json.dumps(body).encode(), headers)
     answer.sent_s = time.perf_counter()
     async with Connected(endpoint) as (reader, writer):
         writer.write(data)
-        status, headers = await read_head(endpoint, reader)
-        is_chunked = "chunked" in headers.get("transfer-encoding", "")
+        status, answer.headers = await read_head(endpoint, reader)
+        is_chunked = "chunked" in answer.headers.get("transfer-encoding", "")
         lines = read_lines(endpoint, reader, is_chunked)
         if status != 200:
             said = b" ".join([line async for line in lines]).decode(errors="replace")
