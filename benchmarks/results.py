@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from twofold.backends.cpu import machine
+from twofold.bench.machine import describe_machine
 
 SCHEMA = 1
 FOLDER = Path(__file__).parent / "results"
-
-
-def describe_machine() -> dict[str, Any]:
-    """CPU, cores, memory and the limit of its memory, measured now."""
-    cpu = machine.cpu()
-    return {
-        "cpu": cpu.name,
-        "isa": cpu.chosen_isa,
-        "threads": cpu.threads,
-        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        "read_limit_bytes_per_s": round(machine.measure_read(2**30)),
-        "python": platform.python_version(),
-    }
 
 
 def short_name(cpu: str) -> str:
@@ -43,7 +28,7 @@ def write_result(benchmark: str, command: str, figures: list[dict[str, Any]]) ->
         "benchmark": benchmark,
         "command": command,
         "time": now.isoformat(timespec="seconds"),
-        "machine": describe_machine(),
+        "machine": describe_machine(2**30),
         "figures": figures,
     }
     path = FOLDER / f"{now:%Y-%m-%d-%H%M}-{benchmark}-{short_name(content['machine']['cpu'])}.json"

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import platform
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from twofold.backends.cpu import machine
+from twofold.bench.machine import describe_machine
 from twofold.bench.prices import Hosted
 from twofold.bench.proof import closeness
 from twofold.bench.proof.bundle import Bundle
@@ -167,18 +164,3 @@ def notes_of(plan: Plan, course: Course) -> list[str]:
     counted = {item.role for item in course.samples if not item.error and not item.prompt_tokens}
     found += [f"The {role} does not count its tokens; pieces of text were counted instead." for role in sorted(counted)]
     return found
-
-
-def describe_machine() -> dict[str, Any]:
-    """CPU, cores, memory, and the limits of this machine, measured now."""
-    cpu = machine.cpu()
-    return {
-        "cpu": cpu.name,
-        "isa": cpu.chosen_isa,
-        "threads": cpu.threads,
-        "cores": os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        "read_limit_bytes_per_s": round(machine.measure_read(2**28)),
-        "system": platform.platform(),
-        "python": sys.version.split()[0],
-    }
