@@ -46,3 +46,9 @@ def test_what_a_request_leaves_open_comes_from_the_model() -> None:
     defaults = SamplingParams(temperature=0.6, top_p=0.9)
     merged = SamplingParams(temperature=0.0, max_tokens=5).over(defaults)
     assert (merged.temperature, merged.top_p, merged.max_tokens) == (0.0, 0.9, 5)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1e-264, 0.009])
+def test_a_penalty_that_would_leave_no_finite_logits_is_refused(penalty: float) -> None:
+    with pytest.raises(InvalidSampling, match=r"repetition_penalty is .*at least 0\.01"):
+        SamplingParams(repetition_penalty=penalty)

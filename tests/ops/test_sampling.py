@@ -151,3 +151,16 @@ def test_banning_everything_is_the_fault_of_the_settings_and_not_of_the_weights(
         draw(np.full(3, -np.inf, np.float32), RowSampling(banned=(0, 1, 2)))
     with pytest.raises(BadLogits):
         draw(np.full(3, np.nan, np.float32), RowSampling(token=1))
+
+
+@pytest.mark.parametrize("temperature", [1e-264, 1e-45, 1e-38, 1e-30, 1e-10, 1e-5])
+@pytest.mark.parametrize("cut", [{}, {"top_p": 0.9}, {"top_k": 3}, {"min_p": 0.1}])
+def test_the_smallest_temperatures_draw_the_best_token(temperature: float, cut: dict[str, Any]) -> None:
+    logits = np.array([1.0, -3.0, 30.0, 29.5, -np.inf, 2.0], np.float32)
+    for seed in range(20):
+        assert sample(logits[None], [RowSampling(temperature=temperature, seed=seed, **cut)])[0].token == 2
+    tied = np.array([5.0, 5.0, 1.0], np.float32)
+    drawn = {
+        sample(tied[None], [RowSampling(temperature=temperature, seed=seed, **cut)])[0].token for seed in range(40)
+    }
+    assert drawn == {0, 1}

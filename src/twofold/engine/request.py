@@ -57,7 +57,7 @@ class SamplingParams:
         in_range("temperature", self.temperature, 0.0, 100.0)
         in_range("top_p", self.top_p, 0.0, 1.0, low_excluded=True)
         in_range("min_p", self.min_p, 0.0, 1.0)
-        in_range("repetition_penalty", self.repetition_penalty, 0.0, 100.0, low_excluded=True)
+        in_range("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
         in_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
         in_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         whole("top_k", self.top_k, 0, 2**31)

@@ -17,6 +17,8 @@ Indices = npt.NDArray[np.int64]
 STRETCH = 1024
 DISTANCES = (2.0, 6.0, 18.0)
 """Logits this far below the best are looked at first when the best few are wanted."""
+LEAST_TEMPERATURE = np.float32(1e-30)
+"""Below it float32 overflows or ends at 0. Here already only ids as likely as the best one have any weight."""
 
 
 def sample(logits_RV: Floats, rows: Sequence[RowSampling]) -> list[Drawn]:
@@ -100,7 +102,7 @@ def draw_index(logits_V: Floats, row: RowSampling) -> int:
 
 def weigh(logits: Floats, largest: np.float32, temperature: float) -> Floats:
     """Probabilities at a temperature, relative to that of the largest logit."""
-    scale = np.float32(temperature)
+    scale = max(np.float32(temperature), LEAST_TEMPERATURE)
     relative: Floats = logits / scale - largest / scale
     return np.exp(relative)
 
