@@ -12,6 +12,7 @@ import click
 
 from twofold.cli.bench import PRESETS
 from twofold.cli.options import with_options
+from twofold.cli.serving_options import check_installed
 from twofold.config import DTYPES
 from twofold.errors import SettingsError
 
@@ -179,6 +180,8 @@ def read_specs(model: str, options: dict[str, Any]) -> tuple[Spec, Spec]:
     baseline = read_baseline(
         options["baseline"], candidate, options["baseline_dtype"], options["baseline_name"], options["baseline_key"]
     )
+    if "twofold" in (candidate.engine, baseline.engine):
+        check_installed()
     return baseline, candidate
 
 

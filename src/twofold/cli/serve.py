@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from twofold.cli.generation import GENERATION, Generation, read_generation
 from twofold.cli.options import LOADING, LOADING_NAMES, with_options
-from twofold.cli.serving_options import SERVING, read_session_limits, read_settings
+from twofold.cli.serving_options import SERVING, check_installed, read_session_limits, read_settings
 from twofold.cli.watching_options import WATCHING, read_price, start_logging
-from twofold.errors import SettingsError
 
 if TYPE_CHECKING:
     from twofold.api import LLM
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
     from twofold.server.facts import Facts
     from twofold.server.serving import Serving
     from twofold.server.settings import ServerSettings
-
-NEEDED = ("starlette", "uvicorn", "msgspec", "prometheus_client", "llguidance")
 
 
 @click.command(
@@ -35,9 +31,7 @@ def command(model: str, served_model_name: tuple[str, ...], **options: Any) -> N
     from twofold.phases import Phases
 
     phases = Phases()
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        raise SettingsError(f"{', '.join(missing)} not installed; the server needs: pip install 'twofold[serve]'")
+    check_installed()
     from twofold.cli.session import load_with_progress
     from twofold.cli.starting import prepare, told
     from twofold.keeping import open_sessions

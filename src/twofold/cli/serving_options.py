@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from twofold.engine.sessions import SessionLimits
     from twofold.server.settings import ServerSettings, Tls
 
+NEEDED = ("starlette", "uvicorn", "msgspec", "prometheus_client", "llguidance")
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 NETWORK = (
@@ -80,6 +82,16 @@ SESSIONS = (
     ),
 )  # fmt: skip
 SERVING = (*NETWORK, *KEYS, *MODELS, *LIMITS, *SESSIONS)
+
+
+def check_installed() -> None:
+    """Raise SettingsError unless what the server is made of is there."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise SettingsError(
+            f"{', '.join(missing)} not installed; the server needs: pip install 'twofold[serve]' "
+            "(in a checkout: pip install '.[serve]')"
+        )
 
 
 def read_settings(options: Mapping[str, Any]) -> ServerSettings:
