@@ -119,10 +119,8 @@ def show(proof: Proof) -> None:
     for name, ratio in proof.ratios.items():
         metric, figures = METRICS[name], [proof.figures[role].get(name) for role in ("baseline", "candidate")]
         old, new = (f"{item.median:,.1f}" if item else "not measured" for item in figures)
-        click.echo(
-            f"{metric.title + ', ' + metric.unit:42} {old:>12} -> {new:>12}   {ratio.median:.2f}x "
-            f"[{ratio.low:.2f}, {ratio.high:.2f}]"
-        )
+        bounds = f" [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.low < ratio.high else " (measured once)"
+        click.echo(f"{metric.title + ', ' + metric.unit:42} {old:>12} -> {new:>12}   {ratio.median:.2f}x{bounds}")
     quality = proof.quality
     if quality and quality.kl is not None:
         click.echo(f"KL {quality.kl:.4f} nats, same best token {quality.agreement:.1%} of {quality.scored_tokens:,}")

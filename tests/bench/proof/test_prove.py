@@ -149,8 +149,15 @@ def test_a_server_that_lies_ends_the_proof_and_what_there_is_stays(tmp_path: Pat
 
 
 def test_a_server_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
-    with scripted(Script()) as good, pytest.raises(BenchError, match="cannot be reached"):
-        run(plan(address("http://127.0.0.1:9"), good), tmp_path / "bundle")
+    with scripted(Script()) as good:
+        with pytest.raises(BenchError, match="cannot be reached"):
+            run(plan(address("http://127.0.0.1:9"), good), tmp_path / "candidate")
+        with pytest.raises(BenchError, match="cannot be reached"):
+            run(plan(address(good), "http://127.0.0.1:9"), tmp_path / "baseline")
+    for name, started in (("candidate", ["baseline"]), ("baseline", [])):
+        raw = read_result(tmp_path / name)
+        assert (raw["status"], list(raw["contenders"])) == ("partial", started)
+        assert "cannot be reached" in raw["problems"][0]
 
 
 def test_a_model_that_does_not_come_up_is_said_with_its_own_words(tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ METRICS: dict[str, Metric] = {
     ),
     "start_s": Metric(
         title="Start", unit="s", more_is_better=False,
-        meaning="From starting the server's process to its first answer to GET /health.",
+        meaning="From starting the server's process to its first answer to GET /health; once in a proof, so "
+        "without an interval.",
     ),
 }  # fmt: skip
 

@@ -69,8 +69,7 @@ def prove(plan: Plan, bundle: Bundle, energy: EnergyMeter | None, tell: Callable
         judge_quality(plan, course, tell)
     except BaseException as error:
         course.problems.append(f"The proof was cut short: {error or type(error).__name__}")
-        if course.started:
-            finish(plan, bundle, course, "partial")
+        finish(plan, bundle, course, "partial")
         raise
     return finish(plan, bundle, course, "complete")
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from twofold.bench.proof.model import METRICS, Proof
+from twofold.bench.proof.model import METRICS, Interval, Proof
+
+
+def beside(old: Mapping[str, float], new: Interval) -> str:
+    """Two ratios in words. What was measured once has no interval, and then nothing is said of a difference."""
+    if old["low"] == old["high"] or new.low == new.high:
+        return f"{old['median']:.2f}x before, {new.median:.2f}x now (one measurement each)"
+    apart = new.low > old["high"] or new.high < old["low"]
+    return (
+        f"{old['median']:.2f}x before [{old['low']:.2f}, {old['high']:.2f}], {new.median:.2f}x now "
+        f"[{new.low:.2f}, {new.high:.2f}]: {'different' if apart else 'the same'}"
+    )
 
 
 def compare(before: Mapping[str, Any], now: Proof) -> Iterator[str]:
@@ -13,11 +24,7 @@ def compare(before: Mapping[str, Any], now: Proof) -> Iterator[str]:
     for name, ratio in now.ratios.items():
         old = before["ratios"].get(name)
         if old:
-            apart = ratio.low > old["high"] or ratio.high < old["low"]
-            yield (
-                f"{METRICS[name].title}: {old['median']:.2f}x before [{old['low']:.2f}, {old['high']:.2f}], "
-                f"{ratio.median:.2f}x now [{ratio.low:.2f}, {ratio.high:.2f}]: {'different' if apart else 'the same'}"
-            )
+            yield f"{METRICS[name].title}: {beside(old, ratio)}"
     if before["machine"].get("cpu") != now.machine.get("cpu"):
         yield f"another machine: {before['machine'].get('cpu')} before, {now.machine.get('cpu')} now"
     for role, contender in now.contenders.items():
