@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,14 +102,21 @@ def figure_cell(interval: Interval | None) -> Cell:
     """Median above, interval below."""
     if interval is None or not is_known(interval):
         return Cell(text=UNKNOWN)
-    return Cell(text=figure(interval.median), small=f"{figure(interval.low)} to {figure(interval.high)}")
+    return Cell(text=figure(interval.median), small=bounds(interval, figure))
 
 
 def ratio_cell(ratio: Interval | None) -> Cell:
     """The same of a ratio."""
     if ratio is None:
         return Cell(text=UNKNOWN)
-    return Cell(text=times(ratio.median), small=f"{times(ratio.low)} to {times(ratio.high)}")
+    return Cell(text=times(ratio.median), small=bounds(ratio, times))
+
+
+def bounds(interval: Interval, write: Callable[[float], str]) -> str:
+    """The interval in words."""
+    if interval.low == interval.high:
+        return "no interval: one measurement, or all alike"
+    return f"{write(interval.low)} to {write(interval.high)}"
 
 
 def quality_rows(quality: Quality | None) -> list[Row]:
