@@ -17,6 +17,7 @@ TWOFOLD = {
     "ops": {"errors"},
     "models": {"ops.types", "ops.interface", "errors"},
     "backends.cpu": {"ops", "errors"},
+    "backends.gpu": {"ops", "errors"},
     "weights": {"ops", "errors"},
     "quant": {"ops", "errors", "weights"},
     "engine": {"ops.types", "errors", "config"},
@@ -40,6 +41,7 @@ TWOFOLD = {
 THIRD_PARTY = {
     "ops": {"numpy", "ml_dtypes"},
     "backends.cpu": {"numpy", "ml_dtypes"},
+    "backends.gpu": {"numpy", "torch", "triton"},
     "weights": {"numpy", "ml_dtypes", "huggingface_hub"},
     "quant": {"numpy"},
     "engine": {"numpy"},
