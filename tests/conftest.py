@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.toys import TOYS, write_toy
+from twofold.ops.cases import Tensor, same
 from twofold.ops.interface import Ops
 from twofold.ops.types import KvDtype
 
@@ -48,10 +50,11 @@ def ordinary_user() -> Iterator[Path]:
 
 
 def backends() -> list[str]:
-    """The reference and every instruction set this CPU can run or imitate."""
+    """The reference, every instruction set this CPU can run or imitate, and torch's own CPU device."""
     from twofold.backends.cpu.machine import testable_isas
 
-    return ["reference", *(f"cpu-{isa}" for isa in testable_isas())]
+    torch = ["torch"] if importlib.util.find_spec("torch") else []
+    return ["reference", *(f"cpu-{isa}" for isa in testable_isas()), *torch]
 
 
 def build_ops(name: str, kv_dtype: KvDtype = "f32") -> Ops:
@@ -62,7 +65,16 @@ def build_ops(name: str, kv_dtype: KvDtype = "f32") -> Ops:
         return ReferenceOps(kv_dtype)
     from twofold.backends.cpu.ops import CpuOps
 
+    if name == "torch":
+        from twofold.backends.gpu.ops import TorchOps
+
+        return TorchOps("cpu", CpuOps().packer, kv_dtype)
     return CpuOps(isa=name.removeprefix("cpu-"), kv_dtype=kv_dtype)
+
+
+def tensor_of(ops: Ops) -> Tensor:
+    """What turns a NumPy array into a tensor of the backend."""
+    return getattr(ops, "tensor", same)
 
 
 @pytest.fixture(params=backends())

@@ -120,7 +120,7 @@ def test_settings_are_checked_by_name() -> None:
 
 
 def test_too_little_memory_is_said_before_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("twofold.loading.available_memory", lambda: 300 * 2**20)
+    monkeypatch.setattr("twofold.placing.available_memory", lambda: 300 * 2**20)
     with pytest.raises(OutOfMemory, match=r"--dtype|context"):
         LLM("demo", dtype="f32", cache_tokens=500_000)
 

@@ -17,8 +17,9 @@ from twofold.drafting import build_guesser, check_draft, load_draft
 from twofold.engine.engine import Engine
 from twofold.engine.limits import EngineLimits
 from twofold.engine.request import Event, FinishReason, SamplingParams
-from twofold.loading import Loaded, Progress, build_ops, load_model
+from twofold.loading import Loaded, Progress, load_model
 from twofold.ops.types import Drawn, KvDtype
+from twofold.placing import build_ops
 from twofold.text.chat import encode_chat
 from twofold.text.stream import TextStream
 from twofold.text.words import spellings

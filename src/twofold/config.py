@@ -11,7 +11,7 @@ from typing import Any, get_args
 from twofold.errors import SettingsError
 from twofold.ops.types import KvDtype
 
-BACKENDS = ("cpu", "reference")
+BACKENDS = ("cpu", "gpu", "reference")
 DTYPES = ("f32", "bf16", "w8a8", "w4a8")
 """From the most to the fewest bits."""
 KV_DTYPES: tuple[KvDtype, ...] = get_args(KvDtype)
@@ -26,21 +26,24 @@ MOST_THREADS = 256
 class Settings:
     """What a user may choose; None means automatic.
 
-    dtype: f32, bf16, w8a8 or w4a8; automatic is bf16, or what the folder holds. backend: cpu (native kernels)
-    or reference (NumPy, slow). kv_cache_dtype: how keys and values are kept, f32, bf16 or int8 (half the memory and
-    the reading of bf16, a little less exact); automatic is int8 where the folder says that it passed its test with
-    these weights (twofold eval --gate-kv), else bf16, and f32 with dtype f32. context: longest sequence in
-    tokens. cache_tokens: tokens the cache holds over all sequences. step_tokens: most tokens run in one step.
-    max_step_ms: milliseconds a step may take for reading prompts while other sequences decode (0: no limit).
-    max_sequences: most sequences served at once. threads: threads of the native kernels. guess_tokens: most tokens
-    guessed at once (0: never), from what the text has said before or by the draft model; answers are the same with
-    and without, only their speed differs. draft: a small model with the same vocabulary, as folder or hub id; it
-    runs as packed, else with this model's dtype. prefix_cache: what was computed for one prompt serves the next one
-    that begins alike; answers are the same.
+    dtype: f32, bf16, w8a8 or w4a8; automatic is bf16, or what the folder holds. backend: cpu (native kernels), gpu
+    (torch and Triton) or reference (NumPy, slow); automatic is gpu where torch sees a device, else cpu. device:
+    where the gpu backend runs, as torch names it (cuda, cuda:1, xpu, mps, cpu); automatic is the first one there
+    is. kv_cache_dtype: how keys and values are kept, f32, bf16 or int8 (half the memory and the reading of bf16, a
+    little less exact); automatic is int8 where the folder says that it passed its test with these weights (twofold
+    eval --gate-kv), else bf16, and f32 with dtype f32. context: longest sequence in tokens. cache_tokens: tokens
+    the cache holds over all sequences. step_tokens: most tokens run in one step. max_step_ms: milliseconds a step
+    may take for reading prompts while other sequences decode (0: no limit). max_sequences: most sequences served at
+    once. threads: threads of the native kernels. guess_tokens: most tokens guessed at once (0: never), from what
+    the text has said before or by the draft model; answers are the same with and without, only their speed differs.
+    draft: a small model with the same vocabulary, as folder or hub id; it runs as packed, else with this model's
+    dtype. prefix_cache: what was computed for one prompt serves the next one that begins alike; answers are the
+    same.
     """
 
     dtype: str | None = None
-    backend: str = "cpu"
+    backend: str | None = None
+    device: str | None = None
     kv_cache_dtype: KvDtype | None = None
     context: int | None = None
     cache_tokens: int | None = None
@@ -56,6 +59,7 @@ class Settings:
         for name, known in (("dtype", DTYPES), ("backend", BACKENDS), ("kv_cache_dtype", KV_DTYPES)):
             if getattr(self, name) not in (None, *known):
                 raise SettingsError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+        self.check_device()
         for name in ("context", "cache_tokens", "step_tokens", "max_sequences", "threads"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
@@ -73,6 +77,11 @@ class Settings:
         if self.draft is not None and not self.guess_tokens:
             raise SettingsError("a draft model is named, and guess_tokens is 0; raise it or leave out the draft")
 
+    def check_device(self) -> None:
+        """Refuse a device beside a backend that has none."""
+        if self.backend in ("cpu", "reference") and self.device not in (None, "cpu"):
+            raise SettingsError(f"backend {self.backend} runs on the CPU, and device is {self.device!r}; leave one out")
+
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:
         """Settings from keywords; raises SettingsError for an unknown one, naming the nearest."""
@@ -87,10 +96,11 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """Settings with every value decided."""
+    """Settings with every value decided. device: "cpu", or where the gpu backend runs."""
 
     dtype: str
     backend: str
+    device: str
     kv_cache_dtype: KvDtype
     context: int
     cache_tokens: int
@@ -130,9 +140,16 @@ def choose_kv_dtype(settings: Settings, dtype: str, int8_passed: bool = False) -
 
 
 def resolve(
-    settings: Settings, dtype: str, kv_cache_dtype: KvDtype, model_context: int, cache_bytes_per_token: int
+    settings: Settings,
+    place: tuple[str, str],
+    dtype: str,
+    kv_cache_dtype: KvDtype,
+    model_context: int,
+    cache_bytes_per_token: int,
 ) -> Resolved:
-    """Decide every automatic value for a model made for `model_context` positions; the dtypes are chosen already.
+    """Decide every automatic value for a model made for `model_context` positions.
+
+    The dtypes are chosen already, and so are backend and device (`place`).
 
     The context defaults to the model's own, at most 8192 tokens (longer ones cost memory and are asked for by name).
     The cache defaults to one full context, or to several where they take less than 512 MiB.
@@ -149,7 +166,8 @@ def resolve(
         )
     return Resolved(
         dtype=dtype,
-        backend=settings.backend,
+        backend=place[0],
+        device=place[1],
         kv_cache_dtype=kv_cache_dtype,
         context=context,
         cache_tokens=cache_tokens,

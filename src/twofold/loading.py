@@ -19,9 +19,10 @@ from twofold.models.registry import read_architecture
 from twofold.ops.cost import Footprint, cache_bytes, footprint, pool_bytes
 from twofold.ops.formats import Formats
 from twofold.ops.interface import Ops
-from twofold.ops.packed import Packed, Packer
-from twofold.ops.types import KvDtype, Target
+from twofold.ops.packed import Packer
+from twofold.ops.types import KvDtype, Target, Weight
 from twofold.phases import Phases
+from twofold.placing import available_bytes, build_ops, build_packer, choose_place
 from twofold.quant.schemes import scheme
 from twofold.text.chat import ChatTemplate
 from twofold.text.tokenizer import Tokenizer, check_vocabulary
@@ -147,9 +148,10 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
     model = open_model(path_or_id)
     architecture = model.architecture
     dtype = choose_dtype(settings, model.packed_dtype, model.quantised_dtype)
+    place = choose_place(settings)
     kv_dtype, kv_reason, kv_warnings = choose_kv_cache(model.folder, settings, dtype)
     per_token = cache_bytes(architecture.cache_shape, 1, kv_dtype)
-    resolved = resolve(settings, dtype, kv_dtype, architecture.context, per_token)
+    resolved = resolve(settings, place, dtype, kv_dtype, architecture.context, per_token)
     check_fits(model, resolved)
     phases.end("config")
     tokenizer = model.files.tokenizer()
@@ -191,7 +193,7 @@ def choose_kv_cache(folder: Path, settings: Settings, dtype: str) -> tuple[KvDty
     return chosen, reason, ()
 
 
-def read_weights(model: Model, dtype: str, packer: Packer, progress: Progress | None) -> dict[str, Packed]:
+def read_weights(model: Model, dtype: str, packer: Packer, progress: Progress | None) -> dict[str, Weight]:
     """Pack a checkpoint's weights, or read those of a packed folder."""
     if isinstance(model.store, PackedFile):
         return read_packed(model.store, model.targets, model.formats(dtype), packer, progress)
@@ -223,24 +225,6 @@ def pack_model(path_or_id: str | Path, output: Path, dtype: str | None, progress
     return output
 
 
-def build_packer() -> Packer:
-    """The native packer."""
-    from twofold.backends.cpu.ops import CpuOps
-
-    return CpuOps().packer
-
-
-def build_ops(settings: Resolved) -> Ops:
-    """The backend chosen; its module is imported only now."""
-    if settings.backend == "reference":
-        from twofold.ops.reference import ReferenceOps
-
-        return ReferenceOps(settings.kv_cache_dtype)
-    from twofold.backends.cpu.ops import CpuOps
-
-    return CpuOps(threads=settings.threads, kv_dtype=settings.kv_cache_dtype)
-
-
 def check_fits(model: Model, settings: Resolved) -> None:
     """Refuse a model whose weights and cache exceed the memory at hand, naming a setting that fits."""
     shape = model.architecture.cache_shape
@@ -255,7 +239,7 @@ def check_fits(model: Model, settings: Resolved) -> None:
     context, short = settings.context, min(2048, settings.context)
     choices = [(f"--dtype {name}", needed(name, context)) for name in smaller]
     choices += [(f"--dtype {name} --context {short}", needed(name, short)) for name in (settings.dtype, *smaller)]
-    check_memory(needed(settings.dtype, settings.cache_tokens), available_memory(), choices)
+    check_memory(needed(settings.dtype, settings.cache_tokens), available_bytes(settings), choices)
 
 
 def plan_cache(chunk: int | None, settings: Resolved) -> CacheLayout:

@@ -122,7 +122,7 @@ def read_model(folder: Path) -> None:
     model = open_model(folder)
     dtype = choose_dtype(Settings(), model.packed_dtype, model.quantised_dtype)
     per_token = cache_bytes(model.architecture.cache_shape, 1, "bf16")
-    check_fits(model, resolve(Settings(), dtype, "bf16", model.architecture.context, per_token))
+    check_fits(model, resolve(Settings(), ("cpu", "cpu"), dtype, "bf16", model.architecture.context, per_token))
     model.architecture.bind(read_weights(model, dtype, ReferenceOps("f32").packer, None))
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import get_args
 
 import numpy as np
 import pytest
 
-from tests.conftest import backends, build_ops
+from tests.conftest import backends, build_ops, tensor_of
 from twofold.backends.cpu.ops import CpuOps, load_native
 from twofold.ops.attention_cases import ATTENTION_CASES, AttentionCase, attend, new_cache
-from twofold.ops.cases import BUILDERS, LAYOUTS, ROW_EXCEPTIONS, SOFTMAX, Case, cases, error, run
+from twofold.ops.cases import BUILDERS, LAYOUTS, ROW_EXCEPTIONS, SOFTMAX, Case, Tensor, cases, error, run
 from twofold.ops.interface import Ops
+from twofold.ops.packed import AnyArray
 from twofold.ops.reference import ReferenceOps
-from twofold.ops.types import KvDtype
+from twofold.ops.types import Array, KvDtype
 
 KV_DTYPES = get_args(KvDtype)
 NATIVE = [name for name in backends() if name != "reference"]
@@ -25,12 +27,16 @@ def native(request: pytest.FixtureRequest) -> Ops:
     return build_ops(request.param)
 
 
+def arranged(arrange: Tensor, tensor: Tensor, array: AnyArray) -> Array:
+    return tensor(arrange(array))
+
+
 @pytest.mark.parametrize("op", BUILDERS)
 def test_an_op_agrees_with_the_reference_on_every_layout(native: Ops, op: str) -> None:
     for case in cases(op):
         expected = run(case, ReferenceOps())
         for name, arrange in LAYOUTS.items():
-            found = error(run(case, native, arrange), expected)
+            found = error(run(case, native, partial(arranged, arrange, tensor_of(native))), expected)
             assert found <= case.tolerance.relative, f"{op} {case.name}, {name}: {found}; {case.tolerance.reason}"
 
 
@@ -41,9 +47,9 @@ def test_a_row_of_a_batch_is_bit_equal_to_the_row_alone(name: str, op: str) -> N
         pytest.skip(ROW_EXCEPTIONS[name, op])
     ops = build_ops(name)
     for case in cases(op):
-        together = run(case, ops)
+        together = run(case, ops, tensor_of(ops))
         for row in range(len(case.tokens[0])):
-            alone = run(case, ops, rows=slice(row, row + 1))
+            alone = run(case, ops, tensor_of(ops), slice(row, row + 1))
             for many, one in zip(together, alone, strict=True):
                 assert np.array_equal(many[row : row + 1], one), f"{op} {case.name}, row {row}"
 
@@ -55,7 +61,8 @@ def test_attention_agrees_with_the_reference(name: str, case: AttentionCase, kv_
     expected = attend(case, build_ops("reference", kv_dtype), max(case.lengths))
     ops = build_ops(name, kv_dtype)
     for arrange in LAYOUTS.values():
-        found = error((attend(case, ops, max(case.lengths), arrange),), (expected,))
+        tensor = partial(arranged, arrange, tensor_of(ops))
+        found = error((attend(case, ops, max(case.lengths), tensor),), (expected,))
         assert found <= SOFTMAX.relative, f"{found}; {SOFTMAX.reason}"
 
 
@@ -66,11 +73,13 @@ def test_attention_does_not_depend_on_how_tokens_are_cut_into_steps(
     name: str, case: AttentionCase, kv_dtype: KvDtype
 ) -> None:
     ops = build_ops(name, kv_dtype)
-    whole = attend(case, ops, max(case.lengths))
+    if ("torch", "attend") in ROW_EXCEPTIONS and name == "torch":
+        pytest.skip(ROW_EXCEPTIONS["torch", "attend"])
+    whole = attend(case, ops, max(case.lengths), tensor_of(ops))
     for step in (1, 5, 32):
         if max(case.lengths) > 500 and step == 1:
             continue
-        assert np.array_equal(attend(case, ops, step), whole), f"steps of {step}"
+        assert np.array_equal(attend(case, ops, step, tensor_of(ops)), whole), f"steps of {step}"
 
 
 @pytest.fixture
@@ -100,8 +109,9 @@ def test_attention_split_along_the_context_is_the_same(threads: Callable[[int], 
 def test_what_a_block_held_before_does_not_matter(name: str, kv_dtype: KvDtype) -> None:
     case, ops = ATTENTION_CASES[1], build_ops(name, kv_dtype)
     cache = new_cache(case, ops)
-    assert np.isnan(attend(case, ops, 40, cache=cache, factor=np.nan)).any()
-    assert np.array_equal(attend(case, ops, 5, cache=cache), attend(case, ops, 5))
+    tensor = tensor_of(ops)
+    assert np.isnan(attend(case, ops, 40, tensor, cache, np.nan)).any()
+    assert np.array_equal(attend(case, ops, 5, tensor, cache), attend(case, ops, 5, tensor))
 
 
 def test_cases_are_the_same_every_time() -> None:

@@ -67,6 +67,7 @@ ROOT_FILES = {
     "folding.py": "api",
     "drafting.py": "api",
     "phases.py": "api",
+    "placing.py": "api",
     "keeping.py": "api",
     "__init__.py": "package",
 }

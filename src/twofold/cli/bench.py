@@ -92,11 +92,11 @@ def measure_served(model: str, preset: str, rounds: int, loading: dict[str, Any]
     from twofold.bench.proof.contenders import read_candidate
     from twofold.bench.proof.workload import preset_workload
 
-    own = ("kv_cache_dtype", "context", "draft")
+    own = ("backend", "device", "kv_cache_dtype", "context", "draft")
     spec = read_candidate(model, loading["dtype"], loading["threads"], "", "")
     is_address, changed = spec.engine == "endpoint", [name for name, value in loading.items() if value is not None]
-    if loading["backend"] != "cpu" or (is_address and changed != ["backend"]):
-        raise SettingsError("--preset measures a server on the cpu backend, or the one at an address as it is")
+    if is_address and changed:
+        raise SettingsError(f"the server at an address is measured as it is; leave out --{changed[0]}")
     options = {name.replace("_", "-"): str(loading[name]) for name in own if loading[name] is not None}
     with TemporaryDirectory() as logs:
         workload = preset_workload(preset, None, None, None)

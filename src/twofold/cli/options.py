@@ -19,8 +19,11 @@ LOADING = (
         help="Bits of the weights; w8a8 and w4a8 quantise while loading. [default: bf16, or as packed]",
     ),
     click.option(
-        "--backend", type=click.Choice(BACKENDS), default="cpu", show_default=True, help="reference is NumPy, slow."
+        "--backend",
+        type=click.Choice(BACKENDS),
+        help="cpu: native kernels; gpu: torch and Triton; reference: NumPy, slow. [default: gpu where there is one]",
     ),
+    click.option("--device", help="Where the gpu backend runs: cuda, cuda:1, xpu, mps ..., cpu. [default: the first]"),
     click.option(
         "--kv-cache-dtype",
         type=click.Choice(KV_DTYPES),
@@ -32,7 +35,7 @@ LOADING = (
     click.option("--draft", metavar="MODEL", help="A small model with the same vocabulary that guesses ahead."),
 )
 
-LOADING_NAMES = ("dtype", "backend", "kv_cache_dtype", "context", "threads", "draft")
+LOADING_NAMES = ("dtype", "backend", "device", "kv_cache_dtype", "context", "threads", "draft")
 
 SAMPLING = (
     click.option("--max-tokens", type=int, help="Longest answer. [default: until it ends or the context is full]"),

@@ -67,10 +67,14 @@ def measure_limit(llm: LLM) -> float | None:
 
 
 def count_experts(llm: LLM) -> Callable[[], list[list[int]]] | None:
-    """Have the engine's ops count tokens per expert from now on; None for a network without experts."""
+    """Have the engine's ops count tokens per expert from now on; None for a network without experts.
+
+    None on a GPU too: the counts would have to come back to the host in every layer.
+    """
     from twofold.ops.observe import ExpertLoad
 
-    if not any(target.role == "router" for target in llm.loaded.model.targets):
+    is_routed = any(target.role == "router" for target in llm.loaded.model.targets)
+    if not is_routed or llm.loaded.settings.backend == "gpu":
         return None
     watched = ExpertLoad(llm.engine.ops)
     llm.engine.ops = watched

@@ -120,7 +120,19 @@ Packed: TypeAlias = Dense | Int8 | Int4 | Refined | Group4 | Fp8
 
 
 class Packer(Protocol):
-    """Allocates packed weights and fills them row by row. Every backend's packer writes the same bits."""
+    """Allocates packed weights and fills them row by row. Every backend's packer writes the same bits.
+
+    moves_weights: `finish` takes weights out of the arena, so that one for a single weight is enough at a time.
+    """
+
+    @property
+    def moves_weights(self) -> bool:
+        """See the class."""
+        ...
+
+    def finish(self, weight: Packed) -> Any:
+        """The weight as the backend keeps it, once it is packed."""
+        ...
 
     def arena(self, size_bytes: int) -> npt.NDArray[np.uint8]:
         """Memory for weights: uint8 [size_bytes], 64-byte aligned, contents undefined."""

@@ -31,6 +31,12 @@ class ReferenceCache:
 class ReferencePacker:
     """Packed weights by the functions of ops.packed."""
 
+    moves_weights = False
+
+    def finish(self, weight: Packed) -> Packed:
+        """As it is."""
+        return weight
+
     def arena(self, size_bytes: int) -> npt.NDArray[np.uint8]:
         """Memory for weights, aligned to 64 bytes."""
         raw = np.empty(size_bytes + 64, np.uint8)

@@ -32,7 +32,7 @@ from twofold.ops.packed import (
     place,
     size_bytes,
 )
-from twofold.ops.types import Source, Target
+from twofold.ops.types import Source, Target, Weight
 from twofold.weights.check import check_sources
 from twofold.weights.gguf_checkpoint import GgufCheckpoint
 from twofold.weights.quantised import QuantisedCheckpoint, Store
@@ -74,27 +74,46 @@ def load(
     formats: Formats,
     packer: Packer,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Packed]:
+) -> dict[str, Weight]:
     """Pack every target in its format; returns them by name. Codes that fit a format are stored as they are.
 
-    All weights lie in one arena of the packer, in the order of the targets. `progress(done, total)` hears the source
-    bytes read so far. Sources may be float32, float16 or bfloat16. Raises MissingTensor or WrongTensor before
-    anything is allocated, OutOfMemory when the arena cannot be had.
+    All weights lie in one arena of the packer, in the order of the targets; where the packer moves them elsewhere, each
+    has an arena of its own for a while. `progress(done, total)` hears the source bytes read so far. Sources may be
+    float32, float16 or bfloat16. Raises MissingTensor or WrongTensor before anything is allocated, OutOfMemory when an
+    arena cannot be had.
     """
     check_sources(checkpoint, targets)
-    weights, _ = place_all(targets, formats, packer)
     total = sum(source_bytes(checkpoint, source) for target in targets for parts in target.sources for source in parts)
     done = 0
+    finished: dict[str, Weight] = {}
+    for group in arena_groups(targets, packer):
+        weights, _ = place_all(group, formats, packer)
+        for count in fill_all(checkpoint, group, weights, packer):
+            done += count
+            if progress:
+                progress(done, total)
+        finished |= {name: packer.finish(weight) for name, weight in weights.items()}
+    return finished
+
+
+def arena_groups(targets: Sequence[Target], packer: Packer) -> list[Sequence[Target]]:
+    """The targets that lie in one arena together. Raises AssertionError for a name that comes twice."""
+    names = [target.name for target in targets]
+    assert len(set(names)) == len(names), "a target is listed twice"
+    return [[target] for target in targets] if packer.moves_weights else [targets]
+
+
+def fill_all(
+    checkpoint: Store, targets: Sequence[Target], weights: Mapping[str, Packed], packer: Packer
+) -> Iterator[int]:
+    """Pack the targets piece by piece; yields the source bytes of each piece."""
     pieces = list(all_pieces(checkpoint, targets, weights))
     for piece, following in zip_longest(pieces, pieces[1:]):
         if following:
             prefetch(checkpoint, following)
         fill(gather(checkpoint, piece.parts, isinstance(piece.into, Group4)), piece, packer)
         release(checkpoint, piece)
-        done += sum((part.stop - part.start) * row_bytes(checkpoint, part.source) for part in piece.parts)
-        if progress:
-            progress(done, total)
-    return weights
+        yield sum((part.stop - part.start) * row_bytes(checkpoint, part.source) for part in piece.parts)
 
 
 def place_all(
@@ -111,7 +130,6 @@ def place_all(
     weights: dict[str, Packed] = {}
     offset = 0
     for target in targets:
-        assert target.name not in weights, f"target {target.name} is listed twice"
         form = format_of(formats, target)
         size = size_bytes(form, target.shape)
         weights[target.name] = place(form, target.shape, arena[offset : offset + size])

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, get_args
 
@@ -21,8 +22,8 @@ import numpy.typing as npt
 from twofold.errors import CheckpointError
 from twofold.ops.formats import Formats, format_of
 from twofold.ops.packed import AnyArray, Dense, Format, Fp8, Group4, Int4, Packed, Packer, Refined, padded
-from twofold.ops.types import Target
-from twofold.weights.load import place_all, planned_bytes
+from twofold.ops.types import Target, Weight
+from twofold.weights.load import arena_groups, place_all, planned_bytes
 from twofold.weights.safetensors import SafetensorsFile
 from twofold.weights.strict_json import parse_object
 
@@ -148,25 +149,33 @@ def read_packed(
     formats: Formats,
     packer: Packer,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Packed]:
-    """Fill one arena by parallel reads; raises CheckpointError when the file holds another network's weights."""
+) -> dict[str, Weight]:
+    """Fill an arena by parallel reads; raises CheckpointError when the file holds another network's weights."""
     total = planned_bytes(targets, formats)
     if file.layout != layout_digest(targets, formats) or file.size_bytes != total:
         raise CheckpointError(
             f"{file.path.name} holds the weights of another network than config.json describes "
             f"({file.size_bytes} bytes, {total} were expected); pack the model again"
         )
-    weights, arena = place_all(targets, formats, packer)
+    finished: dict[str, Weight] = {}
+    done = 0
     with file.path.open("rb") as source, ThreadPoolExecutor(READERS) as readers:
-        starts = range(0, total, READ_BYTES)
-        done = 0
-        for count in readers.map(
-            lambda start: read_into(source.fileno(), arena[start : start + READ_BYTES], file.begin + start), starts
-        ):
-            done += count
-            if progress:
-                progress(done, total)
-    return weights
+        for group in arena_groups(targets, packer):
+            weights, arena = place_all(group, formats, packer)
+            begin = file.begin + done
+            starts = range(0, arena.size, READ_BYTES)
+            read = partial(read_piece, source.fileno(), arena, begin)
+            for count in readers.map(read, starts):
+                done += count
+                if progress:
+                    progress(done, total)
+            finished |= {name: packer.finish(weight) for name, weight in weights.items()}
+    return finished
+
+
+def read_piece(descriptor: int, arena: npt.NDArray[np.uint8], begin: int, start: int) -> int:
+    """Read READ_BYTES of an arena whose first byte is byte `begin` of the file; returns how many there were."""
+    return read_into(descriptor, arena[start : start + READ_BYTES], begin + start)
 
 
 def read_into(descriptor: int, memory: npt.NDArray[np.uint8], start: int) -> int:

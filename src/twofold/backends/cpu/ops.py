@@ -52,9 +52,15 @@ def load_native() -> Any:
 class CpuPacker:
     """Packs weights natively, in parallel, with the bits of ops.packed.encode."""
 
+    moves_weights = False
+
     def __init__(self, module: Any, native: _native.Native) -> None:
         self._module = module
         self._native = native
+
+    def finish(self, weight: Packed) -> Packed:
+        """As it is."""
+        return weight
 
     def arena(self, size_bytes: int) -> npt.NDArray[np.uint8]:
         """Memory for weights on pages of its own, huge ones where the system gives them."""

@@ -167,9 +167,9 @@ def part(weight: GpuWeight, index: int) -> GpuWeight:
     return Fp8Weight(weight.values[index], weight.scales[index], shape)
 
 
-def rows_of(weight: GpuWeight, rows: slice) -> GpuWeight:
-    """Rows of a matrix, as a view; of padded formats the padding rows can be asked for too."""
-    count = len(range(*rows.indices(padded_rows(weight))))
+def rows_of(weight: GpuWeight, rows: slice | Tensor) -> GpuWeight:
+    """Rows of a matrix: of a slice a view, else the named ones in memory of their own. Padding rows count too."""
+    count = len(range(*rows.indices(padded_rows(weight)))) if isinstance(rows, slice) else len(rows)
     shape = (count, weight.shape[-1])
     if isinstance(weight, DenseWeight):
         return DenseWeight(weight.values[rows])
@@ -179,8 +179,9 @@ def rows_of(weight: GpuWeight, rows: slice) -> GpuWeight:
         return Int4Weight(weight.codes[rows], weight.multipliers[rows], weight.scales[rows], shape)
     if isinstance(weight, Group4Weight):
         return Group4Weight(weight.codes[rows], weight.scales[rows], weight.zeros[rows], shape)
-    assert isinstance(weight, Fp8Weight), "the halves of a Refined weight are cut one by one"
-    return Fp8Weight(weight.values[rows], weight.scales[rows], shape)
+    assert isinstance(weight, Fp8Weight), "the halves of a Refined weight are taken one by one"
+    values = weight.values.view(torch.uint8)[rows].view(torch.float8_e4m3fn)  # torch does not index float8 everywhere
+    return Fp8Weight(values, weight.scales[rows], shape)
 
 
 def padded_rows(weight: GpuWeight) -> int:

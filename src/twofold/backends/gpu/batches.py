@@ -1,0 +1,126 @@
+"""The batch of a step on the device: all of its arrays in one piece of memory, brought there by one transfer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from twofold.ops.layout import padded
+from twofold.ops.types import Array, Batch, Pages
+
+Ints = npt.NDArray[np.int32]
+SMALL_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32)
+LARGE_STEP = 32
+LEAST_WIDTH = 32
+"""Least columns of a padded block table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceBatch(Batch):
+    """A batch whose arrays are tensors.
+
+    host: the arrays it was made from; sequence_T int32: the sequence of every row; longest: rows of the longest
+    sequence. is_decode: every sequence has one row, and its logits are wanted. Padding rows, which come last, have
+    slot -1: they are not written to the cache, and nobody looks at what they give.
+    """
+
+    host: Batch
+    sequence_T: Array
+    longest: int
+
+    @property
+    def rows(self) -> int:
+        """Rows that are no padding."""
+        return len(self.host.tokens_T)
+
+
+def is_decode(batch: Batch) -> bool:
+    """Whether every sequence has one row and its logits are wanted: what a captured graph can be replayed for."""
+    rows = len(batch.tokens_T)
+    return len(batch.starts_S) == rows + 1 and np.array_equal(batch.rows_R, np.arange(rows))
+
+
+def bucket_of(rows: int) -> int:
+    """The number of rows a decoding batch is padded to."""
+    return next((size for size in SMALL_BUCKETS if rows <= size), padded(rows, LARGE_STEP))
+
+
+def width_of(columns: int) -> int:
+    """The number of columns a block table is padded to: a power of two."""
+    return max(LEAST_WIDTH, 1 << (columns - 1).bit_length())
+
+
+def pad(batch: Batch) -> Batch:
+    """A decoding batch with as many rows as its bucket and tables of a width of theirs."""
+    rows = len(batch.tokens_T)
+    more = bucket_of(rows) - rows
+
+    def pages(given: Pages) -> Pages:
+        columns = width_of(given.blocks_SB.shape[1]) - given.blocks_SB.shape[1]
+        return Pages(
+            slots_T=np.pad(given.slots_T, (0, more), constant_values=-1),
+            blocks_SB=np.pad(given.blocks_SB, ((0, more), (0, columns)), constant_values=0),
+            bases_S=np.pad(given.bases_S, (0, more)),
+        )
+
+    return Batch(
+        tokens_T=np.pad(batch.tokens_T, (0, more)),
+        positions_T=np.pad(batch.positions_T, (0, more)),
+        starts_S=np.arange(rows + more + 1, dtype=np.int32),
+        rows_R=np.arange(rows + more, dtype=np.int32),
+        global_pages=pages(batch.global_pages),
+        local_pages=None if batch.local_pages is None else pages(batch.local_pages),
+    )
+
+
+def arrays_of(batch: Batch) -> list[npt.NDArray[Any]]:
+    """The arrays of a batch and the sequence of every row, the 64-bit ones first."""
+    counts_S = np.diff(batch.starts_S)
+    sequence_T = np.repeat(np.arange(len(counts_S), dtype=np.int32), counts_S)
+    kinds = [batch.global_pages, *([] if batch.local_pages is None else [batch.local_pages])]
+    tables = [array for pages in kinds for array in (pages.blocks_SB, pages.bases_S)]
+    slots = [np.asarray(pages.slots_T, np.int64) for pages in kinds]
+    own = [batch.tokens_T, batch.positions_T, batch.starts_S, batch.rows_R, sequence_T]
+    return slots + [np.ascontiguousarray(array, np.int32) for array in own + tables]
+
+
+def flatten(arrays: list[npt.NDArray[Any]]) -> Ints:
+    """All arrays one after the other, as 32-bit words."""
+    return np.concatenate([array.reshape(-1).view(np.int32) for array in arrays])
+
+
+def view(words: Tensor, arrays: list[npt.NDArray[Any]], host: Batch, is_local: bool) -> DeviceBatch:
+    """The batch whose arrays lie in `words`, which is int32 and as long as what `flatten` gives."""
+    tensors, start = [], 0
+    for array in arrays:
+        count = array.nbytes // 4
+        piece = words[start : start + count]
+        tensors.append((piece.view(torch.int64) if array.dtype == np.int64 else piece).reshape(array.shape))
+        start += count
+    kinds = 2 if is_local else 1
+    slots, (tokens_T, positions_T, starts_S, rows_R, sequence_T) = tensors[:kinds], tensors[kinds : kinds + 5]
+    tables = tensors[kinds + 5 :]
+    pages = [Pages(slots_T=slots[i], blocks_SB=tables[2 * i], bases_S=tables[2 * i + 1]) for i in range(kinds)]
+    return DeviceBatch(
+        tokens_T=tokens_T,
+        positions_T=positions_T,
+        starts_S=starts_S,
+        rows_R=rows_R,
+        global_pages=pages[0],
+        local_pages=pages[1] if is_local else None,
+        host=host,
+        sequence_T=sequence_T,
+        longest=int(np.diff(host.starts_S).max(initial=0)),
+    )
+
+
+def upload(batch: Batch, device: torch.device) -> DeviceBatch:
+    """The batch on the device."""
+    arrays = arrays_of(batch)
+    words = torch.from_numpy(flatten(arrays)).to(device)
+    return view(words, arrays, batch, batch.local_pages is not None)

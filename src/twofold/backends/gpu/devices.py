@@ -1,0 +1,55 @@
+"""The devices torch sees, and what they hold."""
+
+from __future__ import annotations
+
+import torch
+
+from twofold.errors import SettingsError
+
+WITHOUT_INDEX = ("cpu", "mps")
+
+
+def first_device() -> str | None:
+    """The first accelerator torch sees, as "cuda", "xpu", "mps" ...; None without one."""
+    if not torch.accelerator.is_available():
+        return None
+    found = torch.accelerator.current_accelerator()
+    return None if found is None else found.type
+
+
+def check_device(name: str) -> str:
+    """The device's name; raises SettingsError for one that torch does not know or see."""
+    there = seen()
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SettingsError(f"device is {name!r}, which torch does not know; there are {', '.join(there)}") from error
+    full = name if device.index is not None or device.type in WITHOUT_INDEX else f"{device.type}:0"
+    if full not in there:
+        raise SettingsError(f"device is {name!r}, which is not there; torch sees {', '.join(there)}")
+    return name
+
+
+def seen() -> list[str]:
+    """All devices: "cpu" and the accelerators, by number."""
+    kind = first_device()
+    if kind is None:
+        return ["cpu"]
+    if kind in WITHOUT_INDEX:
+        return ["cpu", kind]
+    return ["cpu", *(f"{kind}:{index}" for index in range(torch.accelerator.device_count()))]
+
+
+def free_memory(name: str) -> int | None:
+    """Bytes that are free on a device; None where it does not tell."""
+    device = torch.device(name)
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free)
+
+
+def describe(name: str) -> str:
+    """What the device calls itself."""
+    device = torch.device(name)
+    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else name

@@ -1,0 +1,89 @@
+"""Where a network runs: the backend, its device and the memory there."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from twofold.config import Resolved, Settings
+from twofold.errors import NativeUnavailable, SettingsError
+from twofold.ops.interface import Ops
+from twofold.ops.packed import Packer
+from twofold.weights.memory import available_memory
+
+ACCELERATORS = ("nvidiactl", "nvidia0", "kfd", "dxg", "accel", "dri")
+"""Names under /dev of which at least one is there where a GPU's driver is."""
+INSTALL = "pip install 'twofold[gpu]'"
+
+
+def choose_place(settings: Settings) -> tuple[str, str]:
+    """Backend and device: as asked for, else the first accelerator that torch sees, else the native kernels.
+
+    torch takes a second to import, so without being asked that is only done where the system has such a device.
+    Raises SettingsError for a device that is not there.
+    """
+    if settings.backend in ("cpu", "reference"):
+        return settings.backend, "cpu"
+    if settings.backend is None and settings.device == "cpu":
+        return "cpu", "cpu"
+    is_asked_for = settings.backend is not None or settings.device is not None
+    has_torch = importlib.util.find_spec("torch") is not None
+    if not is_asked_for and not (has_torch and may_have_accelerator()):
+        return "cpu", "cpu"
+    if not has_torch:
+        raise SettingsError(f"the gpu backend needs torch, which is not installed: {INSTALL}")
+    from twofold.backends.gpu import devices
+
+    if settings.device is not None:
+        return "gpu", devices.check_device(settings.device)
+    found = devices.first_device()
+    return ("cpu", "cpu") if found is None and not is_asked_for else ("gpu", found or "cpu")
+
+
+def may_have_accelerator() -> bool:
+    """Whether the system shows anything that could be one."""
+    return sys.platform == "darwin" or any(Path("/dev", name).exists() for name in ACCELERATORS)
+
+
+def build_ops(settings: Resolved) -> Ops:
+    """The backend chosen; its module is imported only now."""
+    if settings.backend == "reference":
+        from twofold.ops.reference import ReferenceOps
+
+        return ReferenceOps(settings.kv_cache_dtype)
+    if settings.backend == "gpu":
+        from twofold.backends.gpu.build import build
+
+        ops: Ops = build(settings.device, host_packer(), settings.kv_cache_dtype)
+        return ops
+    from twofold.backends.cpu.ops import CpuOps
+
+    return CpuOps(threads=settings.threads, kv_dtype=settings.kv_cache_dtype)
+
+
+def host_packer() -> Packer:
+    """The native packer, or where it was not built the plain one, which writes the same bits."""
+    try:
+        return build_packer()
+    except NativeUnavailable:
+        from twofold.ops.reference import ReferencePacker
+
+        return ReferencePacker()
+
+
+def build_packer() -> Packer:
+    """The native packer."""
+    from twofold.backends.cpu.ops import CpuOps
+
+    return CpuOps().packer
+
+
+def available_bytes(settings: Resolved) -> int:
+    """Memory for weights and cache: of the device where it tells, else of the host."""
+    if settings.backend != "gpu":
+        return available_memory()
+    from twofold.backends.gpu.devices import free_memory
+
+    free = free_memory(settings.device)
+    return available_memory() if free is None else free
