@@ -34,6 +34,8 @@ SURFACE = {
         *(*WATCHING, *LOADING),
     ],
     "quantize": ["model", "-o", "--scheme", "--budget", "--method", "--transform", "--calibration"],
+    "export": [],
+    "export write": ["model", "-o", "--target", "--dtype"],
     "bench": ["model", *LOADING, "--repeats", "--preset", "--json"],
     "prove": [
         *("model", "-o", "--replay", "--dtype", "--baseline", "--baseline-dtype", "--name", "--baseline-name"),

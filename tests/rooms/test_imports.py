@@ -20,6 +20,7 @@ TWOFOLD = {
     "backends.gpu": {"ops", "errors"},
     "weights": {"ops", "errors"},
     "quant": {"ops", "errors", "weights"},
+    "export": {"ops", "models", "weights", "errors"},
     "engine": {"ops.types", "errors", "config"},
     "text": {"errors"},
     "demo": set(),
@@ -36,7 +37,7 @@ TWOFOLD = {
         "weights.fingerprint",
     },
     "migrate": {"api", "bench", "text", "errors"},
-    "api": {"models", "backends", "weights", "quant", "engine", "text", "config", "errors", "ops", "demo"},
+    "api": {"models", "backends", "weights", "quant", "export", "engine", "text", "config", "errors", "ops", "demo"},
 }
 THIRD_PARTY = {
     "ops": {"numpy", "ml_dtypes"},
@@ -44,6 +45,7 @@ THIRD_PARTY = {
     "backends.gpu": {"numpy", "torch", "triton"},
     "weights": {"numpy", "ml_dtypes", "huggingface_hub"},
     "quant": {"numpy"},
+    "export": {"numpy", "onnx", "onnxruntime"},
     "engine": {"numpy"},
     "text": {"tokenizers", "jinja2"},
     "api": {"numpy"},
@@ -60,6 +62,7 @@ ROOT_FILES = {
     "model_files.py": "api",
     "blueprint.py": "api",
     "quantising.py": "api",
+    "exporting.py": "api",
     "quantised_folder.py": "api",
     "choosing.py": "api",
     "damage.py": "api",

@@ -16,6 +16,7 @@ VERBS = (
     "plan",
     "pack",
     "quantize",
+    "export",
     "serve",
     "bench",
     "prove",

@@ -1,0 +1,77 @@
+"""An exported graph in ONNX Runtime: checked, opened, and its refusals in our own words."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from twofold.errors import CheckpointError, SettingsError, UnsupportedModel
+from twofold.export.manifest import GRAPH_NAME, Manifest, check_files, read_manifest
+from twofold.export.providers import choose_provider
+
+INSTALL = "pip install 'twofold[export]'"
+EXACT, FAST = "1", "4"
+"""Products with four- and eight-bit weights: with activations in float32, or in int8 as in w8a8 and w4a8."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A graph ready to run, and what its folder says of it."""
+
+    session: Any
+    manifest: Manifest
+
+
+def open_session(folder: Path, device: str | None = None, threads: int | None = None) -> Opened:
+    """Open an exported folder on an execution provider (None: cpu).
+
+    Raises CheckpointError for damaged or mismatched files, UnsupportedModel for a graph this runtime cannot run,
+    SettingsError for a provider that is not installed, or without ONNX Runtime.
+    """
+    if find_spec("onnxruntime") is None:
+        raise SettingsError(f"backend onnx needs the package onnxruntime, which is not installed: {INSTALL}")
+    import onnxruntime
+
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    providers = choose_provider(device, onnxruntime.get_available_providers())
+    return Opened(start(folder, manifest, providers, threads), manifest)
+
+
+def start(folder: Path, manifest: Manifest, providers: list[str], threads: int | None) -> Any:
+    """A session; the runtime's refusal becomes CheckpointError or UnsupportedModel."""
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as kinds
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", EXACT)
+    refusals = (kinds.Fail, kinds.InvalidGraph, kinds.InvalidProtobuf, kinds.InvalidArgument, kinds.NoSuchFile,
+                kinds.NotImplemented, kinds.RuntimeException, kinds.EPFail)  # fmt: skip
+    try:
+        return onnxruntime.InferenceSession(folder / GRAPH_NAME, options, providers=providers)
+    except refusals as error:
+        raise refused(folder, manifest, str(error)) from error
+
+
+def refused(folder: Path, manifest: Manifest, words: str) -> CheckpointError | UnsupportedModel:
+    """What a runtime's refusal means."""
+    import onnxruntime
+
+    runtime = f"ONNX Runtime {onnxruntime.__version__}"
+    told = " ".join(words.split())[:300]
+    if re.search(r"opset \d+ is under development|Current official support for domain", words):
+        return UnsupportedModel(
+            f"{folder / GRAPH_NAME} needs an operator set that is too new for {runtime}: {told}. "
+            f"Install a newer onnxruntime, or export again with this version of twofold (opset {manifest.opset})."
+        )
+    if "NOT_IMPLEMENTED" in words or "is not a registered function" in words or "No Op registered" in words:
+        return UnsupportedModel(
+            f"{runtime} lacks an operator of {folder / GRAPH_NAME}, exported for {manifest.target} as "
+            f"{manifest.dtype}: {told}. Install a newer onnxruntime, or export with --target portable."
+        )
+    return CheckpointError(f"{folder / GRAPH_NAME} cannot be opened by {runtime}: {told}. Export the model again.")

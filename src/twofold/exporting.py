@@ -1,0 +1,70 @@
+"""From a model as it is found to a folder with its network as an ONNX graph."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twofold.errors import SettingsError
+from twofold.loading import Model, Progress, build_packer, open_model
+from twofold.ops.packed import Format, Packed
+from twofold.ops.types import Target
+from twofold.weights.load import load
+from twofold.weights.packed_file import PackedFile
+from twofold.weights.quantised import Store
+
+if TYPE_CHECKING:
+    from twofold.export.weights import Form
+
+INSTALL = "pip install 'twofold[export]'"
+
+
+def export_model(
+    path_or_id: str | Path, output: Path, target: str, dtype: Form, progress: Progress | None = None
+) -> Path:
+    """Write a folder with the network as a graph, its weights, config, tokenizer and template.
+
+    target: portable or onnxruntime; dtype: f32, f16, bf16, int4, int8 or fp8. One matrix is in memory at a time. The
+    folder is written under a temporary name and renamed when it is whole; `progress(done, total)` hears of weights.
+    Raises SettingsError when `output` exists, for a packed folder or an export, and without the export extra.
+    """
+    if find_spec("onnx") is None:
+        raise SettingsError(f"exporting needs the package onnx, which is not installed: {INSTALL}")
+    from twofold.export.write import Order, write_graph
+
+    model = open_model(path_or_id)
+    store = model.store
+    if output.exists():
+        raise SettingsError(f"{output} exists; name a folder that does not, or remove it")
+    if isinstance(store, PackedFile):
+        raise SettingsError(f"{path_or_id} is packed as {store.dtype}; export the original checkpoint")
+    temporary = output.with_name(output.name + ".partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    model.files.copy_to(temporary)
+    order = Order(target=target, dtype=dtype, keeps_groups=model.quantised_dtype is not None)
+    write_graph(model.architecture, store.names, reader(model, store, progress), order, temporary)
+    temporary.rename(output)
+    return output
+
+
+def reader(model: Model, store: Store, progress: Progress | None) -> Callable[[Target, int | None, Format], Packed]:
+    """Reads one matrix at a time, and tells how many of them are done."""
+    packer = build_packer()
+    total = sum(len(target.sources) for target in model.targets)
+    done = 0
+
+    def read(target: Target, expert: int | None, form: Format) -> Packed:
+        nonlocal done
+        one = target if expert is None else replace(target, shape=target.shape[1:], sources=(target.sources[expert],))
+        packed = load(store, (one,), {one.name: form}, packer)[one.name]
+        done += 1
+        if progress:
+            progress(done, total)
+        return packed
+
+    return read
