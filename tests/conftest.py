@@ -21,6 +21,7 @@ from twofold.ops.types import KvDtype
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on torch's CPU tensors; read when triton is imported
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
