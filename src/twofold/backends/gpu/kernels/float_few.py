@@ -1,0 +1,160 @@
+"""Float products of a few rows: y_r = W x_r, where reading W is what takes the time.
+
+A program takes some rows of W and all of their columns, a thread 16 bytes of a row at a time. Products are added up in
+the thread first, then across threads at the end, so a sum has the same order whatever else is in the batch.
+Activations are used as they are, float32 or bfloat16; values of W are exact in float32, sums are float32.
+Four-bit weights have kernels of their own (group4_few.py).
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from twofold.backends.gpu.kernels.fp8 import decode_fp8, has_fp8
+from twofold.backends.gpu.kernels.group4_few import Rows, Tiling, launch_group4
+from twofold.backends.gpu.kernels.tiles import read_tile
+from twofold.backends.gpu.weights import DenseWeight, Fp8Weight, Group4Weight
+
+FloatWeight: TypeAlias = DenseWeight | Fp8Weight | Group4Weight
+
+MOST_TOKENS = 8
+LOAD_BYTES = 16
+"""What a thread loads at once."""
+CONFIGS = (
+    Tiling(4, 2048, 4),
+    Tiling(2, 2048, 4),
+    Tiling(8, 2048, 4),
+    Tiling(4, 1024, 4),
+    Tiling(8, 512, 4),
+    Tiling(4, 1024, 2),
+    Tiling(4, 512, 1),
+    Tiling(4, 4096, 8),
+)
+"""What a sweep tries."""
+
+
+@triton.jit
+def read_values(pointers, mask, MASKED: tl.constexpr, FORMAT: tl.constexpr):
+    """float32 values of a tile of a weight. FORMAT: "dense", "fp8" (decoded by an instruction), "bits" (without)."""
+    raw = read_tile(pointers, mask, MASKED)
+    if FORMAT == "dense":
+        values = raw.to(tl.float32)
+    else:
+        values = decode_fp8(raw, FORMAT == "fp8")
+    return values
+
+
+@triton.jit
+def few_kernel(
+    x, weight, scales, experts, gates, add, y, N, x_stride, add_stride,
+    D: tl.constexpr, FORMAT: tl.constexpr, TOKENS: tl.constexpr, ACTIVE: tl.constexpr, HAS_GATES: tl.constexpr,
+    HAS_ADD: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PER_LOAD: tl.constexpr,
+):  # fmt: skip
+    """x_TD f32 | bf16; weight [E, N, D] f32 | bf16 | uint8; scales_EN f32 (fp8); add_TN, y_TN f32.
+
+    ACTIVE 0: one weight, all TOKENS at once. Otherwise program axis 1 is row r of y: x row r // ACTIVE (TOKENS is 1)
+    times expert experts_R[r], scaled by gates_R[r].
+    """
+    row = tl.minimum(tl.program_id(0) * ROWS + tl.arange(0, ROWS), N - 1)
+    out = tl.program_id(1)
+    token = 0
+    expert = 0
+    if ACTIVE > 0:
+        token = out // ACTIVE
+        expert = tl.load(experts + out)
+    weight_row = tl.cast(expert, tl.int64) * N + row
+    first = weight + weight_row * D
+    x_row = x + tl.cast(token, tl.int64) * x_stride
+    zero = tl.zeros([ROWS, COLUMNS // PER_LOAD], tl.float32)
+    sums = (zero,)
+    for _ in tl.static_range(TOKENS - 1):
+        sums = sums + (zero,)  # noqa: RUF005
+    for start in range(0, D, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        inside = column < D
+        w = read_values(first[:, None] + column[None, :], inside[None, :], D % COLUMNS != 0, FORMAT)
+        grown = ()
+        for t in tl.static_range(TOKENS):
+            x_D = read_tile(x_row + t * x_stride + column, inside, D % COLUMNS != 0).to(tl.float32)
+            products = tl.reshape(w * x_D[None, :], [ROWS, COLUMNS // PER_LOAD, PER_LOAD])
+            grown = grown + (sums[t] + tl.sum(products, axis=2),)  # noqa: RUF005
+        sums = grown
+    for t in tl.static_range(TOKENS):
+        result = tl.sum(sums[t], axis=1)
+        if FORMAT != "dense":
+            result *= tl.load(scales + weight_row)
+        if HAS_GATES:
+            result *= tl.load(gates + out)
+        if HAS_ADD:
+            result += tl.load(add + t * add_stride + row).to(tl.float32)
+        tl.store(y + tl.cast(out + t, tl.int64) * N + row, result)
+
+
+def choose(tokens: int, row_bytes: int) -> Tiling:
+    """The tiling for so many tokens at once and rows of so many bytes. Sums of many tokens take the place of rows."""
+    rows = 4 if tokens <= 4 else 2
+    return Tiling(rows, 2048 if row_bytes % 2048 == 0 else 1024, 4)
+
+
+def few(x_TD: Tensor, weight: FloatWeight, add_TN: Tensor | None = None, tiling: Tiling | None = None) -> Tensor:
+    """W x (+ add) of at most MOST_TOKENS tokens, float32 [T, N]; W is read once for all of them.
+
+    x is float32 or bfloat16, add float32; their rows may be strided, their columns not.
+    """
+    y_TN = torch.empty(len(x_TD), weight.shape[0], dtype=torch.float32, device=x_TD.device)
+    if len(x_TD):
+        launch(Rows(x_TD=x_TD, y_RN=y_TN, add_RN=add_TN), weight, tiling)
+    return y_TN
+
+
+def few_routed(
+    x_TD: Tensor,
+    active: int,
+    experts_R: Tensor,
+    gates_R: Tensor | None,
+    weight: FloatWeight,
+    tiling: Tiling | None = None,
+) -> Tensor:
+    """Row r of the result is gate r times expert r times x row r // active: float32 [R, N].
+
+    experts_R int32, gates_R float32. Every row reads its expert for itself.
+    """
+    y_RN = torch.empty(len(experts_R), weight.shape[1], dtype=torch.float32, device=x_TD.device)
+    if len(experts_R):
+        launch(Rows(x_TD=x_TD, y_RN=y_RN, active=active, experts_R=experts_R, gates_R=gates_R), weight, tiling)
+    return y_RN
+
+
+def launch(rows: Rows, weight: FloatWeight, tiling: Tiling | None) -> None:
+    """Start the kernel for this format."""
+    if isinstance(weight, Group4Weight):
+        launch_group4(rows, weight, tiling)
+        return
+    values = weight.values
+    is_fp8 = isinstance(weight, Fp8Weight)
+    if is_fp8:
+        values = values.view(torch.uint8)
+    columns, item_bytes = weight.shape[-1], values.element_size()
+    tiling = tiling or choose(rows.tokens, columns * item_bytes)
+    grid = (triton.cdiv(weight.shape[-2], tiling.rows), rows.programs)
+    few_kernel[grid](
+        rows.x_TD,
+        values,
+        weight.scales if isinstance(weight, Fp8Weight) else values,
+        *rows.arguments(),
+        weight.shape[-2],
+        rows.x_TD.stride(0),
+        0 if rows.add_RN is None else rows.add_RN.stride(0),
+        D=columns,
+        FORMAT="dense" if not is_fp8 else "fp8" if has_fp8(values.device) else "bits",
+        **rows.constants(),
+        ROWS=tiling.rows,
+        COLUMNS=tiling.row_bytes // item_bytes,
+        PER_LOAD=LOAD_BYTES // item_bytes,
+        num_warps=tiling.warps,
+    )

@@ -1,0 +1,126 @@
+"""Products of many rows with four-bit weights in groups, expert by expert: codes become bfloat16 on their way to the
+matrix units, w = s (q - z) rounded once, and x is taken as bfloat16.
+
+Low nibbles are columns 0..15 of a group and high ones 16..31, so a tile of codes is two tiles of a product, each with
+its own columns of x. The weight is the left side: it then stays in registers between its bytes and the product.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from twofold.backends.gpu.kernels.target import target
+from twofold.backends.gpu.kernels.tiles import Blocks, Tiling, place_program, read_tile
+from twofold.backends.gpu.weights import Group4Weight
+
+CONFIGS = {
+    128: (Tiling(128, 64, 8, 3), Tiling(128, 32, 8, 4)),
+    64: (Tiling(128, 64, 8, 3), Tiling(64, 64, 4, 4)),
+    32: (Tiling(64, 64, 4, 4), Tiling(64, 128, 4, 3)),
+    16: (Tiling(64, 64, 4, 4), Tiling(64, 128, 4, 3)),
+}
+"""What a sweep tries, by rows of a block."""
+
+
+@triton.jit
+def nibble_values(nibbles, scale, offset, TARGET: tl.constexpr):
+    """scale * (1 + q / 16) + offset as bfloat16: 1 + q / 16 is made from the bits of q."""
+    units = ((nibbles << 19) | 0x3F800000).to(tl.float32, bitcast=True)
+    values = units * scale + offset
+    if TARGET == "plain":  # the interpreter has no product of bfloat16
+        return values
+    return values.to(tl.bfloat16)
+
+
+@triton.jit
+def by_byte(x, ROWS: tl.constexpr, GROUPS: tl.constexpr):
+    """What groups have [ROWS, GROUPS], for each of their bytes: [ROWS, GROUPS * 16]."""
+    return tl.reshape(tl.broadcast_to(x[:, :, None], [ROWS, GROUPS, 16]), [ROWS, GROUPS * 16])
+
+
+@triton.jit
+def many_group4_kernel(
+    x, codes, scales, zeros, rows, experts, gates, y, N, stored_rows, x_stride, row_count, block_count,
+    D: tl.constexpr, GROUPS_OF_ROW: tl.constexpr, ACTIVE: tl.constexpr, HAS_GATES: tl.constexpr,
+    TARGET: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr, TOGETHER: tl.constexpr,
+):  # fmt: skip
+    """x_TD bf16; codes uint8 [E, N16, G, 16]; scales, zeros f16 [E, N16, G]; the rest as in many_kernel."""
+    MASKED: tl.constexpr = GROUPS_OF_ROW % GROUPS != 0
+    X_MASKED: tl.constexpr = D % (GROUPS * 32) != 0
+    block, tile = place_program(block_count, tl.cdiv(N, ROWS), TOGETHER)
+    expert = tl.load(experts + block)
+    if expert < 0:
+        return
+    row = tl.load(rows + block * BLOCK + tl.arange(0, BLOCK))
+    is_row = (row >= 0) & (row < row_count)
+    token = tl.where(is_row, row // ACTIVE, 0)
+    out = tile * ROWS + tl.arange(0, ROWS)
+    first_group = (expert.to(tl.int64) * stored_rows + tl.minimum(out, N - 1)) * GROUPS_OF_ROW
+    byte = tl.arange(0, GROUPS * 16)
+    column = byte // 16 * 32 + byte % 16
+    group = tl.arange(0, GROUPS)
+    code_tile = codes + (first_group * 16)[:, None] + byte[None, :]
+    x_tile = x + token.to(tl.int64)[None, :] * x_stride + column[:, None]
+    sums = tl.zeros([ROWS, BLOCK], tl.float32)
+    for start in range(0, GROUPS_OF_ROW, GROUPS):
+        places = first_group[:, None] + (start + group)[None, :]
+        inside = (start + group < GROUPS_OF_ROW)[None, :]
+        packed = read_tile(code_tile, (start * 16 + byte < GROUPS_OF_ROW * 16)[None, :], MASKED).to(tl.uint32)
+        scale = read_tile(scales + places, inside, MASKED).to(tl.float32)
+        zero_point = read_tile(zeros + places, inside, MASKED).to(tl.float32)
+        x_low = read_tile(x_tile, (start * 32 + column < D)[:, None], X_MASKED)
+        x_high = read_tile(x_tile + 16, (start * 32 + column + 16 < D)[:, None], X_MASKED)
+        if TARGET == "plain":
+            x_low = x_low.to(tl.float32)
+            x_high = x_high.to(tl.float32)
+        factor = by_byte(scale * 16.0, ROWS, GROUPS)
+        offset = by_byte(-scale * (zero_point + 16.0), ROWS, GROUPS)
+        sums = tl.dot(nibble_values(packed & 15, factor, offset, TARGET), x_low, sums)
+        sums = tl.dot(nibble_values(packed >> 4, factor, offset, TARGET), x_high, sums)
+        code_tile += GROUPS * 16
+        x_tile += GROUPS * 32
+    if HAS_GATES:
+        sums *= tl.load(gates + row, mask=is_row, other=0.0)[None, :]
+    places = tl.where(is_row, row, 0).to(tl.int64)[None, :] * N + out[:, None]
+    tl.store(y + places, sums.to(y.dtype.element_ty), mask=is_row[None, :] & (out < N)[:, None])
+
+
+def choose(block: int, target_name: str) -> Tiling:
+    """The tiling for blocks of so many rows. AMD's 64 KiB of shared memory hold fewer stages."""
+    chosen = CONFIGS[block][0]
+    return Tiling(chosen.rows, chosen.row_bytes, chosen.warps, 2) if target_name == "hip" else chosen
+
+
+def launch_group4(blocks: Blocks, weight: Group4Weight, y_RN: Tensor, tiling: Tiling | None) -> None:
+    """Fill y_RN. A tile's row_bytes are bytes of codes: 32 columns each 16."""
+    tiling = tiling or choose(blocks.block, target())
+    x_TD = blocks.x_TD.to(torch.bfloat16)
+    many_group4_kernel[(blocks.count * triton.cdiv(weight.shape[-2], tiling.rows),)](
+        x_TD,
+        weight.codes,
+        weight.scales,
+        weight.zeros,
+        blocks.rows_P,
+        blocks.expert_B,
+        y_RN if blocks.gates_R is None else blocks.gates_R,
+        y_RN,
+        weight.shape[-2],
+        weight.scales.shape[-2],
+        x_TD.stride(0),
+        blocks.rows,
+        blocks.count,
+        D=weight.shape[-1],
+        GROUPS_OF_ROW=weight.scales.shape[-1],
+        ACTIVE=blocks.active,
+        HAS_GATES=blocks.gates_R is not None,
+        TARGET=target(),
+        BLOCK=blocks.block,
+        ROWS=tiling.rows,
+        GROUPS=tiling.row_bytes // 16,
+        TOGETHER=tiling.together,
+        num_warps=tiling.warps,
+        num_stages=tiling.stages,
+    )

@@ -1,0 +1,109 @@
+"""What the products by tiles have in common: blocks of rows, the size of a tile, and which program takes which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+PLAIN_BLOCK = 128
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Rows of the weight and bytes of each in a tile, warps, stages of loading, blocks that take a tile together."""
+
+    rows: int
+    row_bytes: int
+    warps: int
+    stages: int
+    together: int = 8
+
+
+class Order(Protocol):
+    """Rows put in order by their experts, in blocks: see Blocks.rows_P and Blocks.expert_B."""
+
+    @property
+    def rows(self) -> Tensor:
+        """int32 [blocks * block]."""
+        ...
+
+    @property
+    def expert_of_block(self) -> Tensor:
+        """int32 [blocks]."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Rows of a product in blocks of one expert each.
+
+    rows_P int32 [count * block]: the row of y each place stands for; a number that is no row fills a block up.
+    expert_B int32 [count]: below zero where a block has no row. Row r of y belongs to row r // active of x.
+    """
+
+    x_TD: Tensor
+    active: int
+    rows_P: Tensor
+    expert_B: Tensor
+    gates_R: Tensor | None
+    rows: int
+
+    @property
+    def count(self) -> int:
+        """Blocks."""
+        return len(self.expert_B)
+
+    @property
+    def block(self) -> int:
+        """Rows of a block."""
+        return len(self.rows_P) // len(self.expert_B)
+
+    @staticmethod
+    def ordered(x_TD: Tensor, active: int, order: Order, gates_R: Tensor | None) -> Blocks:
+        """Blocks of rows that were put in order by their experts."""
+        return Blocks(
+            x_TD=x_TD,
+            active=active,
+            rows_P=order.rows,
+            expert_B=order.expert_of_block,
+            gates_R=gates_R,
+            rows=len(x_TD) * active,
+        )
+
+    @staticmethod
+    def plain(x_TD: Tensor) -> Blocks:
+        """Blocks of rows one after the other, for a weight that is no stack."""
+        tokens = len(x_TD)
+        block = min(PLAIN_BLOCK, max(16, triton.next_power_of_2(tokens)))
+        count = triton.cdiv(tokens, block)
+        rows_P = torch.arange(count * block, dtype=torch.int32, device=x_TD.device)
+        expert_B = torch.zeros(count, dtype=torch.int32, device=x_TD.device)
+        return Blocks(x_TD=x_TD, active=1, rows_P=rows_P, expert_B=expert_B, gates_R=None, rows=tokens)
+
+
+@triton.jit
+def place_program(blocks, tiles, TOGETHER: tl.constexpr):
+    """(block, tile) of this program: TOGETHER blocks go through all tiles side by side, so that a tile of the weight is
+    read while it is in the cache.
+    """  # fmt: skip
+    program = tl.program_id(0)
+    strip = program // (TOGETHER * tiles)
+    first = strip * TOGETHER
+    height = tl.minimum(blocks - first, TOGETHER)
+    inside = program - strip * TOGETHER * tiles
+    return first + inside % height, inside // height
+
+
+@triton.jit
+def read_tile(pointers, mask, MASKED: tl.constexpr):
+    """What is there, zero where the mask says no; without MASKED the mask is not looked at, which costs less."""
+    if MASKED:
+        found = tl.load(pointers, mask=mask, other=0)
+    else:
+        found = tl.load(pointers)
+    return found
