@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from tests.bench.proof.servers import Script, scripted
 from twofold.cli.main import group
-from twofold.cli.prove import read_limits, without_keys
+from twofold.cli.prove import folder_name, read_limits, without
 from twofold.errors import SettingsError, TwofoldError
 
 PROGRAM = [sys.executable, "-c", "from twofold.cli.main import main; main()", "prove"]
@@ -36,6 +36,8 @@ def refused(*arguments: str) -> str:
     (["no/such/model"], "no/such/model"),
     (["demo", "--baseline", "ftp://x"], "ftp://x"),
     (["--replay", "."], "no proof that can be read"),
+    (["demo", "--baseline", "bf16", "--baseline", "bf16"], "bf16 twice"),
+    (["demo", "--baseline", "bf16", "--baseline", "no/such/model"], "no/such/model"),
 ])  # fmt: skip
 def test_what_cannot_be_proven_is_refused_before_anything_starts(
     arguments: list[str], said: str, tmp_path: Path
@@ -66,17 +68,33 @@ def test_keys_are_never_kept() -> None:
         "3",
         "--key=c",
     ]
-    assert without_keys(arguments) == ["prove", "demo", "--rounds", "3"]
+    assert without(arguments, "key", "baseline-key") == ["prove", "demo", "--rounds", "3"]
+    assert without(["x", "--baseline", "--key", "--baseline_key", "k"], "baseline-key") == ["x", "--baseline", "--key"]
+    assert without(["x", "--baseline=bf16", "--baseline", "y", "--baseline-dtype", "f32"], "baseline") == [
+        "x", "--baseline-dtype", "f32",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("baseline", "name"), [
+    ("bf16", "bf16"),
+    ("http://127.0.0.1:8080/v1", "127.0.0.1-8080-v1"),
+    ("meta-llama/Llama-3.2-1B", "meta-llama-Llama-3.2-1B"),
+    ("../../x", "x"),
+    ("..", "baseline"),
+])  # fmt: skip
+def test_a_baseline_names_a_folder(baseline: str, name: str) -> None:
+    assert folder_name(baseline) == name
 
 
 def test_a_proof_is_told_kept_and_repeated(tmp_path: Path) -> None:
-    with scripted(Script(between_s=0.001)) as fast, scripted(Script(between_s=0.01)) as slow:
-        first = run(
-            [fast, "--baseline", slow, "--requests", "8", "--rounds", "6", "--key", "secret-key"], tmp_path / "one"
-        )
-        assert "PROVEN" in first.stdout.splitlines()[-2]
+    with scripted(Script(between_s=0.001)) as fast, scripted(Script(between_s=0.03)) as slow:
+        asked = [fast, "--baseline", slow, "--requests", "8", "--rounds", "6", "--key", "secret-key"]
+        first = run(asked, tmp_path / "one")
+        assert first.stdout.splitlines()[-2].startswith("PROVEN")
         assert "x [" in first.stdout
         again = run(["--replay", str(tmp_path / "one")], tmp_path / "two")
+        lost = run([*asked, "--target", "100"], tmp_path / "three", status=3)
+    assert lost.stdout.splitlines()[-2].startswith("NOT PROVEN")
     assert "Output tokens per second:" in again.stdout
     assert "before" in again.stdout
     for path in (tmp_path / "one").rglob("*"):
@@ -86,9 +104,29 @@ def test_a_proof_is_told_kept_and_repeated(tmp_path: Path) -> None:
     assert raw["contenders"]["candidate"]["model"] == "scripted"
 
 
-def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def test_several_baselines_are_proven_one_after_the_other(tmp_path: Path) -> None:
+    fast, slow = Script(between_s=0.001), Script(between_s=0.02)
+    with scripted(fast) as candidate, scripted(slow) as one, scripted(fast) as other:
+        gone = "http://127.0.0.1:9"
+        baselines = [item for url in (one, gone, other) for item in ("--baseline", url)]
+        sizes = ["--requests", "8", "--rounds", "6", "--target", "1.5"]
+        found = run([candidate, *baselines, *sizes], tmp_path / "all", status=1)
+        folders = {url: tmp_path / "all" / folder_name(url) for url in (one, gone, other)}
+        *_, first, second, third = found.stdout.splitlines()
+        assert first.startswith(f"{one}: PROVEN")
+        assert second.startswith(f"{gone}: not measured: http://127.0.0.1:9 cannot be reached")
+        assert third.startswith(f"{other}: NOT PROVEN")
+        results = {url: json.loads((folder / "result.json").read_text()) for url, folder in folders.items()}
+        assert [results[url]["status"] for url in results] == ["complete", "partial", "complete"]
+        assert results[one]["command"] == ["twofold", "prove", candidate, *sizes, "-o", str(tmp_path / "all"),
+                                           "--baseline", one]  # fmt: skip
+        again = run(["--replay", str(folders[one])], tmp_path / "again")
+    assert "PROVEN" in again.stdout
+
+
+def run(arguments: list[str], folder: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
     found = subprocess.run([*PROGRAM, *arguments, "-o", str(folder)], capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
+    assert found.returncode == status, found.stderr
     return found
 
 

@@ -14,24 +14,29 @@ from twofold.cli.bench import PRESETS
 from twofold.cli.options import with_options
 from twofold.cli.serving_options import check_installed
 from twofold.config import DTYPES
-from twofold.errors import SettingsError
+from twofold.errors import SettingsError, TwofoldError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from twofold.bench.proof.contenders import Spec
     from twofold.bench.proof.model import Proof
     from twofold.bench.proof.prove import Plan
     from twofold.bench.proof.workload import Limits, Workload
 
 METRIC_NAMES = ("tokens_per_s", "requests_per_s", "goodput", "first_token_ms", "between_tokens_ms")
-KEY_OPTIONS = ("--key", "--baseline-key", "--baseline_key")
+KEYS = ("key", "baseline-key")
+NOT_PROVEN = 3
+"""Exit status of a proof that does not show what it was to show."""
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 CONTENDERS = (
     click.option("--dtype", type=click.Choice(DTYPES), help="Weights of MODEL. [default: w4a8, or as packed]"),
     click.option(
-        "--baseline", "baseline", default="bf16", show_default=True,
+        "--baseline", "baselines", multiple=True, default=("bf16",), show_default=True,
         help="What MODEL is compared with: bf16 (or another dtype of the same model), transformers (the same "
-        "checkpoint), a folder or hub id of another model, or the address of a server that speaks OpenAI's API.",
+        "checkpoint), a folder or hub id of another model, or the address of a server that speaks OpenAI's API. "
+        "Several: one proof after the other, each in a folder of its own.",
     ),
     click.option("--baseline-dtype", type=click.Choice(DTYPES), help="Weights of a baseline that is another model."),
     click.option("--name", default="", help="Model's name at MODEL's address. [default: the first it lists]"),
@@ -87,21 +92,57 @@ def command(model: str | None, output: Path | None, replay: Path | None, **optio
     """Prove how much faster MODEL is served than a baseline, at what quality and cost, and keep the evidence."""
     if (model is None) == (replay is None):
         raise SettingsError("name a model to prove, or a bundle to repeat with --replay, one of the two")
+    output = output or Path(f"proof-{datetime.now(UTC):%Y-%m-%d-%H%M%S}")
     if replay is not None:
         repeat(replay, output)
         return
     assert model is not None
-    plan = read_plan(model, options, without_keys(sys.argv[1:]))
-    run(plan, output)
+    plans = read_plans(model, options, without(sys.argv[1:], *KEYS))
+    first, *others = plans.values()
+    proven = run_all(plans, output) if others else is_proven(run(first, output))
+    if not proven:
+        sys.exit(NOT_PROVEN)
 
 
-def run(plan: Plan, output: Path | None) -> Proof:
+def run_all(plans: Mapping[str, Plan], output: Path) -> bool:
+    """One proof after the other, and the verdicts beside each other at the end; whether all are proven.
+
+    One that breaks off does not keep the others from being run; then the exit status is 1.
+    """
+    said, all_proven, broken = [], True, False
+    for baseline, plan in plans.items():
+        try:
+            proof = run(plan, output / folder_name(baseline))
+        except TwofoldError as error:
+            said.append(f"{baseline}: not measured: {error}")
+            broken = True
+        else:
+            assert proof.verdict
+            said.append(f"{baseline}: {proof.verdict.headline}")
+            all_proven &= proof.verdict.proven
+    click.echo("\n".join(said))
+    if broken:
+        sys.exit(1)
+    return all_proven
+
+
+def is_proven(proof: Proof) -> bool:
+    """What the verdict says."""
+    return proof.verdict is not None and proof.verdict.proven
+
+
+def folder_name(baseline: str) -> str:
+    """A baseline as the name of a folder."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", baseline.partition("://")[2] or baseline).strip("-.") or "baseline"
+
+
+def run(plan: Plan, output: Path) -> Proof:
     """Prove it, say how it went, and where the bundle is."""
     from twofold.bench.proof.bundle import REPORT, Bundle
     from twofold.bench.proof.prove import prove
     from twofold.server.energy import Energy
 
-    bundle = Bundle(output or Path(f"proof-{datetime.now(UTC):%Y-%m-%d-%H%M%S}"))
+    bundle = Bundle(output)
     try:
         proof = prove(plan, bundle, Energy(), lambda text: click.echo(text, err=True))
     except KeyboardInterrupt:
@@ -133,12 +174,24 @@ def show(proof: Proof) -> None:
     click.echo(proof.verdict.headline)
 
 
-def read_plan(model: str, options: dict[str, Any], arguments: list[str]) -> Plan:
+def read_plans(model: str, options: dict[str, Any], arguments: list[str]) -> dict[str, Plan]:
+    """A plan for each baseline, with the command that makes it alone. Raises SettingsError before anything starts."""
+    found: dict[str, Plan] = {}
+    baselines = options["baselines"]
+    for text in baselines:
+        if folder_name(text) in map(folder_name, found):
+            raise SettingsError(f"--baseline names {text} twice; each is compared with once")
+        alone = [*without(arguments, "baseline"), "--baseline", text] if len(baselines) > 1 else arguments
+        found[text] = read_plan(model, text, options, alone)
+    return found
+
+
+def read_plan(model: str, baseline: str, options: dict[str, Any], arguments: list[str]) -> Plan:
     """What the command line asks for. Raises SettingsError."""
     from twofold.bench.proof.prove import Plan
     from twofold.bench.proof.verdict import Demands
 
-    specs = read_specs(model, options)
+    specs = read_specs(model, baseline, options)
     price, hosted = read_price(options)
     return Plan(
         specs={"baseline": specs[0], "candidate": specs[1]},
@@ -156,31 +209,35 @@ def read_plan(model: str, options: dict[str, Any], arguments: list[str]) -> Plan
     )  # fmt: skip
 
 
-def without_keys(arguments: list[str]) -> list[str]:
-    """The command line as it may be kept: without API keys."""
-    kept, is_key = [], False
+def without(arguments: list[str], *names: str) -> list[str]:
+    """A command line without these options (of one value each) and their values; - and _ are the same in a name."""
+    kept, is_value = [], False
     for item in arguments:
-        if not is_key and not item.startswith(tuple(f"{name}=" for name in KEY_OPTIONS)) and item not in KEY_OPTIONS:
+        name, has_value, _ = item.replace("_", "-").partition("=")
+        is_option = not is_value and name.startswith("--") and name[2:] in names
+        if not is_value and not is_option:
             kept.append(item)
-        is_key = item in KEY_OPTIONS and not is_key
+        is_value = is_option and not has_value
     return kept
 
 
-def read_specs(model: str, options: dict[str, Any]) -> tuple[Spec, Spec]:
+def read_specs(model: str, baseline: str, options: dict[str, Any]) -> tuple[Spec, Spec]:
     """Baseline and candidate."""
-    from twofold.bench.proof.contenders import is_url, read_baseline, read_candidate
+    from twofold.bench.proof.contenders import check_files, is_url, read_baseline, read_candidate
     from twofold.loading import open_model
 
     dtype = options["dtype"]
     if dtype is None and not is_url(model):
         dtype = open_model(model).own_dtype or "w4a8"
     candidate = read_candidate(model, dtype, options["threads"], options["name"], options["key"])
-    baseline = read_baseline(
-        options["baseline"], candidate, options["baseline_dtype"], options["baseline_name"], options["baseline_key"]
+    compared = read_baseline(
+        baseline, candidate, options["baseline_dtype"], options["baseline_name"], options["baseline_key"]
     )
-    if "twofold" in (candidate.engine, baseline.engine):
+    if "twofold" in (candidate.engine, compared.engine):
         check_installed()
-    return baseline, candidate
+    check_files(candidate)
+    check_files(compared)
+    return compared, candidate
 
 
 def read_workload(options: dict[str, Any]) -> Workload:
@@ -232,7 +289,7 @@ def read_price(options: dict[str, Any]) -> tuple[tuple[float, str, str] | None, 
     return None, {}
 
 
-def repeat(folder: Path, output: Path | None) -> None:
+def repeat(folder: Path, output: Path) -> None:
     """Run a bundle's own command again and compare the ratios. Raises BenchError for what is no bundle."""
     from twofold.bench.proof.bundle import read_result
     from twofold.bench.proof.replay import compare
@@ -244,6 +301,7 @@ def repeat(folder: Path, output: Path | None) -> None:
     model = options.pop("model")
     options.pop("output")
     options.pop("replay")
-    proof = run(read_plan(model, options, arguments), output)
+    (plan,) = read_plans(model, options, arguments).values()
+    proof = run(plan, output)
     for line in compare(before, proof):
         click.echo(line)

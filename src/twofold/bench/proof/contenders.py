@@ -88,6 +88,14 @@ def is_url(text: str) -> bool:
     return text.startswith(("http://", "https://"))
 
 
+def check_files(spec: Spec) -> None:
+    """Raise SettingsError, or what opening a model raises, for a contender that could not be started here."""
+    if spec.engine == TRANSFORMERS:
+        transformers_command(spec)
+    elif spec.engine == "twofold":
+        open_model(spec.model)
+
+
 @contextlib.contextmanager
 def running(spec: Spec, logs: Path) -> Iterator[Running]:
     """The contender, for as long as the block runs. Raises BenchError when it does not come up."""
