@@ -156,4 +156,4 @@ def find(path_or_id: str | Path) -> tuple[Path, bool]:
 
 def holds_weights(folder: Path) -> bool:
     """Whether a folder has weights, whole or not; a damaged file is told when its header is read."""
-    return any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "*.twofold", "*.gguf"))
+    return any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "*.twofold", "*.gguf", "*.onnx"))

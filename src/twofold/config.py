@@ -11,7 +11,7 @@ from typing import Any, get_args
 from twofold.errors import SettingsError
 from twofold.ops.types import KvDtype
 
-BACKENDS = ("cpu", "gpu", "reference")
+BACKENDS = ("cpu", "gpu", "onnx", "reference")
 DTYPES = ("f32", "bf16", "w8a8", "w4a8")
 """From the most to the fewest bits."""
 KV_DTYPES: tuple[KvDtype, ...] = get_args(KvDtype)
@@ -27,18 +27,19 @@ class Settings:
     """What a user may choose; None means automatic.
 
     dtype: f32, bf16, w8a8 or w4a8; automatic is bf16, or what the folder holds. backend: cpu (native kernels), gpu
-    (torch and Triton) or reference (NumPy, slow); automatic is gpu where torch sees a device, else cpu. device:
-    where the gpu backend runs, as torch names it (cuda, cuda:1, xpu, mps, cpu); automatic is the first one there
-    is. kv_cache_dtype: how keys and values are kept, f32, bf16 or int8 (half the memory and the reading of bf16, a
-    little less exact); automatic is int8 where the folder says that it passed its test with these weights (twofold
-    eval --gate-kv), else bf16, and f32 with dtype f32. context: longest sequence in tokens. cache_tokens: tokens
-    the cache holds over all sequences. step_tokens: most tokens run in one step. max_step_ms: milliseconds a step
-    may take for reading prompts while other sequences decode (0: no limit). max_sequences: most sequences served at
-    once. threads: threads of the native kernels. guess_tokens: most tokens guessed at once (0: never), from what
-    the text has said before or by the draft model; answers are the same with and without, only their speed differs.
-    draft: a small model with the same vocabulary, as folder or hub id; it runs as packed, else with this model's
-    dtype. prefix_cache: what was computed for one prompt serves the next one that begins alike; answers are the
-    same.
+    (torch and Triton), onnx (an exported folder in ONNX Runtime) or reference (NumPy, slow); automatic is onnx for an
+    exported folder, gpu where torch sees a device, else cpu. device: where the gpu backend runs, as torch names it
+    (cuda, cuda:1, xpu, mps, cpu), automatic is the first one there is; of the onnx backend its execution provider (cpu,
+    cuda, tensorrt, migraphx, openvino, qnn, coreml, dml), automatic is cpu. kv_cache_dtype: how keys and values are
+    kept, f32, bf16 or int8 (half the memory and the reading of bf16, a little less exact); automatic is int8 where the
+    folder says that it passed its test with these weights (twofold eval --gate-kv), else bf16, and f32 with dtype f32.
+    context: longest sequence in tokens. cache_tokens: tokens the cache holds over all sequences. step_tokens: most
+    tokens run in one step. max_step_ms: milliseconds a step may take for reading prompts while other sequences decode
+    (0: no limit). max_sequences: most sequences served at once. threads: threads of the native kernels. guess_tokens:
+    most tokens guessed at once (0: never), from what the text has said before or by the draft model; answers are the
+    same with and without, only their speed differs. draft: a small model with the same vocabulary, as folder or hub id;
+    it runs as packed, else with this model's dtype. prefix_cache: what was computed for one prompt serves the next one
+    that begins alike; answers are the same.
     """
 
     dtype: str | None = None
@@ -96,7 +97,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """Settings with every value decided. device: "cpu", or where the gpu backend runs."""
+    """Settings with every value decided. device: "cpu", or where the gpu or onnx backend runs."""
 
     dtype: str
     backend: str

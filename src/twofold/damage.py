@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from twofold.errors import QuantisationError
+from twofold.export.manifest import ExportedGraph
 from twofold.layerwise import Activations, LayerRunner
 from twofold.loading import Model, open_model
 from twofold.ops.interface import Ops
@@ -107,7 +108,7 @@ def compare(model: Model, runner: LayerRunner, vary: Vary, progress: Progress | 
 
 def store_of(model: Model) -> Store:
     """The checkpoint of a model that is not packed."""
-    assert not isinstance(model.store, PackedFile), "neither packed folders nor what is made of them come here"
+    assert not isinstance(model.store, PackedFile | ExportedGraph), "what is packed or exported does not come here"
     return model.store
 
 

@@ -10,6 +10,7 @@ from twofold.engine.draft import DraftModel
 from twofold.engine.guess import MOST_SEQUENCES, Guesser
 from twofold.engine.policy import LENGTHS, GuessPolicy
 from twofold.errors import SettingsError
+from twofold.export.manifest import ExportedGraph
 from twofold.loading import WORKING_BYTES, Loaded, Model, Progress, load_model, open_model
 from twofold.ops.cost import row_costs
 from twofold.text.tokenizer import check_same_tokens
@@ -56,8 +57,11 @@ def load_draft(settings: Settings, main: Loaded, progress: Progress | None) -> L
     assert settings.draft is not None, "there is a draft model to load"
     opened = open_model(settings.draft)
     context = min(main.settings.context, opened.architecture.context)
+    is_same_kind = isinstance(opened.store, ExportedGraph) == isinstance(main.model.store, ExportedGraph)
     chosen = replace(
         settings,
+        backend=settings.backend if is_same_kind else None,
+        device=settings.device if is_same_kind else None,
         dtype=None if opened.own_dtype else draft_dtype(opened, main.settings.dtype),
         context=context,
         cache_tokens=MOST_SEQUENCES * context,

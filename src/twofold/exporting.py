@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twofold.errors import SettingsError
-from twofold.loading import Model, Progress, build_packer, open_model
+from twofold.export.manifest import ExportedGraph
+from twofold.loading import ORIGINAL, Model, Progress, open_model
 from twofold.ops.packed import Format, Packed
 from twofold.ops.types import Target
+from twofold.placing import host_packer
 from twofold.weights.load import load
 from twofold.weights.packed_file import PackedFile
 from twofold.weights.quantised import Store
 
 if TYPE_CHECKING:
-    from twofold.export.weights import Form
+    from twofold.export.forms import Form
 
 INSTALL = "pip install 'twofold[export]'"
 
@@ -40,8 +42,8 @@ def export_model(
     store = model.store
     if output.exists():
         raise SettingsError(f"{output} exists; name a folder that does not, or remove it")
-    if isinstance(store, PackedFile):
-        raise SettingsError(f"{path_or_id} is packed as {store.dtype}; export the original checkpoint")
+    if isinstance(store, PackedFile | ExportedGraph):
+        raise SettingsError(f"{path_or_id} is packed or exported already, as {store.dtype}; {ORIGINAL}")
     temporary = output.with_name(output.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -54,14 +56,14 @@ def export_model(
 
 def reader(model: Model, store: Store, progress: Progress | None) -> Callable[[Target, int | None, Format], Packed]:
     """Reads one matrix at a time, and tells how many of them are done."""
-    packer = build_packer()
+    packer = host_packer()
     total = sum(len(target.sources) for target in model.targets)
     done = 0
 
     def read(target: Target, expert: int | None, form: Format) -> Packed:
         nonlocal done
         one = target if expert is None else replace(target, shape=target.shape[1:], sources=(target.sources[expert],))
-        packed = load(store, (one,), {one.name: form}, packer)[one.name]
+        packed: Packed = load(store, (one,), {one.name: form}, packer)[one.name]
         done += 1
         if progress:
             progress(done, total)

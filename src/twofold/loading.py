@@ -13,6 +13,8 @@ from twofold.config import DTYPES, Resolved, Settings, choose_dtype, choose_kv_d
 from twofold.engine.blocks import CacheLayout, plan_layout
 from twofold.engine.request import SamplingParams
 from twofold.errors import CheckpointError, InvalidSampling, SettingsError
+from twofold.export.manifest import ExportedGraph, is_exported
+from twofold.graphs import check_graph, choose_graph_kv, choose_graph_place, open_forward
 from twofold.model_files import ModelFiles, open_files
 from twofold.models.network import Architecture, Forward
 from twofold.models.registry import read_architecture
@@ -40,6 +42,7 @@ Progress = Callable[[int, int], None]
 GGUF_DTYPE = "gguf"
 """Four-bit weights of a GGUF file as they are, everything else in bfloat16."""
 TEST = "twofold eval MODEL --gate-kv tests it."
+ORIGINAL = "take the original checkpoint"
 WORKING_BYTES = 256 * 2**20
 """Room for activations, buffers of the loader and the interpreter, beside weights and cache."""
 
@@ -50,7 +53,7 @@ class Model:
 
     files: ModelFiles
     architecture: Architecture
-    store: Store | PackedFile
+    store: Store | PackedFile | ExportedGraph
     targets: tuple[Target, ...]
     eos_ids: tuple[int, ...]
     defaults: SamplingParams
@@ -66,8 +69,8 @@ class Model:
 
     @property
     def packed_dtype(self) -> str | None:
-        """Scheme of a packed folder, None for a checkpoint."""
-        return self.store.dtype if isinstance(self.store, PackedFile) else None
+        """Scheme of a packed or exported folder, None for a checkpoint."""
+        return self.store.dtype if isinstance(self.store, PackedFile | ExportedGraph) else None
 
     @property
     def quantised_dtype(self) -> str | None:
@@ -83,6 +86,8 @@ class Model:
 
     def formats(self, dtype: str) -> Formats:
         """Format of every weight: as stored where `dtype` names what the folder holds, else by role."""
+        if isinstance(self.store, ExportedGraph):
+            return self.store.formats
         if isinstance(self.store, PackedFile) and self.store.formats is not None:
             return self.store.formats
         if isinstance(self.store, QuantisedCheckpoint | GgufCheckpoint) and dtype == self.quantised_dtype:
@@ -129,9 +134,11 @@ def open_model(path_or_id: str | Path) -> Model:
     codec_of(raw)  # what cannot be read is said before anything else that may be wrong
     architecture = read_architecture({key: value for key, value in raw.items() if key != "quantization_config"})
     store = files.store()
-    targets = architecture.targets(() if isinstance(store, PackedFile) else store.names)
+    targets = architecture.targets(() if isinstance(store, PackedFile | ExportedGraph) else store.names)
     if isinstance(store, PackedFile):
         check_formats(store, targets)
+    if isinstance(store, ExportedGraph):
+        check_graph(store, architecture)
     return Model(
         files=files,
         architecture=architecture,
@@ -148,7 +155,8 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
     model = open_model(path_or_id)
     architecture = model.architecture
     dtype = choose_dtype(settings, model.packed_dtype, model.quantised_dtype)
-    place = choose_place(settings)
+    is_graph = isinstance(model.store, ExportedGraph)
+    place = choose_graph_place(settings) if is_graph else choose_place(settings)
     kv_dtype, kv_reason, kv_warnings = choose_kv_cache(model.folder, settings, dtype)
     per_token = cache_bytes(architecture.cache_shape, 1, kv_dtype)
     resolved = resolve(settings, place, dtype, kv_dtype, architecture.context, per_token)
@@ -159,13 +167,13 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
     template = model.files.template(architecture.family)
     phases.end("tokenizer")
     ops = build_ops(resolved)
-    weights = read_weights(model, resolved.dtype, ops.packer, progress)
+    forward = bind(model, resolved, ops.packer, progress)
     phases.end("weights")
     return Loaded(
         model=model,
         settings=resolved,
         ops=ops,
-        forward=architecture.bind(weights),
+        forward=forward,
         layout=plan_cache(architecture.cache_shape.chunk, resolved),
         tokenizer=tokenizer,
         template=template,
@@ -177,6 +185,8 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
 
 def choose_kv_cache(folder: Path, settings: Settings, dtype: str) -> tuple[KvDtype, str, tuple[str, ...]]:
     """How keys and values are kept, why, and what to warn of; CheckpointError when the folder's verdict is damaged."""
+    if is_exported(folder):
+        return choose_graph_kv(settings)
     verdict, reason = find_verdict(folder, dtype)
     passed = verdict is not None and verdict.passed
     chosen = choose_kv_dtype(settings, dtype, passed)
@@ -193,8 +203,17 @@ def choose_kv_cache(folder: Path, settings: Settings, dtype: str) -> tuple[KvDty
     return chosen, reason, ()
 
 
+def bind(model: Model, settings: Resolved, packer: Packer, progress: Progress | None) -> Forward:
+    """The network with its weights, or its graph in ONNX Runtime."""
+    if isinstance(model.store, ExportedGraph):
+        return open_forward(model.store, settings)
+    return model.architecture.bind(read_weights(model, settings.dtype, packer, progress))
+
+
 def read_weights(model: Model, dtype: str, packer: Packer, progress: Progress | None) -> dict[str, Weight]:
     """Pack a checkpoint's weights, or read those of a packed folder."""
+    if isinstance(model.store, ExportedGraph):
+        raise SettingsError(f"{model.folder} is an exported graph, whose weights only ONNX Runtime uses; {ORIGINAL}")
     if isinstance(model.store, PackedFile):
         return read_packed(model.store, model.targets, model.formats(dtype), packer, progress)
     return load(model.store, model.targets, model.formats(dtype), packer, progress)
@@ -211,7 +230,7 @@ def pack_model(path_or_id: str | Path, output: Path, dtype: str | None, progress
     if output.exists():
         raise SettingsError(f"{output} exists; name a folder that does not, or remove it")
     if model.packed_dtype:
-        raise SettingsError(f"{path_or_id} is packed already, as {model.packed_dtype}; pack the original checkpoint")
+        raise SettingsError(f"{path_or_id} is packed already, as {model.packed_dtype}; {ORIGINAL}")
     dtype = dtype or model.quantised_dtype or "w4a8"
     check_memory(model.footprint(dtype).total_bytes + WORKING_BYTES, available_memory(), [])
     weights = read_weights(model, dtype, build_packer(), progress)
@@ -235,7 +254,10 @@ def check_fits(model: Model, settings: Resolved) -> None:
         cache = pool_bytes(shape, slots, settings.kv_cache_dtype)
         return model.footprint(dtype).total_bytes + cache + WORKING_BYTES
 
-    smaller = DTYPES[DTYPES.index(settings.dtype) + 1 :] if settings.dtype in DTYPES else DTYPES[2:]
+    if isinstance(model.store, ExportedGraph):
+        smaller: tuple[str, ...] = ()
+    else:
+        smaller = DTYPES[DTYPES.index(settings.dtype) + 1 :] if settings.dtype in DTYPES else DTYPES[2:]
     context, short = settings.context, min(2048, settings.context)
     choices = [(f"--dtype {name}", needed(name, context)) for name in smaller]
     choices += [(f"--dtype {name} --context {short}", needed(name, short)) for name in (settings.dtype, *smaller)]

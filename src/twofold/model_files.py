@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from twofold.errors import MissingTensor
+from twofold.export.manifest import WEIGHTS_NAME, ExportedGraph, is_exported
 from twofold.models.gguf_config import TensorFacts, architecture_of, gguf_config
 from twofold.text.chat import ChatTemplate
 from twofold.text.gguf_vocabulary import end_ids, read_gguf_tokenizer, templates_of
@@ -47,7 +48,7 @@ class ModelFiles(Protocol):
         """generation_config.json; empty where there is none."""
         ...
 
-    def store(self) -> Store | PackedFile:
+    def store(self) -> Store | PackedFile | ExportedGraph:
         """The weights."""
         ...
 
@@ -72,7 +73,7 @@ def open_files(path: Path) -> ModelFiles:
     """The files of a model: of a GGUF file, of a folder with nothing but one GGUF model, or of a folder."""
     if path.is_file():
         return GgufFiles(path)
-    has_others = (path / FILE_NAME).exists() or any(path.glob("*.safetensors*"))
+    has_others = is_exported(path) or (path / FILE_NAME).exists() or any(path.glob("*.safetensors*"))
     found = None if has_others else find_gguf(path)
     return GgufFiles(found) if found else FolderFiles(path)
 
@@ -94,8 +95,10 @@ class FolderFiles:
         name = "generation_config.json"
         return read_json(self.path, name) if (self.path / name).exists() else {}
 
-    def store(self) -> Store | PackedFile:
-        """Packed, quantised or plain."""
+    def store(self) -> Store | PackedFile | ExportedGraph:
+        """Exported, packed, quantised or plain."""
+        if is_exported(self.path):
+            return ExportedGraph.open(self.path)
         codec = codec_of(self.config)
         if (self.path / FILE_NAME).exists():
             return PackedFile.open(self.path / FILE_NAME)
@@ -104,7 +107,7 @@ class FolderFiles:
 
     def weight_files(self) -> list[Path]:
         """See ModelFiles."""
-        return sorted([*self.path.glob("*.safetensors"), *self.path.glob(FILE_NAME)])
+        return sorted([path for name in ("*.safetensors", FILE_NAME, WEIGHTS_NAME) for path in self.path.glob(name)])
 
     def tokenizer(self) -> Tokenizer:
         """See ModelFiles."""

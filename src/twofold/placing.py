@@ -8,6 +8,7 @@ from pathlib import Path
 
 from twofold.config import Resolved, Settings
 from twofold.errors import NativeUnavailable, SettingsError
+from twofold.graphs import BACKEND, check_graph_kv, refuse_graph_backend
 from twofold.ops.interface import Ops
 from twofold.ops.packed import Packer
 from twofold.weights.memory import available_memory
@@ -23,6 +24,7 @@ def choose_place(settings: Settings) -> tuple[str, str]:
     torch takes a second to import, so without being asked that is only done where the system has such a device.
     Raises SettingsError for a device that is not there.
     """
+    refuse_graph_backend(settings)
     if settings.backend in ("cpu", "reference"):
         return settings.backend, "cpu"
     if settings.backend is None and settings.device == "cpu":
@@ -48,7 +50,9 @@ def may_have_accelerator() -> bool:
 
 def build_ops(settings: Resolved) -> Ops:
     """The backend chosen; its module is imported only now."""
-    if settings.backend == "reference":
+    if settings.backend == BACKEND:
+        check_graph_kv(settings.kv_cache_dtype)
+    if settings.backend in ("reference", BACKEND):  # a graph needs ops for its cache and for drawing tokens only
         from twofold.ops.reference import ReferenceOps
 
         return ReferenceOps(settings.kv_cache_dtype)

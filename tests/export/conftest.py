@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from twofold.exporting import export_model
+
+if not (find_spec("onnx") and find_spec("onnxruntime")):
+    collect_ignore_glob = ["test_*.py"]  # pip install 'twofold[export]'
 
 Exported = Callable[..., tuple[Path, Path]]
 

@@ -13,6 +13,7 @@ from twofold.engine.blocks import plan_layout
 from twofold.engine.engine import Engine
 from twofold.engine.limits import EngineLimits
 from twofold.export.forward import GraphForward
+from twofold.export.manifest import ExportedGraph
 from twofold.export.session import Opened, open_session
 from twofold.models.network import Forward
 from twofold.ops.reference import ReferenceOps
@@ -36,9 +37,14 @@ def engine_of(folder: Path, forward: Forward | None = None, step_tokens: int = 6
     return Engine(ops, forward, shape, plan_layout(shape.chunk, 2 * context, step_tokens, 8), limits)
 
 
+def opened(export: Path) -> Opened:
+    """An exported folder in ONNX Runtime, on the CPU."""
+    return open_session(ExportedGraph.open(export))
+
+
 def graph_engine(checkpoint: Path, export: Path, **sizes: int) -> Engine:
     """The same engine with the exported graph in place of the network."""
-    return engine_of(checkpoint, GraphForward(open_session(export)), **sizes)
+    return engine_of(checkpoint, GraphForward(opened(export)), **sizes)
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 
 from tests.export.conftest import Exported
-from tests.export.graphs import TARGETS, Loop, engine_of, graph_engine, relative_error
+from tests.export.graphs import TARGETS, Loop, engine_of, graph_engine, opened, relative_error
 from tests.models.test_parity import run_to_end
 from tests.toys import TOYS
-from twofold.export.session import open_session
 
-pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (pip install 'twofold[export]')")
 pytestmark = pytest.mark.torch
 
 TOLERANCE = 1e-4
@@ -64,7 +62,7 @@ def test_four_unequal_prompts_in_one_padded_batch_are_right(name: str, target: s
     ids, positions = np.zeros((4, longest), np.int64), np.full((4, longest), -1, np.int64)
     for row, prompt in enumerate(prompts):
         ids[row, : len(prompt)], positions[row, : len(prompt)] = prompt, np.arange(len(prompt))
-    loop = Loop(open_session(export))
+    loop = Loop(opened(export))
     logits = loop.feed(ids, positions, [row * longest + len(prompt) - 1 for row, prompt in enumerate(prompts)])
     texts = [list(prompt) for prompt in prompts]
     for _ in range(20):
@@ -82,7 +80,7 @@ def test_four_unequal_prompts_in_one_padded_batch_are_right(name: str, target: s
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_local_layer_carries_no_more_than_its_chunk(target: str, exported: Exported) -> None:
     _, export = exported("scout", target)
-    loop = Loop(open_session(export))
+    loop = Loop(opened(export))
     loop.feed(np.array([PROMPT[:21]]), np.arange(21)[None], [20])
     assert loop.past is not None
     assert loop.past["local_positions"].tolist() == [[16, 17, 18, 19, 20]]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("onnx", reason="onnx is not installed (pip install 'twofold[export]')")
-
 from twofold.errors import QuantisationError
-from twofold.export.weights import forms, half, int4_codes, nearest_int4, pack_int4, values_of
+from twofold.export.forms import forms
+from twofold.export.weights import half, int4_codes, nearest_int4, pack_int4, values_of
 from twofold.ops.packed import Dense, place, size_bytes
 
 

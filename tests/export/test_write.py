@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.export.conftest import Exported
@@ -15,8 +16,6 @@ from twofold.errors import SettingsError
 from twofold.export.manifest import GRAPH_NAME, WEIGHTS_NAME, check_digests, read_manifest
 from twofold.exporting import export_model
 from twofold.loading import pack_model
-
-onnx = pytest.importorskip("onnx", reason="onnx is not installed (pip install 'twofold[export]')")
 
 
 def operators(graph: Any) -> Counter[tuple[str, str]]:
@@ -75,7 +74,7 @@ def test_what_is_there_is_not_overwritten_and_what_is_packed_not_exported(tmp_pa
     with pytest.raises(SettingsError, match="exists; name a folder"):
         export_model("demo", tmp_path, "portable", "f32")
     packed = pack_model("demo", tmp_path / "packed", "w4a8")
-    with pytest.raises(SettingsError, match="packed as w4a8; export the original"):
+    with pytest.raises(SettingsError, match="exported already, as w4a8; take the original"):
         export_model(packed, tmp_path / "other", "portable", "f32")
     assert not (tmp_path / "other").exists()
 

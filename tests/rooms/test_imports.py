@@ -63,6 +63,7 @@ ROOT_FILES = {
     "blueprint.py": "api",
     "quantising.py": "api",
     "exporting.py": "api",
+    "graphs.py": "api",
     "quantised_folder.py": "api",
     "choosing.py": "api",
     "damage.py": "api",

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twofold.api import LLM, SamplingParams
+from twofold.errors import SettingsError
 from twofold.ops.logprobs import divergence, log_softmax
 from twofold.ops.observe import ExpertLoad, Residuals
 from twofold.text.rows import Row, Text, encode_rows
@@ -149,7 +150,13 @@ def counted_rows(
 
 
 def layer_errors(llm: LLM, reference: LLM, texts: Iterable[Text]) -> list[tuple[float, float]]:
-    """Relative squared error of the residual stream after the attention and the feed-forward of every layer."""
+    """Relative squared error of the residual stream after the attention and the feed-forward of every layer.
+
+    Raises SettingsError for an exported graph, which shows nothing of its inside.
+    """
+    for side in (llm, reference):
+        if side.loaded.settings.backend == "onnx":
+            raise SettingsError(f"{side.loaded.model.folder} is an exported graph, whose layers cannot be watched")
     lost: list[float] = []
     total: list[float] = []
     for ids, _ in texts:

@@ -10,7 +10,7 @@ import click
 from twofold.errors import SettingsError
 
 if TYPE_CHECKING:
-    from twofold.export.weights import Form
+    from twofold.export.forms import Form
 
 
 class ModelOrVerb(click.Group):

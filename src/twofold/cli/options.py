@@ -21,9 +21,14 @@ LOADING = (
     click.option(
         "--backend",
         type=click.Choice(BACKENDS),
-        help="cpu: native kernels; gpu: torch and Triton; reference: NumPy, slow. [default: gpu where there is one]",
+        help="cpu: native kernels; gpu: torch and Triton; onnx: an exported folder in ONNX Runtime; reference: NumPy, "
+        "slow. [default: onnx for an exported folder, gpu where there is one, else cpu]",
     ),
-    click.option("--device", help="Where the gpu backend runs: cuda, cuda:1, xpu, mps ..., cpu. [default: the first]"),
+    click.option(
+        "--device",
+        help="Where the gpu backend runs: cuda, cuda:1, xpu, mps ..., cpu [default: the first]; "
+        "or the onnx backend's execution provider: cpu, cuda, tensorrt, openvino ... [default: cpu]",
+    ),
     click.option(
         "--kv-cache-dtype",
         type=click.Choice(KV_DTYPES),

@@ -69,12 +69,12 @@ def measure_limit(llm: LLM) -> float | None:
 def count_experts(llm: LLM) -> Callable[[], list[list[int]]] | None:
     """Have the engine's ops count tokens per expert from now on; None for a network without experts.
 
-    None on a GPU too: the counts would have to come back to the host in every layer.
+    None on a GPU too: the counts would have to come back to the host in every layer; a graph does not tell them.
     """
     from twofold.ops.observe import ExpertLoad
 
     is_routed = any(target.role == "router" for target in llm.loaded.model.targets)
-    if not is_routed or llm.loaded.settings.backend == "gpu":
+    if not is_routed or llm.loaded.settings.backend in ("gpu", "onnx"):
         return None
     watched = ExpertLoad(llm.engine.ops)
     llm.engine.ops = watched
@@ -109,9 +109,10 @@ def about(llm: LLM) -> About:
     model, chosen = llm.loaded.model, llm.loaded.settings
     architecture, counted = model.architecture, model.footprint(chosen.dtype)
     plain = "gguf" if isinstance(model.store, GgufCheckpoint) else "safetensors"
+    kept = plain if model.packed_dtype is None else "onnx" if chosen.backend == "onnx" else "twofold"
     return About(
         family=architecture.family,
-        format="twofold" if model.packed_dtype is not None else plain,
+        format=kept,
         dtype=chosen.dtype,
         parameters=counted.total_parameters,
         size_bytes=counted.total_bytes,
@@ -125,7 +126,7 @@ def about(llm: LLM) -> About:
 
 def count_threads(backend: str) -> int:
     """Threads that compute."""
-    if backend != "cpu":
+    if backend not in ("cpu", "onnx"):
         return 1
     from twofold.backends.cpu.machine import cpu
 

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from twofold.errors import CheckpointError
+from twofold.export.forms import DTYPES, Form, forms
+from twofold.ops.formats import Formats
+from twofold.ops.packed import Format
 from twofold.weights.strict_json import read_json
 from twofold.weights.write import write_json
 
@@ -17,9 +20,12 @@ GRAPH_NAME = "model.onnx"
 WEIGHTS_NAME = "model.onnx.data"
 VERSION = 1
 TARGETS = ("portable", "onnxruntime")
-DTYPES = ("f32", "f16", "bf16", "int8", "fp8", "int4")
 TOKENIZER_NAMES = ("tokenizer.json", "tokenizer.model")
 READ_BYTES = 2**24
+HELD_AS: Mapping[Form, Format] = {
+    "f32": "f32", "f16": "f32", "bf16": "f32", "int8": "int8", "fp8": "fp8", "int4": "group4",
+}  # fmt: skip
+"""What ONNX Runtime holds of a form on the CPU; int4 with a float32 scale per 32 codes has as many bits as Group4."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +37,7 @@ class Manifest:
     """
 
     target: str
-    dtype: str
+    dtype: Form
     opset: int
     is_packed: bool
     kv_heads: int
@@ -46,6 +52,31 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write export.json."""
         write_json(folder / FILE_NAME, asdict(self))
+
+
+@dataclass(frozen=True)
+class ExportedGraph:
+    """A folder whose network is a graph; its files have been checked."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> ExportedGraph:
+        """Read and check a folder; CheckpointError when something is missing, damaged or another model's."""
+        manifest = read_manifest(folder)
+        check_files(folder, manifest)
+        return cls(folder, manifest)
+
+    @property
+    def dtype(self) -> str:
+        """What its weights are."""
+        return self.manifest.dtype
+
+    @property
+    def formats(self) -> Formats:
+        """What a runtime holds and reads of every role."""
+        return {role: HELD_AS[form] for role, form in forms(self.manifest.dtype).items()}
 
 
 def is_exported(folder: Path) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from twofold.errors import CheckpointError, SettingsError, UnsupportedModel
-from twofold.export.manifest import GRAPH_NAME, Manifest, check_files, read_manifest
+from twofold.export.manifest import GRAPH_NAME, ExportedGraph, Manifest
 from twofold.export.providers import choose_provider
 
 INSTALL = "pip install 'twofold[export]'"
@@ -25,20 +25,18 @@ class Opened:
     manifest: Manifest
 
 
-def open_session(folder: Path, device: str | None = None, threads: int | None = None) -> Opened:
-    """Open an exported folder on an execution provider (None: cpu).
+def open_session(graph: ExportedGraph, device: str | None = None, threads: int | None = None) -> Opened:
+    """Open a graph on an execution provider (None: cpu).
 
-    Raises CheckpointError for damaged or mismatched files, UnsupportedModel for a graph this runtime cannot run,
-    SettingsError for a provider that is not installed, or without ONNX Runtime.
+    Raises UnsupportedModel for a graph this runtime cannot run, CheckpointError for one that is damaged, SettingsError
+    for a provider that is not installed, or without ONNX Runtime.
     """
     if find_spec("onnxruntime") is None:
         raise SettingsError(f"backend onnx needs the package onnxruntime, which is not installed: {INSTALL}")
     import onnxruntime
 
-    manifest = read_manifest(folder)
-    check_files(folder, manifest)
     providers = choose_provider(device, onnxruntime.get_available_providers())
-    return Opened(start(folder, manifest, providers, threads), manifest)
+    return Opened(start(graph.folder, graph.manifest, providers, threads), graph.manifest)
 
 
 def start(folder: Path, manifest: Manifest, providers: list[str], threads: int | None) -> Any:

@@ -1,18 +1,12 @@
 """Weights on their way into a graph: read one matrix at a time, laid out as operators want them, written at once.
 
-A graph keeps matrices transposed, [D, N], because that is how MatMul multiplies. Forms:
-
-    f32 f16 bf16   values, cast to float32 in front of the product
-    int8           one scale per output row, symmetric
-    fp8            float8 e4m3, one scale per output row
-    int4           -8..7, one float32 scale per 32 inputs of an output row
+A graph keeps matrices transposed, [D, N], because that is how MatMul multiplies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +14,7 @@ from onnx import TensorProto
 
 from twofold.errors import QuantisationError
 from twofold.export.files import Span
+from twofold.export.forms import Form
 from twofold.export.graph import Graph
 from twofold.ops.packed import (
     GROUP_COLUMNS,
@@ -35,10 +30,8 @@ from twofold.ops.packed import (
     integer_rows,
     nibbles,
 )
-from twofold.ops.types import Role, Target
+from twofold.ops.types import Target
 
-Form = Literal["f32", "f16", "bf16", "int8", "fp8", "int4"]
-FORMS: tuple[Form, ...] = ("f32", "f16", "bf16", "int4", "int8", "fp8")
 ReadMatrix = Callable[[Target, int | None, Format], Packed]
 """read(target, expert, format): one matrix of the checkpoint, packed; `expert` is None for what is no stack."""
 
@@ -57,18 +50,6 @@ SYMMETRIC_ZERO = 8
 """The zero point at which stored codes 0..15 mean -8..7."""
 SCALE_FACTORS = np.linspace(0.7, 1.1, 9, dtype=np.float32)
 """Scales tried for a group, relative to the one that sends its extreme value to -8."""
-
-
-def forms(dtype: Form) -> dict[Role, Form]:
-    """The form of each role. Norms and router stay float32, as in every scheme.
-
-    int4 keeps embedding and head in eight bits and fp8 in bfloat16: their errors go straight into the logits.
-    """
-    ends: Form = {"int4": "int8", "fp8": "bf16"}.get(dtype, dtype)  # type: ignore[assignment]
-    return {
-        "norm": "f32", "router": "f32", "embedding": ends, "head": ends,
-        "attention": dtype, "dense": dtype, "shared": dtype, "expert": dtype,
-    }  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, cast
 
 from twofold.export.contrib import HEAD_STEP, Contrib
 from twofold.export.files import WeightsFile
+from twofold.export.forms import Form, forms
 from twofold.export.graph import OPSET, Graph
 from twofold.export.inputs import Inputs
 from twofold.export.manifest import GRAPH_NAME, TOKENIZER_NAMES, WEIGHTS_NAME, Manifest, digest_of
 from twofold.export.ops import Dialect, GraphCache, GraphOps, Sizes
 from twofold.export.portable import Portable
-from twofold.export.weights import Form, GraphWeight, ReadMatrix, Weights, forms
+from twofold.export.weights import GraphWeight, ReadMatrix, Weights
 from twofold.models.network import Architecture
 
 if TYPE_CHECKING:
