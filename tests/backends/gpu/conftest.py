@@ -4,4 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 
-collect_ignore_glob = [] if all(importlib.util.find_spec(name) for name in ("torch", "triton")) else ["test_*.py"]
+IS_INSTALLED = all(importlib.util.find_spec(name) for name in ("torch", "triton"))
+collect_ignore_glob = [] if IS_INSTALLED else ["test_*.py"]
+
+if IS_INSTALLED:
+    from tests.backends.gpu import interpreter
+
+    interpreter.repair()

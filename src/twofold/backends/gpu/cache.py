@@ -10,6 +10,9 @@ from torch import Tensor
 
 from twofold.ops.types import KvDtype
 
+COUNTERS = 8192
+"""Pairs of a row and a KV head that one launch of attend_few may split without making counters of its own."""
+
 KV_ITEMS: dict[KvDtype, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 
 
@@ -17,17 +20,24 @@ KV_ITEMS: dict[KvDtype, torch.dtype] = {"f32": torch.float32, "bf16": torch.bflo
 class GpuCache:
     """keys, values [blocks, G, block size, K] in the cache's dtype; their scales float32 [blocks, G, block size].
 
-    The scales are there for int8 only, else their last axis is empty.
+    The scales are there for int8 only, else their last axis is empty. counters int32 [COUNTERS], zero between launches:
+    how many programs of a row are done (kernels/attend_few.py); no part of any block.
     """
 
     keys: Tensor
     values: Tensor
     key_scales: Tensor
     value_scales: Tensor
+    counters: Tensor
+
+    @property
+    def block_size(self) -> int:
+        """Positions of a block."""
+        return self.keys.shape[2]
 
     @property
     def arrays(self) -> tuple[Tensor, ...]:
-        """All four, the block as their first axis."""
+        """What blocks consist of, the block as their first axis."""
         return self.keys, self.values, self.key_scales, self.value_scales
 
 
@@ -36,8 +46,9 @@ def new_layer(kv_dtype: KvDtype, dims: tuple[int, int, int, int], device: torch.
     blocks, heads, slots, _ = dims
     items = [torch.zeros(dims, dtype=KV_ITEMS[kv_dtype], device=device) for _ in range(2)]
     scale_dims = (blocks, heads, slots if kv_dtype == "int8" else 0)
-    scales = [torch.zeros(scale_dims, dtype=torch.float32, device=device) for _ in range(2)]
-    return GpuCache(*items, *scales)
+    key_scales, value_scales = (torch.zeros(scale_dims, dtype=torch.float32, device=device) for _ in range(2))
+    counters = torch.zeros(COUNTERS, dtype=torch.int32, device=device)
+    return GpuCache(items[0], items[1], key_scales, value_scales, counters)
 
 
 def blocks_of(layers: Sequence[GpuCache], block: int) -> Iterator[Tensor]:
