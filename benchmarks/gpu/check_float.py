@@ -1,0 +1,435 @@
+"""Float products and small kernels on a real device, against float64 products of torch there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.timing import compile_all, graph_us
+from twofold.backends.gpu.kernels import float_few, float_many, group4_few, group4_many
+from twofold.backends.gpu.kernels.combine import combine
+from twofold.backends.gpu.kernels.float_few import few, few_routed
+from twofold.backends.gpu.kernels.float_many import many, many_routed
+from twofold.backends.gpu.kernels.fp8 import dense_many, has_fp8, quantize_fp8
+from twofold.backends.gpu.kernels.norm import norm
+from twofold.backends.gpu.kernels.route import route
+from twofold.backends.gpu.kernels.swiglu import swiglu
+from twofold.backends.gpu.weights import DenseWeight, Fp8Weight, Group4Weight, decode, to_device
+from twofold.ops import cases
+from twofold.ops.packed import Format
+from twofold.ops.reference import ReferenceOps
+
+FloatWeight = DenseWeight | Fp8Weight | Group4Weight
+FLOATS: tuple[Format, ...] = ("f32", "bf16", "fp8", "group4")
+HIDDEN, WIDTH, EXPERTS, QKV = 5120, 8192, 16, 7168
+"""Llama 4 Scout."""
+CACHE_BYTES = 300e6
+"""Weights are rotated until they are much larger than any cache."""
+FEW_TOLERANCE = {"f32": 1e-5, "bf16": 1e-5, "fp8": 1e-5, "group4": 3e-5}
+MANY_TOLERANCE = {"f32": 1e-5, "bf16": 1e-4, "fp8": 2e-3, "group4": 6e-3}
+"""float8 sums are kept with fewer bits by the matrix unit; four-bit weights are rounded to bfloat16 there."""
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """Rows by expert in blocks."""
+
+    rows: Tensor
+    expert_of_block: Tensor
+
+
+def ordered(experts_R: Tensor, experts: int, block: int) -> Ordered:
+    """The plain way to put rows in order."""
+    chosen = experts_R.tolist()
+    count = -(-len(chosen) // block) + experts
+    rows = np.full((count, block), len(chosen), np.int32)
+    expert_of_block = np.full(count, -1, np.int32)
+    place = 0
+    for expert in range(experts):
+        mine = [row for row, choice in enumerate(chosen) if choice == expert]
+        for start in range(0, len(mine), block):
+            part = mine[start : start + block]
+            rows[place, : len(part)] = part
+            expert_of_block[place] = expert
+            place += 1
+    return Ordered(*(torch.from_numpy(item).to(experts_R.device) for item in (rows.reshape(-1), expert_of_block)))
+
+
+def small(form: Format, device: torch.device, *shape: int) -> Any:
+    """A weight of normal values, packed by the reference."""
+    return to_device(cases.pack(ReferenceOps(), form, cases.normal(cases.generator(*shape), *shape)), device)
+
+
+def large(form: Format, device: torch.device, *shape: int) -> Any:
+    """A weight of random bits, made on the device."""
+    *stack, rows, columns = shape
+    if form == "fp8":
+        values = torch.randn(shape, device=device, dtype=torch.bfloat16).to(torch.float8_e4m3fn)
+        return Fp8Weight(values, torch.rand(*stack, rows, device=device) / 50, shape)
+    if form == "group4":
+        groups = (*stack, rows, columns // 32)
+        codes = torch.randint(0, 256, (*groups, 16), device=device, dtype=torch.uint8)
+        scales = (torch.rand(groups, device=device) / 50).half()
+        return Group4Weight(codes, scales, torch.randint(6, 10, groups, device=device).half(), shape)
+    dtype = torch.bfloat16 if form == "bf16" else torch.float32
+    return DenseWeight(torch.randn(shape, device=device, dtype=dtype) / 50)
+
+
+def activations(device: torch.device, tokens: int, columns: int) -> Tensor:
+    """Activations as networks have them, such as bfloat16 holds exactly."""
+    rng = cases.generator(tokens, columns)
+    return torch.from_numpy(cases.mild_outliers(rng, tokens, columns)).to(device).bfloat16().float()
+
+
+def error(got: Tensor, expected: Tensor) -> float:
+    """Largest difference, relative to the largest value expected."""
+    if got.shape != expected.shape or not bool(got.isfinite().all()):
+        return float("inf")
+    return float((got.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1e-30))
+
+
+# Correctness ------------------------------------------------------------------------------------------------------
+
+
+Check = tuple[str, Callable[[], float], float]
+"""A name, what gives the error, and the largest error allowed."""
+
+
+def check(device: str | torch.device) -> list[str]:
+    """What is wrong, one line each."""
+    device = torch.device(device)
+    checks = [*few_checks(device), *routed_checks(device), *many_checks(device), *small_checks(device)]
+    found: dict[str, float | str] = {}
+
+    def attempt(name: str, measure: Callable[[], float]) -> None:
+        try:
+            found[name] = measure()
+        except Exception as failure:  # one kernel that does not compile must not hide what the others do
+            found[name] = f"{type(failure).__name__}: {str(failure)[:300]}"
+
+    compile_all([partial(attempt, name, measure) for name, measure, _ in checks])
+    failures = []
+    for name, _, allowed in checks:
+        result = found[name]
+        if isinstance(result, str) or not result <= allowed:
+            failures.append(f"{name}: {result} (allowed {allowed})")
+    return failures
+
+
+def few_checks(device: torch.device) -> Iterator[Check]:
+    """Products of few tokens: sizes with tails, Scout's, both kinds of activations, rows by themselves."""
+    for form in FLOATS:
+        for tokens, rows, columns in [(1, 5, 96), (3, 17, 300), (8, 33, 1088)]:
+            weight, x_TD = small(form, device, rows, columns), activations(device, tokens, columns)
+            yield f"few {form} {tokens}x{rows}x{columns}", partial(few_error, x_TD, weight), FEW_TOLERANCE[form]
+        weight = large(form, device, QKV, HIDDEN)
+        for tokens in (1, 4, 8):
+            x_TD = activations(device, tokens, HIDDEN)
+            name = f"few {form} {tokens}x{QKV}x{HIDDEN}"
+            yield name, partial(few_error, x_TD, weight), FEW_TOLERANCE[form]
+            yield f"{name} of bf16", partial(few_error, x_TD.bfloat16(), weight), FEW_TOLERANCE[form]
+        yield f"few {form}: rows alone", partial(alone_error, activations(device, 8, HIDDEN), weight), 0.0
+
+
+def few_error(x_TD: Tensor, weight: FloatWeight) -> float:
+    """Of a product with an addition."""
+    add_TN = torch.randn(len(x_TD), weight.shape[0], device=x_TD.device)
+    return error(few(x_TD, weight, add_TN), x_TD.double() @ decode(weight).double().T + add_TN)
+
+
+def alone_error(x_TD: Tensor, weight: FloatWeight) -> float:
+    """Of a row in a batch against the row alone."""
+    together = few(x_TD, weight)
+    return max(error(few(x_TD[row : row + 1], weight)[0], together[row]) for row in range(len(x_TD)))
+
+
+def routed_checks(device: torch.device) -> Iterator[Check]:
+    """Products by expert, few rows and many, small ones with tails and Scout's."""
+    for form in FLOATS:
+        for tokens, active, experts, rows, columns in [(3, 2, 5, 34, 300), (40, 2, 5, 48, 96), (17, 1, 4, 130, 520)]:
+            weight, x_TD = small(form, device, experts, rows, columns), activations(device, tokens, columns)
+            yield from both_routed(f"{form} {tokens}x{active} of {experts}, {rows}x{columns}", x_TD, active, weight)
+        weight = large(form, device, 4, 1024, HIDDEN)
+        yield from both_routed(f"{form} 300 of 4, 1024x{HIDDEN}", activations(device, 300, HIDDEN), 1, weight)
+
+
+def both_routed(name: str, x_TD: Tensor, active: int, weight: FloatWeight) -> Iterator[Check]:
+    """The same rows by both kernels, and in blocks of several sizes."""
+    form = name.split()[0]
+    rng = cases.generator(len(x_TD), active)
+    chosen = np.array([rng.permutation(weight.shape[0])[:active] for _ in range(len(x_TD))], np.int32).reshape(-1)
+    experts_R = torch.from_numpy(chosen).to(x_TD.device)
+    gates_R = torch.rand(len(chosen), device=x_TD.device)
+    yield f"few_routed {name}", partial(few_routed_error, x_TD, active, experts_R, gates_R, weight), FEW_TOLERANCE[form]
+    for block in (16, 32, 64, 128) if len(x_TD) > 100 else (16, 128):
+        measure = partial(many_routed_error, x_TD, active, experts_R, gates_R, weight, block)
+        yield f"many_routed {name}, blocks of {block}", measure, MANY_TOLERANCE[form]
+
+
+def expected_rows(x_TD: Tensor, active: int, experts_R: Tensor, gates_R: Tensor, weight: FloatWeight) -> Tensor:
+    """float64, expert by expert."""
+    x_RD = x_TD.double().repeat_interleave(active, 0) * gates_R.double()[:, None]
+    y_RN = torch.empty(len(x_RD), weight.shape[1], device=x_TD.device, dtype=torch.float64)
+    values = decode(weight)
+    for expert in range(weight.shape[0]):
+        rows = torch.nonzero(experts_R == expert).flatten()
+        y_RN[rows] = x_RD[rows] @ values[expert].double().T
+    return y_RN
+
+
+def few_routed_error(x_TD: Tensor, active: int, experts_R: Tensor, gates_R: Tensor, weight: FloatWeight) -> float:
+    """Of few_routed."""
+    expected = expected_rows(x_TD, active, experts_R, gates_R, weight)
+    return error(few_routed(x_TD, active, experts_R, gates_R, weight), expected)
+
+
+def many_routed_error(
+    x_TD: Tensor, active: int, experts_R: Tensor, gates_R: Tensor, weight: FloatWeight, block: int
+) -> float:
+    """Of many_routed; float8 is judged by the activations it quantises to."""
+    seen_TD = x_TD
+    if isinstance(weight, Fp8Weight) and has_fp8(x_TD.device):
+        values, scales = quantize_fp8(x_TD)
+        seen_TD = values.float() * scales
+    expected = expected_rows(seen_TD, active, experts_R, gates_R, weight)
+    order = ordered(experts_R, weight.shape[0], block)
+    return error(many_routed(x_TD, active, order, gates_R, weight), expected)
+
+
+def many_checks(device: torch.device) -> Iterator[Check]:
+    """Products of many tokens with one matrix, by tiles and by the library."""
+    for tokens in (20, 300):
+        x_TD, weight = activations(device, tokens, HIDDEN), large("group4", device, 1024, HIDDEN)
+        yield f"many group4 {tokens}", partial(many_error, x_TD, weight), MANY_TOLERANCE["group4"]
+    if has_fp8(device):
+        x_TD, weight = activations(device, 64, HIDDEN), large("fp8", device, 1024, HIDDEN)
+        yield "dense_many fp8", partial(library_error, x_TD, weight), 2**-7
+
+
+def many_error(x_TD: Tensor, weight: FloatWeight) -> float:
+    """Of many."""
+    return error(many(x_TD, weight), x_TD.double() @ decode(weight).double().T)
+
+
+def library_error(x_TD: Tensor, weight: Fp8Weight) -> float:
+    """Of dense_many."""
+    values, scales = quantize_fp8(x_TD)
+    return error(dense_many(x_TD, weight), (values.double() * scales.double()) @ decode(weight).double().T)
+
+
+def small_checks(device: torch.device) -> Iterator[Check]:
+    """Kernels that are no products."""
+    generator = torch.Generator(device).manual_seed(1)
+    for tokens, columns in [(1, HIDDEN), (5, 300)]:
+        x_TD, add_TD = (torch.randn(tokens, columns, device=device, generator=generator) for _ in range(2))
+        yield f"norm {tokens}x{columns}", partial(norm_error, x_TD, add_TD), 1e-6
+        yield f"swiglu {tokens}x{columns}", partial(swiglu_error, torch.cat([x_TD * 4, add_TD], 1)), 2e-6
+        yield f"combine {tokens}x{columns}", partial(combine_error, x_TD, add_TD), 0.0
+        yield f"quantize_fp8 {tokens}x{columns}", partial(quantize_error, x_TD), 0.0
+    for experts, active in [(16, 1), (128, 1), (17, 3)]:
+        router_ED = torch.randn(experts, HIDDEN, device=device, generator=generator) / 30
+        for tokens in (1, 9):
+            x_TD = torch.randn(tokens, HIDDEN, device=device, generator=generator)
+            yield f"route {tokens}, {active} of {experts}", partial(route_error, x_TD, router_ED, active), 1e-5
+            yield (
+                f"route {tokens}, {active} of {experts}, bf16",
+                partial(route_error, x_TD.bfloat16(), router_ED.bfloat16(), active),
+                1e-5,
+            )
+
+
+def norm_error(x_TD: Tensor, add_TD: Tensor) -> float:
+    """Of both results of norm."""
+    weight_D = torch.linspace(-2, 2, x_TD.shape[1], device=x_TD.device)
+    total, got = norm(x_TD, weight_D, 1e-5, add_TD)
+    exact = x_TD.double() + add_TD.double()
+    expected = exact / (exact.square().mean(1, keepdim=True) + 1e-5).sqrt() * weight_D.double()
+    halved = norm(x_TD.bfloat16(), weight_D, 1e-5, add_TD, torch.bfloat16)[1]
+    near = norm(x_TD.bfloat16().float(), weight_D, 1e-5, add_TD)[1].bfloat16()
+    return max(error(total, x_TD + add_TD), error(got, expected), error(halved, near))
+
+
+def swiglu_error(gate_up: Tensor) -> float:
+    """Of swiglu."""
+    gate, up = gate_up.double().chunk(2, 1)
+    return error(swiglu(gate_up), gate * torch.sigmoid(gate) * up)
+
+
+def combine_error(x_TD: Tensor, add_TD: Tensor) -> float:
+    """Of combine."""
+    y_RN = torch.stack([x_TD, add_TD], 1).flatten(0, 1)
+    return error(combine(y_RN, 2, x_TD, add_TD), x_TD + add_TD + x_TD + add_TD)
+
+
+def quantize_error(x_TD: Tensor) -> float:
+    """Of the bits of quantize_fp8, as torch rounds them."""
+    values, scales = quantize_fp8(x_TD)
+    most = x_TD.abs().amax(1, keepdim=True) / 448
+    expected = (x_TD * (1 / most)).clamp(-448, 448).to(torch.float8_e4m3fn)
+    return max(error(scales, most), error(values.float(), expected.float()))
+
+
+def route_error(x_TD: Tensor, router_ED: Tensor, active: int) -> float:
+    """Of route; another choice is an error of 1."""
+    experts, gates = route(x_TD, router_ED, active)
+    logits = x_TD.double() @ router_ED.double().T
+    best, index = logits.sort(dim=1, descending=True, stable=True)
+    if not torch.equal(experts.long(), index[:, :active]):
+        return 1.0
+    return error(gates, best[:, :active].sigmoid())
+
+
+# Speed ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    """Something to measure: calls that together outgrow the cache, and what one of them reads or computes."""
+
+    kernel: str
+    shape: str
+    configuration: str
+    calls: list[Callable[[], object]]
+    bytes: float = 0.0
+    flops: float = 0.0
+
+    def result(self) -> dict[str, Any]:
+        """The figures."""
+        microseconds = graph_us(self.calls)
+        result = {
+            "kernel": self.kernel,
+            "shape": self.shape,
+            "configuration": self.configuration,
+            "microseconds": round(microseconds, 2),
+        }
+        if self.flops:
+            return {**result, "tflop_per_s": round(self.flops / microseconds / 1e6, 1)}
+        return {**result, "gb_per_s": round(self.bytes / microseconds / 1e3, 1)}
+
+
+def measure(device: str | torch.device) -> list[dict[str, Any]]:
+    """Every kernel at Scout's shapes; the ones that matter most with all their configurations."""
+    device = torch.device(device)
+    results: list[dict[str, Any]] = []
+    for points in (few_points(device), expert_points(device), many_points(device), small_points(device)):
+        ready = list(points)
+        failures = compile_all([point.calls[0] for point in ready])
+        results += [{"kernel": "failure", "shape": failure} for failure in failures]
+        for point in ready:
+            try:
+                results.append(point.result())
+            except Exception as failure:  # the other points are still worth their time
+                results.append({"kernel": point.kernel, "shape": point.shape, "failure": str(failure)[:200]})
+        del ready
+        torch.cuda.empty_cache()
+    return results
+
+
+def bytes_of(weight: FloatWeight) -> float:
+    """Bytes of a weight in memory."""
+    tensors = [item for item in vars(weight).values() if isinstance(item, Tensor)]
+    return float(sum(item.nbytes for item in tensors))
+
+
+def few_points(device: torch.device) -> Iterator[Point]:
+    """One token and more of them with the matrices of attention and of the shared expert."""
+    for form in ("bf16", "fp8", "group4"):
+        tilings = group4_few.CONFIGS if form == "group4" else float_few.CONFIGS
+        for rows, columns in [(2 * WIDTH, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, WIDTH), (QKV, HIDDEN)]:
+            first = large(form, device, rows, columns)
+            copies = [first, *(large(form, device, rows, columns) for _ in range(int(CACHE_BYTES // bytes_of(first))))]
+            sweeps = tilings if columns == HIDDEN and rows != QKV else ()
+            for tiling in (None, *sweeps):
+                yield few_point(form, copies, 1, torch.bfloat16, tiling)
+            if rows == 2 * WIDTH:
+                yield few_point(form, copies, 1, torch.float32, None)
+                for tokens in (2, 4, 8):
+                    yield few_point(form, copies, tokens, torch.bfloat16, None)
+
+
+def few_point(form: str, copies: list[Any], tokens: int, dtype: torch.dtype, tiling: Any) -> Point:
+    """A product of few tokens."""
+    rows, columns = copies[0].shape
+    x_TD = activations(copies[0].scales.device if form != "bf16" else copies[0].values.device, tokens, columns).to(
+        dtype
+    )
+    return Point(
+        kernel=f"few {form}",
+        shape=f"{tokens} x {rows} x {columns}, x {str(dtype).removeprefix('torch.')}",
+        configuration=str(tiling or "chosen"),
+        calls=[partial(few, x_TD, weight, tiling=tiling) for weight in copies],
+        bytes=bytes_of(copies[0]),
+    )
+
+
+def expert_points(device: torch.device) -> Iterator[Point]:
+    """One token with its expert, and eight."""
+    for form in ("bf16", "fp8", "group4"):
+        weight = large(form, device, EXPERTS, 2 * WIDTH, HIDDEN)
+        for tokens in (1, 8):
+            x_TD = activations(device, tokens, HIDDEN).bfloat16()
+            choices = [torch.arange(tokens, device=device, dtype=torch.int32) + 8 * (i % 2) for i in range(4)]
+            if tokens == 1:
+                choices = [torch.full((1,), i, device=device, dtype=torch.int32) for i in range(EXPERTS)]
+            gates = torch.rand(tokens, device=device)
+            yield Point(
+                kernel=f"few_routed {form}",
+                shape=f"{tokens} x {2 * WIDTH} x {HIDDEN}",
+                configuration="chosen",
+                calls=[partial(few_routed, x_TD, 1, choice, gates, weight) for choice in choices],
+                bytes=bytes_of(weight) / EXPERTS * tokens,
+            )
+
+
+def many_points(device: torch.device) -> Iterator[Point]:
+    """Prefill and large batches through the experts."""
+    for form in ("bf16", "fp8", "group4"):
+        weight = large(form, device, EXPERTS, 2 * WIDTH, HIDDEN)
+        configs: dict[int, Any] = group4_many.CONFIGS if form == "group4" else float_many.CONFIGS
+        for tokens, block, tilings in [(4096, 128, configs[128]), (64, 16, configs[16]), (512, 32, configs[32][:1])]:
+            x_TD = torch.randn(tokens, HIDDEN, device=device, dtype=torch.bfloat16)
+            experts_R = (torch.arange(tokens, device=device) % EXPERTS).int()
+            order, gates = ordered(experts_R, EXPERTS, block), torch.rand(tokens, device=device)
+            for tiling in tilings:
+                for together in (1, 4, 8) if tiling is tilings[0] and block == 128 else (8,):
+                    chosen = replace(tiling, together=together)
+                    call = partial(many_routed, x_TD, 1, order, gates, weight, torch.bfloat16, chosen)
+                    is_bound_by_reading = tokens * 2 < 600 * EXPERTS
+                    yield Point(
+                        kernel=f"many_routed {form}",
+                        shape=f"{tokens} x {2 * WIDTH} x {HIDDEN}, blocks of {block}",
+                        configuration=str(chosen),
+                        calls=[call, call],
+                        bytes=bytes_of(weight),
+                        flops=0.0 if is_bound_by_reading else 2.0 * tokens * 2 * WIDTH * HIDDEN,
+                    )
+    x_TD, fp8 = torch.randn(4096, HIDDEN, device=device, dtype=torch.bfloat16), large("fp8", device, 2 * WIDTH, HIDDEN)
+    flops = 2.0 * 4096 * 2 * WIDTH * HIDDEN
+    yield Point("dense_many fp8", "4096", "library", [partial(dense_many, x_TD, fp8)] * 2, flops=flops)
+    bf16 = large("bf16", device, 2 * WIDTH, HIDDEN).values
+    yield Point("torch bf16", "4096", "library", [partial(torch.matmul, x_TD, bf16.T)] * 2, flops=flops)
+
+
+def small_points(device: torch.device) -> Iterator[Point]:
+    """Kernels that are no products, for one token and for a prefill."""
+    for tokens in (1, 2048):
+        x_TD = torch.randn(tokens, HIDDEN, device=device)
+        weight_D, wide = torch.randn(HIDDEN, device=device), torch.randn(tokens, 2 * WIDTH, device=device)
+        router = torch.randn(EXPERTS, HIDDEN, device=device, dtype=torch.bfloat16)
+        many_routers = torch.randn(128, HIDDEN, device=device, dtype=torch.bfloat16)
+        named: dict[str, Callable[[], object]] = {
+            "norm": partial(norm, x_TD, weight_D, 1e-5, x_TD, torch.bfloat16),
+            "swiglu": partial(swiglu, wide, torch.bfloat16),
+            "combine": partial(combine, x_TD, 1, x_TD, x_TD),
+            "route 1 of 16": partial(route, x_TD, router, 1),
+            "route 1 of 128": partial(route, x_TD, many_routers, 1),
+            "quantize_fp8": partial(quantize_fp8, x_TD),
+        }
+        for name, call in named.items():
+            yield Point(name, f"{tokens} x {HIDDEN}", "chosen", [call] * 8, bytes=float(x_TD.nbytes))
