@@ -37,16 +37,25 @@ def draw(logits_V: Floats, row: RowSampling) -> Drawn:
         return replace(tell(logits_V, row.token, row.logprobs), rank=rank)
     adjusted_V = adjust(logits_V, row)
     token = int(adjusted_V.argmax())  # of NaN, if there is one
-    if adjusted_V[token] == -np.inf and math.isfinite(float(logits_V.max())):
-        raise InvalidSampling(
-            "no token may come next: what allowed_token_ids or a grammar leave is banned by min_tokens or bad_words"
-        )
-    check_finite(float(adjusted_V[token]))
+    best = float(adjusted_V[token])
+    check_drawable(best, float(logits_V.max()) if best == -np.inf else best)
     if row.temperature != 0:
         token = draw_index(adjusted_V, row)
     if row.logprobs < 0:
         return Drawn(token=token)
     return tell(logits_V, token, row.logprobs)
+
+
+def check_drawable(best: float, largest: float) -> None:
+    """Raise InvalidSampling when all tokens are banned, BadLogits when the best logit is no finite number.
+
+    best is that after all adjustments, largest the one before them.
+    """
+    if best == -math.inf and math.isfinite(largest):
+        raise InvalidSampling(
+            "no token may come next: what allowed_token_ids or a grammar leave is banned by min_tokens or bad_words"
+        )
+    check_finite(best)
 
 
 def check_finite(best: float) -> None:
