@@ -1,14 +1,208 @@
-"""What the kernels are compiled for."""
+"""What the kernels are compiled for, and the few instructions that Triton has no name for.
+
+Four-bit codes become levels by a look-up of bytes in pairs of registers (prmt, v_perm), int8 are multiplied four at a
+time (dp4a, v_dot4). Every helper has a plain branch in ordinary Triton: it runs in the interpreter and on targets that
+are neither CUDA nor ROCm.
+
+A word of four-bit codes holds columns j of a group in its low and 16 + j in its high nibbles. `levels32` brings them
+into some order and `paired32` the activations of the same columns into the same: which one that is depends on the
+target and matters to nobody else.
+"""
 
 from __future__ import annotations
 
 import os
 
+import numpy as np
 import torch
+import triton
+import triton.language as tl
+
+from twofold.ops.levels import LEVELS
 
 
 def target() -> str:
-    """Name of what kernels launched now run on: "cuda", "hip", or "plain" in the interpreter."""
+    """ "cuda", "hip" or "plain": what kernels launched now run on."""
     if os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available():
         return "plain"
     return "hip" if torch.version.hip else "cuda"
+
+
+_WORDS = [int(word) for word in LEVELS.view(np.uint32)]
+_SIGNED = tuple(tl.constexpr(int(word)) for word in LEVELS.view(np.int32))
+_LOW_HALF, _HIGH_HALF = (tl.constexpr(int(half)) for half in LEVELS.view(np.int64))
+
+# s picks among eight levels by the low three bits of each nibble, h between both halves by the fourth. Of every pair of
+# words one is an operand: prmt takes one constant, and ptxas would move the other into a register anew for each.
+_CUDA_LEVELS = tl.constexpr(
+    "{ .reg .b32 s, h, p, q;"
+    " and.b32 s, $2, 0x77777777; shr.u32 h, $2, 1; and.b32 h, h, 0x44444444; or.b32 h, h, 0x32103210;"
+    f" prmt.b32 p, $3, {_WORDS[1]:#x}, s; prmt.b32 q, $4, {_WORDS[3]:#x}, s;"
+    " prmt.b32 $0, p, q, h; shr.u32 s, s, 16; shr.u32 h, h, 16;"
+    f" prmt.b32 p, $3, {_WORDS[1]:#x}, s; prmt.b32 q, $4, {_WORDS[3]:#x}, s;"
+    " prmt.b32 $1, p, q, h; }"
+)
+_CUDA_TABLES = tl.constexpr(
+    "{ .reg .b32 below, above, none;"
+    " mov.u32 below, %lanemask_lt; mov.u32 above, %lanemask_ge; and.b32 none, below, above;"
+    f" or.b32 $0, none, {_WORDS[0]:#x}; or.b32 $1, none, {_WORDS[2]:#x}; }}"
+)
+
+
+@triton.jit
+def level_tables(anything, TARGET: tl.constexpr):
+    """Two words of levels for `levels32`, kept in registers: ptxas does not know that `none` is always zero."""
+    if TARGET == "cuda":
+        return tl.inline_asm_elementwise(
+            _CUDA_TABLES, "=&r,=&r,r", [anything], dtype=(tl.int32, tl.int32), is_pure=True, pack=1
+        )
+    return anything, anything
+
+
+@triton.jit
+def levels32(words, tables, TARGET: tl.constexpr):
+    """The levels of a group, four words of eight codes: eight words of four int8 in the order of `paired32`.
+
+    The plain branch gives one tensor [L, 32] instead, and so do the others below: `dots` knows.
+    """
+    if TARGET == "plain":
+        codes_LB = bytes_of(words) & 255
+        return (join_halves(level_of(codes_LB & 15), level_of(codes_LB >> 4)),)
+    found = ()
+    for quarter in tl.static_range(4):
+        if TARGET == "cuda":
+            found = found + tl.inline_asm_elementwise(
+                _CUDA_LEVELS, "=&r,=&r,r,r,r", [words[quarter], tables[0], tables[1]],
+                dtype=(tl.int32, tl.int32), is_pure=True, pack=1,
+            )  # fmt: skip
+        else:
+            found = found + (hip_levels(words[quarter]), hip_levels(words[quarter] >> 4))  # noqa: RUF005
+    return found
+
+
+@triton.jit
+def hip_levels(word):
+    """The levels of the codes in the low nibbles of a word's bytes."""
+    among_eight = word & 0x07070707
+    low = permuted(_SIGNED[1], _SIGNED[0], among_eight)
+    high = permuted(_SIGNED[3], _SIGNED[2], among_eight)
+    return permuted(high, low, ((word >> 1) & 0x04040404) | 0x03020100)
+
+
+@triton.jit
+def permuted(high, low, chosen):
+    """Of eight bytes those that the bytes of `chosen` name: 0 to 3 are of `low`."""
+    return tl.inline_asm_elementwise(
+        "v_perm_b32 $0, $1, $2, $3", "=v,v,v,v", [high, low, chosen], dtype=tl.int32, is_pure=True, pack=1
+    )
+
+
+@triton.jit
+def paired32(low, high, TARGET: tl.constexpr):
+    """The 32 activations of a group in the order of `levels32`, from words of columns [0, 16) and [16, 32)."""
+    if TARGET == "plain":
+        return (join_halves(bytes_of(low), bytes_of(high)),)
+    found = ()
+    for quarter in tl.static_range(4):
+        if TARGET == "cuda":
+            found = found + tl.inline_asm_elementwise(
+                "prmt.b32 $0, $2, $3, 0x5140; prmt.b32 $1, $2, $3, 0x7362;",
+                "=&r,=&r,r,r", [low[quarter], high[quarter]], dtype=(tl.int32, tl.int32), is_pure=True, pack=1,
+            )  # fmt: skip
+        else:
+            found = found + (low[quarter], high[quarter])  # noqa: RUF005
+    return found
+
+
+@triton.jit
+def words16(words, TARGET: tl.constexpr):
+    """Sixteen int8 in four words, as `dots` wants them."""
+    if TARGET == "plain":
+        return (bytes_of(words),)
+    return words
+
+
+@triton.jit
+def dots(a, b, sums_L, COUNT: tl.constexpr, TARGET: tl.constexpr):
+    """sums + the products of the int8 in so many words, int32 [L]."""
+    if TARGET == "plain":
+        return sums_L + tl.sum(a[0] * b[0], axis=1)
+    for index in tl.static_range(COUNT):
+        if TARGET == "cuda":
+            sums_L = tl.inline_asm_elementwise(
+                "dp4a.s32.s32 $0, $1, $2, $3;", "=r,r,r,r", [a[index], b[index], sums_L],
+                dtype=tl.int32, is_pure=True, pack=1,
+            )  # fmt: skip
+        else:
+            sums_L = tl.inline_asm_elementwise(
+                "v_dot4_i32_i8 $0, $1, $2, $3", "=v,v,v,v", [a[index], b[index], sums_L],
+                dtype=tl.int32, is_pure=True, pack=1,
+            )  # fmt: skip
+    return sums_L
+
+
+@triton.jit
+def bytes_of(words):
+    """The bytes of four words [L], signed: int32 [L, 16]."""
+    words_L22 = tl.join(tl.join(words[0], words[2]), tl.join(words[1], words[3]))
+    bytes_L44 = tl.reshape(words_L22, (words[0].shape[0], 4, 1)) << (24 - 8 * tl.arange(0, 4))[None, None, :]
+    return tl.reshape(bytes_L44 >> 24, (words[0].shape[0], 16))
+
+
+@triton.jit
+def join_halves(low_LB, high_LB):
+    """[L, 16] and [L, 16] as [L, 32], in one order or another."""
+    return tl.reshape(tl.join(low_LB, high_LB), (low_LB.shape[0], 32))
+
+
+_PRODUCT_INPUTS = ",r" * 17
+_CUDA_PRODUCTS = tl.constexpr(
+    "{ .reg .b32 s, h, p, q, a, b;"
+    " and.b32 s, $2, 0x77777777; shr.u32 h, $2, 1; and.b32 h, h, 0x44444444; or.b32 h, h, 0x32103210;"
+    " prmt.b32 p, $3, $7, s; prmt.b32 q, $11, $15, s; prmt.b32 a, p, q, h; shr.u32 s, s, 16; shr.u32 h, h, 16;"
+    " prmt.b32 p, $3, $7, s; prmt.b32 q, $11, $15, s; prmt.b32 b, p, q, h;"
+    " prmt.b32 $0, a, b, 0x6420; prmt.b32 $1, a, b, 0x7531; }"
+)
+_PRODUCT_CONSTRAINTS = tl.constexpr("=&r,=&r" + _PRODUCT_INPUTS)
+
+
+@triton.jit
+def product_levels(codes_NB, stored_NG, tables, TARGET: tl.constexpr):
+    """m * level of the low and of the high nibbles of codes, int8 [N, B] each; B = 16 G bytes, a group's in a row.
+
+    stored_NG is what stands for m, 0..15; `tables` points at int32 [16, 4], sixteen products for each.
+    """
+    ROWS: tl.constexpr = codes_NB.shape[0]
+    BYTES: tl.constexpr = codes_NB.shape[1]
+    codes_NGB = tl.reshape(codes_NB, (ROWS, BYTES // 16, 16))
+    if TARGET == "cuda":
+        first, second, third, fourth = table_words(tables, stored_NG)
+        low_NGB, high_NGB = tl.inline_asm_elementwise(
+            _CUDA_PRODUCTS, _PRODUCT_CONSTRAINTS,
+            [codes_NGB, first[:, :, None], second[:, :, None], third[:, :, None], fourth[:, :, None]],
+            dtype=(tl.int8, tl.int8), is_pure=True, pack=4,
+        )  # fmt: skip
+    else:
+        codes_NGB = codes_NGB.to(tl.int32)
+        m_NGB = (stored_NG - 8 + (stored_NG >> 3))[:, :, None]
+        low_NGB = (level_of(codes_NGB & 15) * m_NGB).to(tl.int8)
+        high_NGB = (level_of(codes_NGB >> 4) * m_NGB).to(tl.int8)
+    return tl.reshape(low_NGB, (ROWS, BYTES)), tl.reshape(high_NGB, (ROWS, BYTES))
+
+
+@triton.jit
+def table_words(tables, stored_NG):
+    """The four words of each multiplier's row, int32 [N, G]."""
+    words_NG4 = tl.load(tables + stored_NG[:, :, None] * 4 + tl.arange(0, 4)[None, None, :])
+    pairs = tl.reshape(words_NG4, (stored_NG.shape[0], stored_NG.shape[1], 2, 2))
+    even, odd = tl.split(pairs)
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
+
+
+@triton.jit
+def level_of(codes):
+    """Levels of codes 0..15, int32."""
+    halves = tl.where(codes < 8, _LOW_HALF, _HIGH_HALF)
+    return ((halves >> (8 * (codes & 7)).to(tl.int64)).to(tl.int32) << 24) >> 24

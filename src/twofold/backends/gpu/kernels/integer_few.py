@@ -1,0 +1,271 @@
+"""Products of few tokens with integer weights.
+
+    y[t, n] = float(sum_d code[t, d] * integer[n, d]) * (x_scale[t] * w_scale[n])
+
+and the same of the second row of codes on top where a token is wide. A step of one token reads every weight once, so
+this kernel is as fast as it reads. A program has a few rows; its lanes lie along the columns with 16 bytes of every row
+each, and asynchronous copies fetch what comes some steps later while they multiply. A row's 32 lanes add up at the end:
+sums are integers, so neither the order nor the tokens beside it matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from twofold.backends.gpu.codes import Codes
+from twofold.backends.gpu.kernels.target import dots, level_tables, levels32, paired32, target, words16
+from twofold.backends.gpu.weights import Int4Weight, IntegerWeight
+from twofold.ops.activations import REST_STEPS
+
+MOST_TOKENS = 8
+_REST = tl.constexpr(1 / REST_STEPS)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a product is cut: rows of a program, its warps (all along the columns) and steps under way at once."""
+
+    rows: int
+    warps: int
+    stages: int
+
+
+CONFIGS = (Cut(4, 1, 4), Cut(4, 1, 3), Cut(2, 1, 4), Cut(8, 1, 3), Cut(4, 2, 3), Cut(2, 1, 6))
+"""What a sweep tries for one token."""
+
+
+def choose(tokens: int, rows: int) -> Cut:
+    """The cut for a weight of so many rows: with more tokens a lane has room for fewer rows of sums."""
+    if tokens > 2:
+        return Cut(2, 1, 3)
+    return Cut(4 if rows >= 2048 else 2 if rows >= 512 else 1, 1, 4)
+
+
+def few(codes: Codes, weight: IntegerWeight, add_TN: Tensor | None = None, cut: Cut | None = None) -> Tensor:
+    """The product of at most MOST_TOKENS tokens with a matrix, float32 [T, N], plus `add_TN` (contiguous) if given."""
+    tokens, rows = len(codes), weight.shape[-2]
+    y_TN = torch.empty(tokens, rows, device=codes.scales_T.device)
+    cut = cut or choose(tokens, rows)
+    if tokens:
+        slots = 1 << (tokens - 1).bit_length()
+        launch(codes, weight, y_TN, (triton.cdiv(rows, cut.rows),), cut, TOKENS=slots, add=add_TN)
+    return y_TN
+
+
+def few_routed(
+    codes: Codes,
+    active: int,
+    experts_R: Tensor,
+    gates_R: Tensor | None,
+    weight: IntegerWeight,
+    cut: Cut | None = None,
+) -> Tensor:
+    """Row r: the codes of token r // active, their scale times gates_R[r], with matrix experts_R[r] (int32): [R, N]."""
+    rows = weight.shape[-2]
+    y_RN = torch.empty(len(experts_R), rows, device=codes.scales_T.device)
+    cut = cut or choose(1, rows)
+    grid = (triton.cdiv(rows, cut.rows), len(experts_R))
+    if len(experts_R):
+        launch(codes, weight, y_RN, grid, cut, TOKENS=1, experts=experts_R, gates=gates_R, ACTIVE=active)
+    return y_RN
+
+
+def launch(
+    codes: Codes,
+    weight: IntegerWeight,
+    y: Tensor,
+    grid: tuple[int, ...],
+    cut: Cut,
+    *,
+    TOKENS: int,
+    add: Tensor | None = None,
+    experts: Tensor | None = None,
+    gates: Tensor | None = None,
+    ACTIVE: int = 0,
+) -> None:
+    """Start the kernel; what is not there is stood in for by y, which is then not read."""
+    is_four = isinstance(weight, Int4Weight)
+    multipliers = word_view(weight.multipliers) if isinstance(weight, Int4Weight) else y
+    few_kernel[grid](
+        codes.codes_TCW.view(torch.int32), codes.scales_T, codes.wide_T, len(codes),
+        y if experts is None else experts, y if gates is None else gates,
+        weight.codes.view(torch.int32), multipliers, weight.scales, y if add is None else add, y,
+        weight.shape[-2], weight.scales.shape[-1],
+        WIDTH=codes.codes_TCW.shape[-1], FOUR=is_four, TOKENS=TOKENS, ROWS=cut.rows, LANES=32 * cut.warps,
+        STAGES=cut.stages, ACTIVE=ACTIVE, HAS_GATES=gates is not None, HAS_ADD=add is not None, TARGET=target(),
+        num_warps=cut.warps, enable_fp_fusion=False,
+    )  # fmt: skip
+
+
+def word_view(multipliers: Tensor) -> Tensor:
+    """Multipliers as words of eight where rows are whole words (D64 a multiple of 256), else as they are."""
+    return multipliers.view(torch.int32) if multipliers.shape[-1] % 4 == 0 else multipliers
+
+
+@triton.jit
+def few_kernel(
+    x, scales_T, wide_T, tokens, experts_R, gates_R, codes, multipliers, scales_N, add, y, rows, stack_rows,
+    WIDTH: tl.constexpr, FOUR: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+    STAGES: tl.constexpr, ACTIVE: tl.constexpr, HAS_GATES: tl.constexpr, HAS_ADD: tl.constexpr, TARGET: tl.constexpr,
+):  # fmt: skip
+    """ROWS rows of the product of TOKENS tokens, or, when ACTIVE > 0, of one routed row with its expert."""
+    first = tl.program_id(0) * ROWS
+    row = first.to(tl.int64)
+    if ACTIVE > 0:
+        routed = tl.program_id(1)
+        token = routed // ACTIVE
+        row += tl.load(experts_R + routed).to(tl.int64) * stack_rows
+        x += token.to(tl.int64) * (WIDTH // 2)
+        scales_T += token
+        wide_T += token
+        gates_R += routed
+        y += routed.to(tl.int64) * rows
+    codes += row * (WIDTH // 8 if FOUR else WIDTH // 4)
+    multipliers += row * (WIDTH // 256 if WIDTH % 256 == 0 else WIDTH // 64)
+    scales_N += row
+    products = integer_products(
+        x, scales_T, wide_T, tokens, gates_R, codes, multipliers, scales_N,
+        WIDTH, FOUR, TOKENS, ROWS, LANES, STAGES, HAS_GATES, TARGET,
+    )  # fmt: skip
+    for index in tl.static_range(TOKENS * ROWS):
+        place = index % TOKENS * rows + first + index // TOKENS
+        is_there = (index % TOKENS < tokens) & (first + index // TOKENS < rows)
+        product = products[index]
+        if HAS_ADD:
+            product += tl.load(add + place, mask=is_there, other=0.0)
+        tl.store(y + place, product, mask=is_there)
+
+
+@triton.jit
+def integer_products(
+    x, scales_T, wide_T, tokens, gates_R, codes, multipliers, scales_N,
+    WIDTH: tl.constexpr, FOUR: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+    STAGES: tl.constexpr, HAS_GATES: tl.constexpr, TARGET: tl.constexpr,
+):  # fmt: skip
+    """Products of TOKENS tokens with ROWS rows, row after row, a tuple of float32.
+
+    The second row of codes has a pass of its own, over weights that are still in a cache, so that it costs nothing
+    when nobody is wide.
+    """
+    is_wide = tl.load(wide_T)
+    for slot in tl.static_range(1, TOKENS):
+        is_wide |= tl.load(wide_T + tl.minimum(slot, tokens - 1))
+    sums = integer_sums(x, tokens, codes, multipliers, WIDTH, FOUR, TOKENS, ROWS, LANES, STAGES, TARGET)
+    products = scaled(sums, scales_T, 1.0, gates_R, scales_N, tokens, TOKENS, ROWS, HAS_GATES)
+    if is_wide != 0:
+        sums = integer_sums(
+            x + WIDTH // 4, tokens, codes, multipliers, WIDTH, FOUR, TOKENS, ROWS, LANES, STAGES, TARGET
+        )
+        rests = scaled(sums, scales_T, _REST, gates_R, scales_N, tokens, TOKENS, ROWS, HAS_GATES)
+        wider = ()
+        for index in tl.static_range(TOKENS * ROWS):
+            wide = tl.load(wide_T + tl.minimum(index % TOKENS, tokens - 1))
+            wider = wider + (tl.where(wide != 0, products[index] + rests[index], products[index]),)  # noqa: RUF005
+        products = wider
+    return products
+
+
+@triton.jit
+def scaled(
+    sums, scales_T, factor, gates_R, scales_N, tokens,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr, HAS_GATES: tl.constexpr,
+):  # fmt: skip
+    """float(sum) * (x_scale * w_scale) of each token and row, a tuple of float32."""
+    products = ()
+    for index in tl.static_range(TOKENS * ROWS):
+        s = tl.load(scales_T + tl.minimum(index % TOKENS, tokens - 1)) * factor
+        if HAS_GATES:
+            s *= tl.load(gates_R)
+        products = products + (sums[index].to(tl.float32) * (s * tl.load(scales_N + index // TOKENS)),)  # noqa: RUF005
+    return products
+
+
+@triton.jit
+def integer_sums(
+    x, tokens, codes, multipliers,
+    WIDTH: tl.constexpr, FOUR: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+    STAGES: tl.constexpr, TARGET: tl.constexpr,
+):  # fmt: skip
+    """Sums of ROWS rows with TOKENS tokens, row after row, a tuple of int32. Pointers are to words of int32."""
+    SLOTS: tl.constexpr = WIDTH // 32 if FOUR else WIDTH // 16  # of 16 bytes in a row
+    IS_FULL: tl.constexpr = SLOTS % LANES == 0
+    tables = level_tables(tokens, TARGET)
+    sums = ()
+    for _ in tl.static_range(TOKENS * ROWS):
+        sums = sums + (tl.zeros((LANES,), tl.int32),)  # noqa: RUF005
+    for step in tl.range((SLOTS + LANES - 1) // LANES, num_stages=STAGES):
+        slots_L = step * LANES + tl.arange(0, LANES)
+        is_there_L = slots_L < SLOTS
+        x_words = activations(x, tokens, slots_L, is_there_L, WIDTH, FOUR, IS_FULL, TOKENS, TARGET)
+        new = ()
+        for row in tl.static_range(ROWS):
+            words = read4(codes + row * (SLOTS * 4), slots_L * 4, is_there_L, IS_FULL)
+            if FOUR:
+                m_L = group_multipliers(multipliers, row, slots_L, is_there_L, WIDTH, IS_FULL)
+                levels = levels32(words, tables, TARGET)
+            else:
+                levels = words16(words, TARGET)
+            for slot in tl.static_range(TOKENS):
+                if FOUR:
+                    part_L = dots(levels, x_words[slot], tl.zeros((LANES,), tl.int32), 8, TARGET)
+                    new = new + (sums[row * TOKENS + slot] + part_L * m_L,)  # noqa: RUF005
+                else:
+                    new = new + (dots(levels, x_words[slot], sums[row * TOKENS + slot], 4, TARGET),)  # noqa: RUF005
+        sums = new
+    totals = ()
+    for index in tl.static_range(TOKENS * ROWS):
+        totals = totals + (tl.sum(sums[index], axis=0),)  # noqa: RUF005
+    return totals
+
+
+@triton.jit
+def activations(
+    x, tokens, slots_L, is_there_L,
+    WIDTH: tl.constexpr, FOUR: tl.constexpr, IS_FULL: tl.constexpr, TOKENS: tl.constexpr, TARGET: tl.constexpr,
+):  # fmt: skip
+    """For every token its codes of a step as `dots` wants them; tokens beyond the last are the last once more."""
+    found = ()
+    for slot in tl.static_range(TOKENS):
+        at = x + tl.minimum(slot, tokens - 1) * (WIDTH // 2)
+        if FOUR:
+            low = read4(at, slots_L * 8, is_there_L, IS_FULL)
+            high = read4(at + 4, slots_L * 8, is_there_L, IS_FULL)
+            found = found + (paired32(low, high, TARGET),)  # noqa: RUF005
+        else:
+            found = found + (words16(read4(at, slots_L * 4, is_there_L, IS_FULL), TARGET),)  # noqa: RUF005
+    return found
+
+
+@triton.jit
+def read(pointers, mask, IS_FULL: tl.constexpr):
+    """Zeros where the mask is off; no mask when everything is there."""
+    if IS_FULL:
+        return tl.load(pointers)
+    return tl.load(pointers, mask=mask, other=0)
+
+
+@triton.jit
+def read4(pointer, offsets_L, is_there_L, IS_FULL: tl.constexpr):
+    """Four neighbouring words at each offset, by one load: four of int32 [L]."""
+    words_L4 = read(pointer + offsets_L[:, None] + tl.arange(0, 4)[None, :], is_there_L[:, None], IS_FULL)
+    even_L2, odd_L2 = tl.split(tl.reshape(words_L4, (offsets_L.shape[0], 2, 2)))
+    first_L, third_L = tl.split(even_L2)
+    second_L, fourth_L = tl.split(odd_L2)
+    return first_L, second_L, third_L, fourth_L
+
+
+@triton.jit
+def group_multipliers(multipliers, row, groups_L, is_there_L, WIDTH: tl.constexpr, IS_FULL: tl.constexpr):
+    """m of these groups of a row, int32 [L]; from words where rows are whole words: no copy takes single bytes."""
+    if WIDTH % 256 == 0:
+        stored_L = read(multipliers + row * (WIDTH // 256) + groups_L // 8, is_there_L, IS_FULL)
+        n_L = (stored_L >> (groups_L % 8 * 4)) & 15
+    else:
+        stored_L = read(multipliers + row * (WIDTH // 64) + groups_L // 2, is_there_L, IS_FULL)
+        n_L = (stored_L.to(tl.int32) >> (groups_L % 2 * 4)) & 15
+    return n_L - 8 + (n_L >> 3)

@@ -1,0 +1,69 @@
+"""Integer products of few tokens, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.backends.gpu.integer_weights import INTEGERS, product, routed
+from twofold.backends.gpu.codes import Codes
+from twofold.backends.gpu.kernels.integer_few import Cut, choose, few, few_routed
+from twofold.backends.gpu.weights import Int4Weight, Int8Weight
+from twofold.ops.packed import Format
+
+SMALL = Cut(2, 1, 3)
+
+
+@pytest.mark.parametrize("form", INTEGERS)
+@pytest.mark.parametrize(
+    ("tokens", "rows", "columns"), [(1, 1, 1), (2, 3, 96), (3, 2, 300), (5, 5, 64), (8, 2, 256), (1, 3, 2150)]
+)
+def test_a_product_of_few_tokens_has_the_bits_of_the_reference(
+    form: Format, tokens: int, rows: int, columns: int
+) -> None:
+    codes, weight, wanted = product(form, tokens, rows, columns)
+    assert np.array_equal(few(codes, weight, None, SMALL).numpy(), wanted)
+
+
+def test_a_tensor_is_added_on_the_way() -> None:
+    codes, weight, wanted = product("int4", 2, 3, 96)
+    add_TN = torch.linspace(-1, 1, 6).reshape(2, 3)
+    assert np.array_equal(few(codes, weight, add_TN, SMALL).numpy(), wanted + add_TN.numpy())
+
+
+@pytest.mark.parametrize("cut", [Cut(4, 1, 4), Cut(1, 2, 3), Cut(8, 1, 2)], ids=str)
+def test_every_cut_gives_the_same(cut: Cut) -> None:
+    codes, weight, wanted = product("int4", 1, 5, 1088)
+    assert np.array_equal(few(codes, weight, None, cut).numpy(), wanted)
+
+
+@pytest.mark.parametrize("form", INTEGERS)
+@pytest.mark.parametrize(("tokens", "active", "experts"), [(1, 1, 4), (2, 2, 3)])
+def test_routed_rows_meet_their_experts(form: Format, tokens: int, active: int, experts: int) -> None:
+    codes, weight, experts_R, gates_R, wanted = routed(form, tokens, active, experts, 3, 96)
+    assert np.array_equal(few_routed(codes, active, experts_R, gates_R, weight, SMALL).numpy(), wanted)
+
+
+def test_no_token_gives_no_row() -> None:
+    codes, weight, wanted = product("int4", 0, 3, 96)
+    assert few(codes, weight).shape == wanted.shape
+
+
+def test_offsets_into_a_stack_have_64_bits() -> None:
+    """The last of a stack of 2^31 bytes and more; only its own pages are ever touched."""
+    rows, width = 1 << 17, 8192
+    codes = torch.empty(3, rows, width, dtype=torch.int8)
+    codes[2, :2] = 1
+    scales = torch.empty(3, rows)
+    scales[2, :2] = 1
+    weight = Int8Weight(codes, scales, (3, 2, width))
+    x = Codes(torch.ones(1, 2, width, dtype=torch.int8), torch.ones(1), torch.zeros(1, dtype=torch.int32))
+    y_RN = few_routed(x, 1, torch.tensor([2], dtype=torch.int32), None, weight, Cut(2, 8, 3))
+    assert y_RN.tolist() == [[width, width]]
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(1, 5120), (1, 16384), (2, 600), (8, 5120), (1, 100)])
+def test_a_cut_is_chosen_for_every_size(tokens: int, rows: int) -> None:
+    assert choose(tokens, rows).rows in (1, 2, 4, 8)
+    assert isinstance(product("int4", 1, 1, 1)[1], Int4Weight)
