@@ -1,0 +1,220 @@
+"""Products of many tokens with integer weights, by the matrix units: tiles of weights' rows and of tokens.
+
+Four-bit codes become int8 in registers: a group's multiplier chooses one of sixteen rows of sixteen products m * level,
+and byte permutations take them out of it by the codes. The low and the high nibbles of a tile are two products, with
+columns [0, 16) and [16, 32) of every group. Sums are int32 and exact; second rows of codes are multiplied only in
+blocks that have a wide token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from twofold.backends.gpu.codes import Codes
+from twofold.backends.gpu.kernels.order import Order
+from twofold.backends.gpu.kernels.target import product_levels, target
+from twofold.backends.gpu.weights import Int4Weight, IntegerWeight
+from twofold.ops.activations import REST_STEPS
+from twofold.ops.levels import LEVELS
+
+_REST = tl.constexpr(1 / REST_STEPS)
+BAND = tl.constexpr(8)
+"""Tiles of rows that neighbouring programs share the same tokens with, for the sake of the second-level cache."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How a product is cut: weights' rows, tokens and columns of a tile, warps, and steps under way at once."""
+
+    rows: int
+    tokens: int
+    columns: int
+    warps: int
+    stages: int
+
+
+CONFIGS = (
+    Tile(64, 16, 256, 4, 4), Tile(32, 16, 256, 2, 4), Tile(64, 16, 128, 4, 5), Tile(128, 16, 256, 4, 3),
+    Tile(64, 64, 128, 4, 4), Tile(128, 64, 128, 4, 3), Tile(128, 128, 128, 8, 3), Tile(128, 256, 128, 8, 3),
+)  # fmt: skip
+"""What a sweep tries."""
+
+
+def choose(tokens: int) -> Tile:
+    """The tile for so many tokens of one matrix."""
+    if tokens <= 16:
+        return Tile(64, 16, 256, 4, 4)
+    if tokens <= 32:
+        return Tile(64, 32, 128, 4, 4)
+    if tokens <= 64:
+        return Tile(64, 64, 128, 4, 4)
+    return Tile(128, 128, 128, 8, 3)
+
+
+def block_of(rows: int, experts: int) -> int:
+    """Rows of a block of an `Order` for so many routed rows: about what an expert gets, from 16 to 128."""
+    share = max(16, rows // max(experts, 1))
+    return min(128, 1 << (share - 1).bit_length())
+
+
+def many(codes: Codes, weight: IntegerWeight, tile: Tile | None = None) -> Tensor:
+    """The product of any number of tokens with a matrix, float32 [T, N]."""
+    tokens, rows = len(codes), weight.shape[-2]
+    y_TN = torch.empty(tokens, rows, device=codes.scales_T.device)
+    tile = tile or choose(tokens)
+    if tokens:
+        launch(codes, weight, y_TN, triton.cdiv(tokens, tile.tokens), tile)
+    return y_TN
+
+
+def many_routed(
+    codes: Codes,
+    active: int,
+    order: Order,
+    gates_R: Tensor | None,
+    weight: IntegerWeight,
+    tile: Tile | None = None,
+) -> Tensor:
+    """Row r: the codes of token r // active, their scale times gates_R[r], with the matrix of its expert: [R, N].
+
+    `order` is of kernels.order, its block the tile's tokens.
+    """
+    y_RN = torch.empty(len(codes) * active, weight.shape[-2], device=codes.scales_T.device)
+    tile = tile or choose(order.block)
+    if len(codes):
+        launch(codes, weight, y_RN, len(order.expert_of_block), tile, active=active, order=order, gates=gates_R)
+    return y_RN
+
+
+def launch(
+    codes: Codes,
+    weight: IntegerWeight,
+    y: Tensor,
+    blocks: int,
+    tile: Tile,
+    *,
+    active: int = 0,
+    order: Order | None = None,
+    gates: Tensor | None = None,
+) -> None:
+    """Start the kernel; what is not there is stood in for by y, which is then not read."""
+    is_four = isinstance(weight, Int4Weight)
+    row_tiles = triton.cdiv(weight.shape[-2], tile.rows)
+    many_kernel[(row_tiles * blocks,)](
+        codes.codes_TCW, codes.scales_T, codes.wide_T, len(codes),
+        y if order is None else order.rows, y if order is None else order.expert_of_block,
+        y if gates is None else gates, weight.codes,
+        weight.multipliers if isinstance(weight, Int4Weight) else y, weight.scales,
+        level_rows(y.device), y, weight.shape[-2], weight.scales.shape[-1], row_tiles, blocks,
+        WIDTH=codes.codes_TCW.shape[-1], FOUR=is_four, ROWS=tile.rows, TOKENS=tile.tokens, COLUMNS=tile.columns,
+        STAGES=tile.stages, ACTIVE=active, HAS_GATES=gates is not None, TARGET=target(),
+        num_warps=tile.warps, enable_fp_fusion=False,
+    )  # fmt: skip
+
+
+@cache
+def level_rows(device: torch.device) -> Tensor:
+    """m * level for every stored multiplier and every code, int32 [16, 4]: sixteen int8 in a row."""
+    stored = np.arange(16)
+    products = np.where(stored < 8, stored - 8, stored - 7)[:, None] * LEVELS.astype(np.int64)
+    return torch.from_numpy(products.astype(np.int8).view(np.int32)).to(device)
+
+
+@triton.jit
+def many_kernel(
+    x, scales_T, wide_T, tokens, rows_P, experts_B, gates_R, codes, multipliers, scales_N, tables, y,
+    rows, stack_rows, row_tiles, blocks,
+    WIDTH: tl.constexpr, FOUR: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr,
+    STAGES: tl.constexpr, ACTIVE: tl.constexpr, HAS_GATES: tl.constexpr, TARGET: tl.constexpr,
+):  # fmt: skip
+    """A tile of ROWS x TOKENS; bands of BAND row tiles take all blocks of tokens, one after the other."""
+    program = tl.program_id(0)
+    band = program // (BAND * blocks)
+    height = tl.minimum(row_tiles - band * BAND, BAND)
+    inside = program % (BAND * blocks)
+    first = (band * BAND + inside % height) * ROWS
+    block = inside // height
+    places_T = block * TOKENS + tl.arange(0, TOKENS)
+    row = first.to(tl.int64)
+    results_T = places_T
+    tokens_T = tl.minimum(places_T, tokens - 1)
+    is_there_T = places_T < tokens
+    if ACTIVE > 0:
+        expert = tl.load(experts_B + block)
+        row += tl.maximum(expert, 0).to(tl.int64) * stack_rows
+        results_T = tl.load(rows_P + places_T)
+        is_there_T = (results_T >= 0) & (expert >= 0)
+        tokens_T = tl.maximum(results_T, 0) // ACTIVE
+    if tl.max(is_there_T.to(tl.int32), axis=0) != 0:
+        rows_N = tl.arange(0, ROWS)
+        is_row_N = first + rows_N < rows
+        rows_N = tl.where(is_row_N, rows_N, 0)
+        codes += row * (WIDTH // 2 if FOUR else WIDTH)
+        multipliers += row * (WIDTH // 64)
+        x_T = x + tokens_T.to(tl.int64) * (2 * WIDTH)
+        sums_NT = tile_sums(x_T, codes, multipliers, tables, rows_N, WIDTH, FOUR, ROWS, TOKENS, COLUMNS, STAGES, TARGET)
+        s_T = tl.load(scales_T + tokens_T)
+        gates_T = tl.load(gates_R + results_T, mask=is_there_T, other=0.0) if HAS_GATES else 1.0
+        w_N = tl.load(scales_N + row + rows_N)
+        y_NT = y + results_T.to(tl.int64)[None, :] * rows + (first + rows_N)[:, None]
+        is_there_NT = is_row_N[:, None] & is_there_T[None, :]
+        tl.store(y_NT, sums_NT.to(tl.float32) * ((s_T * gates_T)[None, :] * w_N[:, None]), mask=is_there_NT)
+        wide_T_ = (tl.load(wide_T + tokens_T) != 0) & is_there_T
+        if tl.max(wide_T_.to(tl.int32), axis=0) != 0:
+            # what was stored is read again rather than kept: registers are what tiles are short of
+            tl.debug_barrier()
+            sums_NT = tile_sums(
+                x_T + WIDTH, codes, multipliers, tables, rows_N, WIDTH, FOUR, ROWS, TOKENS, COLUMNS, STAGES, TARGET
+            )
+            rests_NT = sums_NT.to(tl.float32) * (((s_T * _REST) * gates_T)[None, :] * w_N[:, None])
+            is_wide_NT = is_there_NT & wide_T_[None, :]
+            tl.store(y_NT, tl.load(y_NT, mask=is_wide_NT, other=0.0) + rests_NT, mask=is_wide_NT)
+
+
+@triton.jit
+def tile_sums(
+    x_T, codes, multipliers, tables, rows_N,
+    WIDTH: tl.constexpr, FOUR: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr,
+    STAGES: tl.constexpr, TARGET: tl.constexpr,
+):  # fmt: skip
+    """Sums of the tile's rows with its tokens' codes, int32 [N, T]. x_T points at rows of codes."""
+    BYTES: tl.constexpr = COLUMNS // 2 if FOUR else COLUMNS  # of a row of weights in a step
+    LENGTH: tl.constexpr = WIDTH // 2 if FOUR else WIDTH
+    bytes_B = tl.arange(0, BYTES)
+    columns_B = bytes_B // 16 * 32 + bytes_B % 16 if FOUR else bytes_B
+    weights_NB = codes + rows_N[:, None].to(tl.int64) * LENGTH + bytes_B[None, :]
+    x_TB = x_T[:, None] + columns_B[None, :]
+    sums_NT = tl.zeros((ROWS, TOKENS), tl.int32)
+    for step in tl.range((WIDTH + COLUMNS - 1) // COLUMNS, num_stages=STAGES):
+        is_there_B = step * BYTES + bytes_B < LENGTH
+        weight_NB = read(weights_NB + step * BYTES, is_there_B[None, :], WIDTH % COLUMNS == 0)
+        low_TB = read(x_TB + step * COLUMNS, is_there_B[None, :], WIDTH % COLUMNS == 0)
+        if FOUR:
+            high_TB = read(x_TB + (step * COLUMNS + 16), is_there_B[None, :], WIDTH % COLUMNS == 0)
+            groups_G = step * (COLUMNS // 32) + tl.arange(0, COLUMNS // 32)
+            stored_NG = read(
+                multipliers + rows_N[:, None].to(tl.int64) * (WIDTH // 64) + (groups_G // 2)[None, :],
+                (groups_G * 32 < WIDTH)[None, :], WIDTH % COLUMNS == 0,
+            )  # fmt: skip
+            stored_NG = (stored_NG.to(tl.int32) >> (groups_G % 2 * 4)[None, :]) & 15
+            low_NB, high_NB = product_levels(weight_NB, stored_NG, tables, TARGET)
+            sums_NT = tl.dot(low_NB, tl.trans(low_TB), sums_NT, out_dtype=tl.int32)
+            sums_NT = tl.dot(high_NB, tl.trans(high_TB), sums_NT, out_dtype=tl.int32)
+        else:
+            sums_NT = tl.dot(weight_NB, tl.trans(low_TB), sums_NT, out_dtype=tl.int32)
+    return sums_NT
+
+
+@triton.jit
+def read(pointers, mask, IS_FULL: tl.constexpr):
+    """Zeros where the mask is off; no mask when everything is there."""
+    if IS_FULL:
+        return tl.load(pointers)
+    return tl.load(pointers, mask=mask, other=0)

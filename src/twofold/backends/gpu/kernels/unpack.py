@@ -1,0 +1,49 @@
+"""Four-bit weights as the int8 of their inner product, for products of very many tokens by a library."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from twofold.backends.gpu.kernels.integer_many import level_rows
+from twofold.backends.gpu.kernels.target import product_levels, target
+from twofold.backends.gpu.weights import Int4Weight
+
+ROWS_OF_PROGRAM = 16
+BYTES_OF_PROGRAM = 256
+
+
+def unpack(weight: Int4Weight) -> Tensor:
+    """m * level of every code of a matrix, int8 [N16, D64]."""
+    rows, width = len(weight.scales), weight.codes.shape[-2] * 32
+    integers = torch.empty(rows, width, dtype=torch.int8, device=weight.codes.device)
+    grid = (rows // ROWS_OF_PROGRAM, triton.cdiv(width // 2, BYTES_OF_PROGRAM))
+    unpack_kernel[grid](
+        weight.codes, weight.multipliers, level_rows(weight.codes.device), integers,
+        WIDTH=width, ROWS=ROWS_OF_PROGRAM, BYTES=BYTES_OF_PROGRAM, TARGET=target(), num_warps=4,
+    )  # fmt: skip
+    return integers
+
+
+@triton.jit
+def unpack_kernel(
+    codes, multipliers, tables, integers,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, BYTES: tl.constexpr, TARGET: tl.constexpr,
+):  # fmt: skip
+    """A tile of ROWS rows and BYTES bytes of codes."""
+    rows_N = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    bytes_B = tl.program_id(1) * BYTES + tl.arange(0, BYTES)
+    groups_G = tl.program_id(1) * (BYTES // 16) + tl.arange(0, BYTES // 16)
+    is_there_B = (bytes_B < WIDTH // 2)[None, :]
+    is_group_G = (groups_G * 32 < WIDTH)[None, :]
+    codes_NB = tl.load(codes + rows_N[:, None] * (WIDTH // 2) + bytes_B[None, :], mask=is_there_B, other=0)
+    stored_NG = tl.load(
+        multipliers + rows_N[:, None] * (WIDTH // 64) + (groups_G // 2)[None, :], mask=is_group_G, other=0
+    )
+    stored_NG = (stored_NG.to(tl.int32) >> (groups_G % 2 * 4)[None, :]) & 15
+    low_NB, high_NB = product_levels(codes_NB, stored_NG, tables, TARGET)
+    places_NB = integers + rows_N[:, None] * WIDTH + (bytes_B // 16 * 32 + bytes_B % 16)[None, :]
+    tl.store(places_NB, low_NB, mask=is_there_B)
+    tl.store(places_NB + 16, high_NB, mask=is_there_B)
