@@ -1,0 +1,98 @@
+"""The second half of a Refined head: counted in each row's best panels of sixteen tokens only.
+
+Three launches: the best coarse score of every panel; the panels to refine, by a search for the score that just so many
+reach, bit by bit (lower index on ties); and their products with the residual.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from twofold.backends.gpu.codes import Codes
+from twofold.backends.gpu.kernels.integer_few import integer_products, word_view
+from twofold.backends.gpu.kernels.target import target
+from twofold.backends.gpu.weights import RefinedWeight
+from twofold.ops.layout import PANEL_ROWS, padded, refined_panels
+
+_PANEL = tl.constexpr(PANEL_ROWS)
+PANELS_OF_PROGRAM = 128
+ROWS_OF_PROGRAM = 4
+
+
+def refine(codes: Codes, weight: RefinedWeight, y_RV: Tensor) -> None:
+    """Add the residual's products to the coarse ones (float32, contiguous) where they count."""
+    count, vocabulary = y_RV.shape
+    panels, chosen = padded(vocabulary, PANEL_ROWS) // PANEL_ROWS, refined_panels(vocabulary)
+    if not count:
+        return
+    best_RP = torch.empty(count, panels, device=y_RV.device)
+    chosen_RC = torch.empty(count, chosen, dtype=torch.int32, device=y_RV.device)
+    best_kernel[(triton.cdiv(panels, PANELS_OF_PROGRAM), count)](
+        y_RV, best_RP, vocabulary, panels, PANELS=PANELS_OF_PROGRAM, num_warps=4
+    )
+    size = triton.next_power_of_2(panels)
+    choose_kernel[(count,)](best_RP, chosen_RC, panels, chosen, SIZE=size, num_warps=min(32, max(1, size // 1024)))
+    residual = weight.residual
+    refine_kernel[(chosen * PANEL_ROWS // ROWS_OF_PROGRAM, count)](
+        codes.codes_TCW.view(torch.int32), codes.scales_T, codes.wide_T, chosen_RC, residual.codes.view(torch.int32),
+        word_view(residual.multipliers), residual.scales, y_RV, vocabulary, chosen,
+        WIDTH=codes.codes_TCW.shape[-1], ROWS=ROWS_OF_PROGRAM, STAGES=4, TARGET=target(),
+        num_warps=1, enable_fp_fusion=False,
+    )  # fmt: skip
+
+
+@triton.jit
+def best_kernel(y_RV, best_RP, vocabulary, panels, PANELS: tl.constexpr):
+    """The best score of each of PANELS panels of one row; -inf beyond the vocabulary."""
+    row = tl.program_id(1).to(tl.int64)
+    panels_P = tl.program_id(0) * PANELS + tl.arange(0, PANELS)
+    tokens_PN = panels_P[:, None] * _PANEL + tl.arange(0, _PANEL)[None, :]
+    y_PN = tl.load(y_RV + row * vocabulary + tokens_PN, mask=tokens_PN < vocabulary, other=-float("inf"))
+    tl.store(best_RP + row * panels + panels_P, tl.max(y_PN, axis=1), mask=panels_P < panels)
+
+
+@triton.jit
+def choose_kernel(best_RP, chosen_RC, panels, chosen, SIZE: tl.constexpr):
+    """The `chosen` best panels of a row, in the order of their index."""
+    row = tl.program_id(0).to(tl.int64)
+    panels_P = tl.arange(0, SIZE)
+    is_there_P = panels_P < panels
+    best_P = tl.load(best_RP + row * panels + panels_P, mask=is_there_P, other=0.0) + 0.0  # -0.0 becomes 0.0
+    bits_P = best_P.to(tl.int32, bitcast=True)
+    keys_P = bits_P ^ ((bits_P >> 31) & 0x7FFFFFFF)  # in the order of the numbers
+    least = tl.full((), -2147483648, tl.int64)
+    for bit in range(32):
+        higher = least + (tl.full((), 1, tl.int64) << (31 - bit))
+        reach = tl.sum(((keys_P >= higher.to(tl.int32)) & is_there_P).to(tl.int32), axis=0)
+        least = tl.where(reach >= chosen, higher, least)
+    is_above_P = (keys_P > least.to(tl.int32)) & is_there_P
+    is_equal_P = (keys_P == least.to(tl.int32)) & is_there_P
+    missing = chosen - tl.sum(is_above_P.to(tl.int32), axis=0)
+    is_chosen_P = is_above_P | (is_equal_P & (tl.cumsum(is_equal_P.to(tl.int32), axis=0) <= missing))
+    places_P = tl.cumsum(is_chosen_P.to(tl.int32), axis=0) - 1
+    tl.store(chosen_RC + row * chosen + places_P, panels_P, mask=is_chosen_P)
+
+
+@triton.jit
+def refine_kernel(
+    x, scales_T, wide_T, chosen_RC, codes, multipliers, scales_N, y_RV, vocabulary, chosen,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr, TARGET: tl.constexpr,
+):  # fmt: skip
+    """ROWS tokens of a chosen panel of one row."""
+    row = tl.program_id(1).to(tl.int64)
+    part = tl.program_id(0)
+    panel = tl.load(chosen_RC + row * chosen + part // (_PANEL // ROWS))
+    first = panel * _PANEL + part % (_PANEL // ROWS) * ROWS
+    start = first.to(tl.int64)
+    products = integer_products(
+        x + row * (WIDTH // 2), scales_T + row, wide_T + row, 1, scales_T, codes + start * (WIDTH // 8),
+        multipliers + start * (WIDTH // 256 if WIDTH % 256 == 0 else WIDTH // 64), scales_N + start,
+        WIDTH, True, 1, ROWS, 32, STAGES, False, TARGET,
+    )  # fmt: skip
+    for index in tl.static_range(ROWS):
+        place = y_RV + row * vocabulary + first + index
+        is_there = first + index < vocabulary
+        tl.store(place, tl.load(place, mask=is_there, other=0.0) + products[index], mask=is_there)
