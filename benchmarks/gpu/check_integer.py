@@ -1,0 +1,332 @@
+"""The integer kernels on a device: the same bits as the reference, and how fast they read or multiply.
+
+`check` runs small cases against ops.reference and large ones against float64 products, which hold every integer sum
+exactly; `measure` times launches in a graph over more weights than the second-level cache holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twofold.backends.gpu import codes as plain
+from twofold.backends.gpu.codes import Codes
+from twofold.backends.gpu.kernels import integer_few, integer_many
+from twofold.backends.gpu.kernels.integer_few import few, few_routed
+from twofold.backends.gpu.kernels.integer_many import Tile, many, many_routed
+from twofold.backends.gpu.kernels.order import order
+from twofold.backends.gpu.kernels.quantize import norm_quantize, quantize, swiglu_quantize
+from twofold.backends.gpu.kernels.refine import refine
+from twofold.backends.gpu.kernels.unpack import unpack
+from twofold.backends.gpu.weights import (
+    Int4Weight,
+    Int8Weight,
+    IntegerWeight,
+    RefinedWeight,
+    integer_rows,
+    part,
+    to_device,
+)
+from twofold.ops import cases
+from twofold.ops.reference import ReferenceOps
+
+SCOUT = ((7168, 5120), (5120, 5120), (16384, 5120), (5120, 8192))
+ROTATED_BYTES = 300 << 20
+"""Weights read between two readings of the same: six times the L2 cache of an H100."""
+
+
+def random_weight(form: str, *shape: int, device: torch.device) -> IntegerWeight:
+    """Random codes; rows are a multiple of 16 and columns of 64."""
+    *stack, rows, columns = shape
+    scales = torch.rand(*stack, rows, device=device) * 1e-3 + 1e-4
+
+    def some(*sizes: int) -> Tensor:
+        return torch.randint(0, 256, (*stack, rows, *sizes), dtype=torch.uint8, device=device)
+
+    if form == "int8":
+        return Int8Weight(some(columns).view(torch.int8).clamp(min=-127), scales, shape)
+    return Int4Weight(some(columns // 32, 16), some(columns // 64), scales, shape)
+
+
+def random_codes(tokens: int, columns: int, device: torch.device, wide: bool = False) -> Codes:
+    """Codes of normal activations, every third token wide if asked."""
+    x_TD = torch.randn(tokens, columns, device=device)
+    if wide:
+        x_TD[::3, columns // 3] *= 300
+    return quantize(x_TD)
+
+
+def expected(codes: Codes, weight: IntegerWeight, gates_T: Tensor | None = None) -> Tensor:
+    """The product by float64 sums."""
+    integers = integer_rows(weight).double()
+    scales, rests = (codes.scales_T, codes.scales_T * torch.tensor(1 / 254, dtype=torch.float32))
+    if gates_T is not None:
+        scales, rests = scales * gates_T, rests * gates_T
+    first, second = (codes.codes_TCW[:, row].double() @ integers.T for row in (0, 1))
+    y_TN = first.float() * (scales[:, None] * weight.scales[None])
+    more_TN = second.float() * (rests[:, None] * weight.scales[None])
+    return torch.where(codes.wide_T[:, None] != 0, y_TN + more_TN, y_TN)[:, : weight.shape[-2]]
+
+
+def check(device: torch.device) -> list[str]:
+    """Names of what differs."""
+    torch.manual_seed(0)
+    parts = (check_codes, check_reference, check_large, check_routed, check_refined)
+    return [name for part_of_it in parts for name in part_of_it(device)]
+
+
+def differing(results: dict[str, tuple[Tensor, Tensor]]) -> Iterator[str]:
+    """Names of unequal pairs, with the largest difference."""
+    for name, (got, want) in results.items():
+        if got.shape != want.shape or not torch.equal(got, want.to(got.device)):
+            far = (got.double() - want.to(got.device).double()).abs().max() if got.shape == want.shape else math.nan
+            yield f"{name}: off by up to {float(far):.3g}"
+
+
+def check_codes(device: torch.device) -> Iterator[str]:
+    """Codes against plain torch; the norm's and the non-linearity's own rounding is allowed for."""
+    results: dict[str, tuple[Tensor, Tensor]] = {}
+    for tokens, columns in ((1, 5120), (5, 8192), (9, 300), (300, 2150)):
+        x_TD = torch.from_numpy(cases.outliers(cases.generator(tokens, columns), tokens, columns)).to(device)
+        x2_TD = torch.randn(tokens, 2 * columns, device=device) * 2
+        want, got = plain.quantize(x_TD.cpu()), quantize(x_TD)
+        name = f"codes {tokens} x {columns}"
+        results |= {f"{name} {field}": (getattr(got, field), getattr(want, field)) for field in vars(want)}
+        got_sum, y_TD, got = norm_quantize(x_TD, x2_TD[0, :columns].contiguous(), 1e-5, x_TD)
+        results[f"sum {name}"] = (got_sum, x_TD + x_TD)
+        results[f"norm {name}"] = (got.codes_TCW, plain.quantize(y_TD.cpu()).codes_TCW)
+        unit_TD = (x_TD + x_TD).double()
+        want_TD = unit_TD / (unit_TD.square().mean(-1, keepdim=True) + 1e-5).sqrt() * x2_TD[0, :columns].double()
+        if float((y_TD.double() - want_TD).abs().max() / want_TD.abs().max()) > 1e-6:
+            yield f"norm {name} is off"
+        gate, up = x2_TD.double().chunk(2, dim=-1)
+        got = swiglu_quantize(x2_TD)
+        far = got.codes_TCW[:, 0, :columns].double() * got.scales_T[:, None] - gate * gate.sigmoid() * up
+        if float((far.abs().amax(-1) / got.scales_T).max()) > 0.51:
+            yield f"swiglu {name} is off"
+    yield from differing(results)
+
+
+def check_reference(device: torch.device) -> Iterator[str]:
+    """Small cases with tails and wide tokens against ops.reference."""
+    reference, results = ReferenceOps(), {}
+    for form in ("int4", "int8"):
+        for tokens, rows, columns in (
+            (1, 48, 96),
+            (8, 33, 96),
+            (3, 80, 2150),
+            (1, 15, 1088),
+            (33, 80, 2150),
+            (50, 17, 96),
+        ):
+            rng = cases.generator(tokens, rows, columns)
+            x_TD = cases.outliers(rng, tokens, columns)
+            packed = cases.pack(reference, form, cases.normal(rng, rows, columns))  # type: ignore[arg-type]
+            weight, codes = to_device(packed, device), quantize(torch.from_numpy(x_TD).to(device))
+            want = torch.from_numpy(reference.linear(x_TD, packed))
+            name = f"{form} {tokens} x {rows} x {columns}"
+            if tokens <= integer_few.MOST_TOKENS:
+                results[f"few {name}"] = (few(codes, weight), want)
+            results[f"many {name}"] = (many(codes, weight), want)
+    yield from differing(results)
+
+
+def check_large(device: torch.device) -> Iterator[str]:
+    """Scout's sizes, the residual, and four bits unpacked."""
+    results = {}
+    for form, rows, columns in (("int4", 7168, 5120), ("int4", 5120, 8192), ("int8", 5120, 5120)):
+        weight = random_weight(form, rows, columns, device=device)
+        if isinstance(weight, Int4Weight):
+            results[f"unpack {rows}"] = (unpack(weight), integer_rows(weight))
+        for tokens in (1, 2, 8, 16, 64, 300):
+            codes, add_TN = random_codes(tokens, columns, device, wide=True), torch.randn(tokens, rows, device=device)
+            want, name = expected(codes, weight), f"{form} {tokens} x {rows} x {columns}"
+            if tokens <= integer_few.MOST_TOKENS:
+                results[f"few {name}"] = (few(codes, weight), want)
+                results[f"few + {name}"] = (few(codes, weight, add_TN), want + add_TN)
+            results[f"many {name}"] = (many(codes, weight), want)
+    yield from differing(results)
+
+
+def check_routed(device: torch.device) -> Iterator[str]:
+    """Rows of experts; the stack has more than 2^31 codes, and an expert that gets nothing."""
+    results = {}
+    for form in ("int4", "int8"):
+        weight = random_weight(form, 16, 16384, 5120 if form == "int4" else 8192, device=device)
+        for tokens, active in ((1, 1), (3, 2), (200, 1)):
+            codes = random_codes(tokens, weight.shape[-1], device, wide=True)
+            experts_R = torch.randint(1, 16, (tokens * active,), dtype=torch.int32, device=device)
+            experts_R[-1] = 15
+            gates_R = torch.rand(tokens * active, device=device)
+            rows = codes.rows(torch.arange(tokens * active, device=device) // active)
+            want = torch.empty(tokens * active, 16384, device=device)
+            for expert in experts_R.unique().tolist():
+                own = (experts_R == expert).nonzero()[:, 0]
+                matrix = part(weight, expert)
+                assert isinstance(matrix, Int4Weight | Int8Weight)
+                want[own] = expected(rows.rows(own), matrix, gates_R[own])
+            name = f"{form} {tokens} of {active}"
+            if tokens * active <= integer_few.MOST_TOKENS:
+                results[f"few routed {name}"] = (few_routed(codes, active, experts_R, gates_R, weight), want)
+            block = integer_many.block_of(tokens * active, 16)
+            ordered = order(experts_R, 16, block)
+            results[f"many routed {name}"] = (many_routed(codes, active, ordered, gates_R, weight), want)
+    yield from differing(results)
+
+
+def check_refined(device: torch.device) -> Iterator[str]:
+    """Refined heads against the reference."""
+    reference, results = ReferenceOps(), {}
+    for case in cases.cases("logits"):
+        if case.weights[0][0] == "refined" and len(case.tokens[0]):
+            weight = to_device(cases.pack(reference, *case.weights[0]), device)
+            assert isinstance(weight, RefinedWeight)
+            codes = quantize(torch.from_numpy(case.tokens[0]).to(device))
+            y_RV = few(codes, weight.coarse)
+            refine(codes, weight, y_RV)
+            results[case.name] = (y_RV, torch.from_numpy(cases.run(case, reference)[0]))
+    yield from differing(results)
+
+
+def microseconds(launch: Callable[[int], Any], copies: int, launches: int = 24, replays: int = 6) -> float:
+    """Time of one launch in a graph of many; `launch(i)` works on copy i % copies of what it reads."""
+    launch(0)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for index in range(launches):
+            launch(index % copies)
+    graph.replay()
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(replays):
+        graph.replay()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) * 1000 / (launches * replays)
+
+
+def weight_bytes(weight: IntegerWeight) -> int:
+    """Bytes of a weight's codes, multipliers and scales."""
+    fields = (weight.codes, weight.scales, *((weight.multipliers,) if isinstance(weight, Int4Weight) else ()))
+    return sum(field.nbytes for field in fields)
+
+
+def measure(device: torch.device) -> list[dict[str, Any]]:
+    """Times of every kernel, sweeping what can be cut differently. Compilations run side by side first."""
+    torch.manual_seed(0)
+    found: list[dict[str, Any]] = []
+    jobs = [*few_jobs(device), *many_jobs(device)]
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(lambda job: compiled(job[1]), jobs))
+    for facts, launch, copies, size, operations in jobs:
+        try:
+            time_us = microseconds(launch, copies)
+        except Exception as error:  # a tile that does not fit says so; the others go on
+            found.append({**facts, "failed": repr(error)[:200]})
+            continue
+        rate = {"GB/s": round(size / time_us / 1e3)} if size else {}
+        rate |= {"TOP/s": round(operations / time_us / 1e6, 1)} if operations > 1e9 else {}
+        found.append({**facts, "us": round(time_us, 2), **rate})
+    return found
+
+
+def compiled(launch: Callable[[int], Any]) -> None:
+    """Compile by launching once; what fails fails again when it is measured."""
+    try:
+        launch(0)
+    except Exception:
+        return
+
+
+Job = tuple[dict[str, Any], Callable[[int], Any], int, int, float]
+
+
+def few_jobs(device: torch.device) -> Iterator[Job]:
+    """Few tokens: all shapes, one token with all cuts, routed rows, and the small kernels between them."""
+    for rows, columns in SCOUT:
+        for form in ("int4", "int8"):
+            size = rows * columns // (2 if form == "int4" else 1)
+            copies = max(2, -(-ROTATED_BYTES // size))
+            weights = [random_weight(form, rows, columns, device=device) for _ in range(copies)]
+            for tokens in (1, 2, 4, 8) if (rows, form) != (7168, "int8") else (1,):
+                if form == "int8" and tokens in (2, 4):
+                    continue
+                codes = random_codes(tokens, columns, device)
+                sweep = integer_few.CONFIGS if tokens == 1 and form == "int4" else (None,)
+                for shape in sweep:
+                    facts = {
+                        "kernel": f"few {form}",
+                        "tokens": tokens,
+                        "shape": f"{rows}x{columns}",
+                        "cut": shape and astuple(shape),
+                    }
+                    launch = lambda i, c=codes, w=weights, s=shape: few(c, w[i], None, s)  # noqa: E731
+                    yield facts, launch, copies, weight_bytes(weights[0]), 2.0 * tokens * rows * columns
+    for rows, columns in ((16384, 5120), (5120, 8192)):
+        stack = random_weight("int4", 16, rows, columns, device=device)
+        codes, gates_R = random_codes(1, columns, device), torch.rand(1, device=device)
+        experts = [torch.tensor([i], dtype=torch.int32, device=device) for i in range(16)]
+        facts = {"kernel": "few routed int4", "tokens": 1, "shape": f"16x{rows}x{columns}"}
+        launch = lambda i, c=codes, w=stack, e=experts, g=gates_R: few_routed(c, 1, e[i], g, w)  # noqa: E731
+        yield facts, launch, 16, weight_bytes(stack) // 16, 2.0 * rows * columns
+    yield from small_jobs(device)
+
+
+def small_jobs(device: torch.device) -> Iterator[Job]:
+    """What lies between the products."""
+    for tokens in (1, 64, 2048):
+        x_TD, gate_up = torch.randn(tokens, 5120, device=device), torch.randn(tokens, 16384, device=device)
+        weight_D = torch.rand(5120, device=device)
+        experts_R = torch.randint(0, 16, (tokens,), dtype=torch.int32, device=device)
+        facts = {"tokens": tokens}
+        launch = lambda i, x=x_TD, w=weight_D: norm_quantize(x, w, 1e-5, x)  # noqa: E731
+        yield {"kernel": "norm_quantize", **facts}, launch, 1, tokens * 5120 * 18, 0.0
+        launch = lambda i, x=gate_up: swiglu_quantize(x)  # noqa: E731
+        yield {"kernel": "swiglu_quantize", **facts}, launch, 1, tokens * 8192 * 10, 0.0
+        launch = lambda i, x=x_TD: quantize(x)  # noqa: E731
+        yield {"kernel": "quantize", **facts}, launch, 1, tokens * 5120 * 6, 0.0
+        launch = lambda i, e=experts_R: order(e, 16, 64)  # noqa: E731
+        yield {"kernel": "order", **facts}, launch, 1, 0, 0.0
+
+
+def many_jobs(device: torch.device) -> Iterator[Job]:
+    """Tiles: 8 to 64 tokens, and prefill with and without unpacking."""
+    for rows, columns in ((16384, 5120), (5120, 5120)):
+        size = rows * columns // 2
+        copies = max(2, -(-ROTATED_BYTES // size))
+        weights = [random_weight("int4", rows, columns, device=device) for _ in range(copies)]
+        for tokens, tiles in ((8, 16), (16, 16), (32, 32), (64, 64), (2048, 128)):
+            codes = random_codes(tokens, columns, device)
+            swept = [tile for tile in integer_many.CONFIGS if tile.tokens in (tiles, 2 * tiles if tokens > 64 else 0)]
+            for tile in swept if tokens in (16, 64, 2048) else [None]:
+                facts = {
+                    "kernel": "many int4",
+                    "tokens": tokens,
+                    "shape": f"{rows}x{columns}",
+                    "cut": tile and astuple(tile),
+                }
+                launch = lambda i, c=codes, w=weights, t=tile: many(c, w[i], t)  # noqa: E731
+                yield (
+                    facts,
+                    launch,
+                    copies,
+                    weight_bytes(weights[0]) if tokens < 128 else 0,
+                    2.0 * tokens * rows * columns,
+                )
+        eight = random_weight("int8", rows, columns, device=device)
+        codes = random_codes(2048, columns, device)
+        for tile in (Tile(128, 128, 128, 8, 3), Tile(128, 256, 128, 8, 3)):
+            launch = lambda i, c=codes, w=eight, t=tile: many(c, w, t)  # noqa: E731
+            facts = {"kernel": "many int8", "tokens": 2048, "shape": f"{rows}x{columns}", "cut": astuple(tile)}
+            yield facts, launch, 1, 0, 2.0 * 2048 * rows * columns
+        x_TW = codes.codes_TCW[:, 0].contiguous()
+        launch = lambda i, x=x_TW, w=weights: torch._int_mm(x, unpack(w[i]).T)  # noqa: E731
+        facts = {"kernel": "unpack + _int_mm", "tokens": 2048, "shape": f"{rows}x{columns}"}
+        yield facts, launch, copies, 0, 2.0 * 2048 * rows * columns
