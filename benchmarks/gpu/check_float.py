@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.gpu import check_sampling
 from benchmarks.gpu.timing import compile_all, graph_us
 from twofold.backends.gpu.kernels import float_few, float_many, group4_few, group4_many
 from twofold.backends.gpu.kernels.combine import combine
@@ -119,7 +120,7 @@ def check(device: str | torch.device) -> list[str]:
         result = found[name]
         if isinstance(result, str) or not result <= allowed:
             failures.append(f"{name}: {result} (allowed {allowed})")
-    return failures
+    return failures + check_sampling.check(device)
 
 
 def few_checks(device: torch.device) -> Iterator[Check]:
@@ -328,7 +329,7 @@ def measure(device: str | torch.device) -> list[dict[str, Any]]:
                 results.append({"kernel": point.kernel, "shape": point.shape, "failure": str(failure)[:200]})
         del ready
         torch.cuda.empty_cache()
-    return results
+    return results + check_sampling.measure(device)
 
 
 def bytes_of(weight: FloatWeight) -> float:
