@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.networks import NETWORKS, write_network
-from benchmarks.peers.quiet import LOUD, others_share, read_clock
 from benchmarks.plan_points import check_points, predicted_memory
 from benchmarks.results import write_result
 from twofold.backends.cpu import machine
 from twofold.bench.efficiency import own_efficiency
+from twofold.bench.quiet import LOUD, others_share, read_clock
 
 SCHEMES = ("w4a8", "w8a8", "bf16")
 MEMORY_ERROR, DECODE_ERROR = 0.05, 0.20

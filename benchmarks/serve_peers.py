@@ -24,7 +24,6 @@ from benchmarks.peers import install
 from benchmarks.peers.__main__ import names_of, positive, say
 from benchmarks.peers.engines import Place, prepare_checkpoint, prepare_gguf, prepare_twofold
 from benchmarks.peers.protocol import EngineFailed
-from benchmarks.peers.quiet import LOUD, others_share
 from benchmarks.results import write_result
 from benchmarks.serving.client import BadAnswer
 from benchmarks.serving.figures import spread, times_as_good
@@ -34,6 +33,7 @@ from benchmarks.serving.table import show
 from benchmarks.serving.words import with_tokenizer, with_vocabulary
 from twofold.backends.cpu import machine
 from twofold.bench.proof.overhead import client_overhead
+from twofold.bench.quiet import LOUD, others_share
 
 Levels = dict[str, dict[str, float]]
 """Figures by level: a number of streams, or PROBES."""

@@ -14,12 +14,12 @@ from typing import Any
 from benchmarks.networks import NETWORKS
 from benchmarks.peers.engines import PREPARE, Place, Ready, prepare, prepare_checkpoint, runner
 from benchmarks.peers.protocol import EngineFailed, Request, ask
-from benchmarks.peers.quiet import LOUD, others_share, read_clock
 from benchmarks.peers.summary import FIGURES, Limits, Measured, Work, summarise
 from benchmarks.peers.table import show
 from benchmarks.peers.weight_error import weight_errors
 from benchmarks.results import write_result
 from twofold.backends.cpu import machine
+from twofold.bench.quiet import LOUD, others_share, read_clock
 from twofold.config import DTYPES
 from twofold.loading import open_model
 

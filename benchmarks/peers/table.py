@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.peers.quiet import LOUD
 from benchmarks.peers.summary import FIGURES, cell
+from twofold.bench.quiet import LOUD
 
 WIDTH = 140
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.peers.protocol import EngineFailed
-from benchmarks.peers.quiet import Clock, read_clock
 from twofold.bench.proof import process
 from twofold.bench.proof.process import TICKS_PER_S
+from twofold.bench.quiet import Clock, read_clock
 from twofold.errors import BenchError
 
 PROGRAM = "from twofold.cli.main import main; main()"

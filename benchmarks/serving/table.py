@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.peers.quiet import LOUD
+from twofold.bench.quiet import LOUD
 
 WIDTH = 140
 

@@ -63,6 +63,7 @@ def test_a_model_beside_its_own_bf16_self(tmp_path: Path) -> None:
     assert quality.expected_candidate is not None
     for name in ("tokens_per_s", "first_token_ms", "between_tokens_ms", "cpu_s_per_1k", "peak_memory_mb", "start_s"):
         assert name in proof.ratios, name
+    assert all(run.others_share is not None for run in proof.runs)
     assert proof.contenders["baseline"].settings["dtype"] == "bf16"
     assert proof.contenders["baseline"].weights == proof.contenders["candidate"].weights
     raw = read_result(tmp_path / "bundle")

@@ -15,12 +15,15 @@ GOOD = Quality(
 )
 
 
-def runs(rounds: int = 7, errors: int = 0) -> list[Run]:
-    return [Run(round=number, role="candidate", seconds=1.0, figures={}, errors=errors) for number in range(rounds)]
+def runs(rounds: int = 7, errors: int = 0, others: float | None = None) -> list[Run]:
+    return [
+        Run(round=number, role="candidate", seconds=1.0, figures={}, errors=errors, others_share=others)
+        for number in range(rounds)
+    ]
 
 
 def test_fast_and_close_is_proven() -> None:
-    verdict = judge(Demands(), CLEAR, GOOD, runs())
+    verdict = judge(Demands(), CLEAR, GOOD, runs(others=0.2))
     assert verdict.proven
     assert verdict.headline == "PROVEN 2.4x (95 % between 2.10 and 2.60)"
 
@@ -33,6 +36,7 @@ def test_fast_and_close_is_proven() -> None:
     (CLEAR, {"expected_baseline": 0.9, "expected_candidate": 0.8}, {}, "80.0% of the answers are right, 90.0%"),
     (CLEAR, {}, {"errors": 1}, "7 requests failed"),
     (CLEAR, {}, {"rounds": 3}, "3 rounds were run; 6 are needed"),
+    (CLEAR, {}, {"others": 0.4}, "other programs took 40% of this machine's cores"),
 ])  # fmt: skip
 def test_each_lack_alone_is_a_reason_that_says_so(ratios: Any, quality: Any, course: Any, said: str) -> None:
     verdict = judge(Demands(), ratios, Quality(**{**vars(GOOD), **quality}), runs(**course))

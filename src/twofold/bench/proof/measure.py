@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -12,6 +13,7 @@ from twofold.bench.proof.contenders import Running
 from twofold.bench.proof.model import Run, Sample
 from twofold.bench.proof.statistics import percentile
 from twofold.bench.proof.workload import Limits, Request, Workload
+from twofold.bench.quiet import Clock, clock_with, others_share
 
 
 class EnergyMeter(Protocol):
@@ -29,8 +31,10 @@ def run_round(
     salt = f"round {seed} {number}" if workload.repeats else ""
     bodies = [body_of(request, running, salt) for request in requests]
     cpu, joules, begun = cpu_of(running), joules_of(energy), time.perf_counter()
+    clock = clock_with(cpu)
     answers = asyncio.run(everything(running, requests, bodies, workload.streams))
     seconds = time.perf_counter() - begun
+    others = others_between(clock, clock_with(cpu_of(running)))
     samples = [sample(running, number, index, answer) for index, answer in enumerate(answers)]
     figures = figures_of(samples, seconds, workload.limits)
     tokens = sum(item.answer_tokens for item in samples)
@@ -43,7 +47,8 @@ def run_round(
         figures |= {"peak_memory_mb": peak / 1e6} if peak else {}
     errors = sum(bool(item.error) for item in samples)
     role = running.contender.role
-    return Run(round=number, role=role, seconds=seconds, figures=figures, errors=errors), samples
+    run = Run(round=number, role=role, seconds=seconds, figures=figures, errors=errors, others_share=others)
+    return run, samples
 
 
 async def everything(
@@ -119,6 +124,11 @@ def is_in_time(item: Sample, limits: Limits) -> bool:
 def cpu_of(running: Running) -> float | None:
     """Seconds of work of a contender's process."""
     return running.server.cpu_s if running.server else None
+
+
+def others_between(before: Clock | None, after: Clock | None) -> float | None:
+    """Share of all cores that neither the client nor the contender used; None where that is not known."""
+    return others_share(before, after, os.cpu_count() or 1) if before and after else None
 
 
 def joules_of(energy: EnergyMeter | None) -> float | None:

@@ -111,13 +111,17 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The whole workload once. figures: by the names of METRICS, only those that could be measured."""
+    """The whole workload once. figures: by the names of METRICS, only those that could be measured.
+
+    others_share: of all cores, what other programs took meanwhile; None where that is not known.
+    """
 
     round: int
     role: Role
     seconds: float
     figures: Mapping[str, float]
     errors: int = 0
+    others_share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

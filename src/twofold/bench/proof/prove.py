@@ -19,9 +19,10 @@ from twofold.bench.proof.measure import EnergyMeter, run_round
 from twofold.bench.proof.model import ROLES, Proof, Quality, Role, Run, Sample
 from twofold.bench.proof.overhead import client_overhead, warnings
 from twofold.bench.proof.report import render
-from twofold.bench.proof.statistics import figures_of, ratios_of
+from twofold.bench.proof.statistics import figures_of, others_of, ratios_of
 from twofold.bench.proof.verdict import Demands, judge
 from twofold.bench.proof.workload import Workload
+from twofold.bench.quiet import LOUD
 from twofold.errors import BenchError
 
 WARM_UP = -1
@@ -150,7 +151,8 @@ def finish(plan: Plan, bundle: Bundle, course: Course, status: Any) -> Proof:
 
 def notes_of(plan: Plan, course: Course) -> list[str]:
     """What a reader must know about how it was measured."""
-    found = []
+    others = others_of(course.runs)
+    found = [f"Other programs took {others:.0%} of this machine's cores meanwhile."] if others > LOUD else []
     if plan.workload.repeats and any(item.contender.kind != "twofold" for item in course.started.values()):
         found.append(
             "Recorded traffic repeats in every round: a server that remembers prompts knows them from the second round "

@@ -53,6 +53,12 @@ def ratios_of(runs: Sequence[Run], seed: int) -> dict[str, Interval]:
     return found
 
 
+def others_of(runs: Sequence[Run]) -> float:
+    """Share of the cores that other programs took: the larger of the contenders' medians; 0 where nobody knows."""
+    known = [[run.others_share for run in runs if run.role == role and run.others_share is not None] for role in ROLES]
+    return max((float(np.median(part)) for part in known if part), default=0.0)
+
+
 def ratios_by_round(runs: Sequence[Run], name: str) -> list[tuple[int, float]]:
     """Round and ratio, for every round in which both contenders have the figure."""
     by_round: dict[int, dict[Role, Mapping[str, float]]] = {}

@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from twofold.bench.proof.model import METRICS, Interval, Quality, Run, Verdict
+from twofold.bench.proof.statistics import others_of
 
 LEAST_ROUNDS = 6
 """Below this an interval promises more than it holds (bench/proof/statistics.py)."""
+MOST_OTHERS = 0.25
+"""From this share of the cores on, other programs decide the ratio: beside a load of five on two cores transformers,
+whose threads wait for one another, was 52 times slower than twofold; on the same machine alone 9 times."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,12 @@ def speed_reasons(demands: Demands, ratio: Interval, runs: Sequence[Run]) -> lis
     rounds = len({run.round for run in runs})
     if rounds < LEAST_ROUNDS:
         reasons.append(f"{rounds} rounds were run; {LEAST_ROUNDS} are needed for an interval that holds")
+    others = others_of(runs)
+    if others > MOST_OTHERS:
+        reasons.append(
+            f"other programs took {others:.0%} of this machine's cores, which slows contenders unequally; at most "
+            f"{MOST_OTHERS:.0%} are allowed"
+        )
     return reasons
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.peers.quiet import Clock, busy_seconds, others_share, read_clock
+from twofold.bench.quiet import Clock, busy_seconds, clock_with, others_share, read_clock
 
 STAT = "cpu  100 20 30 9000 500 5 15 30 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n"
 
@@ -23,3 +23,10 @@ def test_what_the_engine_used_is_not_others() -> None:
 def test_the_clock_runs_forward() -> None:
     first = read_clock()
     assert read_clock().all_s >= first.all_s > 0
+
+
+def test_a_server_whose_work_nobody_tells_has_no_clock() -> None:
+    assert clock_with(None) is None
+    found = clock_with(1000.0)
+    assert found is not None
+    assert found.own_s > 1000.0

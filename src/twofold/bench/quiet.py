@@ -1,15 +1,16 @@
-"""How quiet the machine was: the share of its cores that other programs took while an engine ran."""
+"""How quiet the machine was: the share of its cores that other programs took while something was measured."""
 
 from __future__ import annotations
 
 import os
 import resource
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 LOUD = 0.05
 """A larger share is told beside the figures: engines whose threads wait for one another suffer first."""
+STAT = Path("/proc/stat")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +31,15 @@ def busy_seconds(stat: str, ticks_per_s: int) -> float:
 def read_clock() -> Clock:
     """The clock now."""
     own = resource.getrusage(resource.RUSAGE_CHILDREN)
-    stat = Path("/proc/stat").read_text()
-    return Clock(
-        at=time.monotonic(), all_s=busy_seconds(stat, os.sysconf("SC_CLK_TCK")), own_s=own.ru_utime + own.ru_stime
-    )
+    all_s = busy_seconds(STAT.read_text(), os.sysconf("SC_CLK_TCK"))
+    return Clock(at=time.monotonic(), all_s=all_s, own_s=own.ru_utime + own.ru_stime)
+
+
+def clock_with(server_s: float | None) -> Clock | None:
+    """The clock now, with this process and a server's seconds of work as one's own; None where either is not told."""
+    if server_s is None or not STAT.exists():
+        return None
+    return replace(read_clock(), own_s=time.process_time() + server_s)
 
 
 def others_share(before: Clock, after: Clock, cores: int) -> float:
