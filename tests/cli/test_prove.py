@@ -29,7 +29,7 @@ def refused(*arguments: str) -> str:
     ([], "name a model to prove"),
     (["demo", "--replay", "."], "one of the two"),
     (["http://127.0.0.1:1"], "needs the candidate's files"),
-    (["demo", "--price-class", "x"], "give the book with --prices"),
+    (["demo", "--price-class", "x"], "the price book has no machine 'x'"),
     (["demo", "--monthly-tokens", "1e9"], "no price of this machine"),
     (["demo", "--price-per-hour", "0"], "above 0"),
     (["demo", "--latency-limit", "1"], "two numbers of seconds"),
@@ -122,6 +122,24 @@ def test_several_baselines_are_proven_one_after_the_other(tmp_path: Path) -> Non
                                            "--baseline", one]  # fmt: skip
         again = run(["--replay", str(folders[one])], tmp_path / "again")
     assert "PROVEN" in again.stdout
+
+
+def test_a_replay_asks_what_was_asked_though_the_prompt_file_is_gone(tmp_path: Path) -> None:
+    prompts = tmp_path / "traffic.jsonl"
+    lines = [{"messages": [{"role": "user", "content": f"Où {number}?"}], "max_tokens": 8} for number in range(5)]
+    prompts.write_text("".join(json.dumps({**line, "expected": "It"}) + "\n" for line in lines))
+    sizes = ["--prompts", str(prompts), "--requests", "4", "--rounds", "6", "--target", "0.001"]
+    with scripted(Script()) as one, scripted(Script()) as other:
+        asked = [one, "--baseline", other, *sizes, "--price-class", "aws-c7i-xlarge"]
+        first = run(asked, tmp_path / "one")
+        prompts.unlink()
+        run(["--replay", str(tmp_path / "one")], tmp_path / "two")
+        run(["--replay", str(tmp_path / "two")], tmp_path / "three")
+    assert "A million output tokens, USD" in first.stdout
+    kept = [(tmp_path / name / "prompts.jsonl").read_text("utf-8") for name in ("one", "two", "three")]
+    assert kept[0] == kept[1] == kept[2]
+    assert [json.loads(line) for line in kept[0].splitlines()] == [{**line, "expected": "It"} for line in lines[:4]]
+    assert "prompts.jsonl" in (tmp_path / "one" / "SHA256SUMS").read_text()
 
 
 def run(arguments: list[str], folder: Path, status: int = 0) -> subprocess.CompletedProcess[str]:

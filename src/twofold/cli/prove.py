@@ -71,7 +71,11 @@ DEMANDS = (
 MONEY = (
     click.option("--price-per-hour", type=float, help="What the machine costs; without a price no cost is told."),
     click.option("--currency", default="USD", show_default=True, help="Currency of --price-per-hour."),
-    click.option("--prices", type=FILE, help="A price book (TOML); its hosted prices are compared with."),
+    click.option(
+        "--prices",
+        type=FILE,
+        help="A price book (TOML); its hosted prices are compared with. [default: the one that ships]",
+    ),
     click.option("--price-class", help="The machine's name in the price book."),
     click.option("--monthly-tokens", type=float, help="Output tokens of yours in a month, for the saving."),
 )
@@ -169,6 +173,9 @@ def show(proof: Proof) -> None:
         click.echo(f"same answers {quality.same:.0%} of {quality.compared}, words in common {quality.overlap:.0%}")
     if quality and quality.expected_candidate is not None and quality.expected_baseline is not None:
         click.echo(f"right answers {quality.expected_baseline:.1%} -> {quality.expected_candidate:.1%}")
+    if proof.cost:
+        before, after = (proof.cost.per_million_output[role] for role in ("baseline", "candidate"))
+        click.echo(f"{f'A million output tokens, {proof.cost.currency}':42} {before:>12.4f} -> {after:>12.4f}")
     for text in proof.problems:
         click.echo(f"note: {text}")
     click.echo(proof.verdict.headline)
@@ -268,12 +275,10 @@ def read_limits(text: str | None) -> Limits | None:
 
 def read_price(options: dict[str, Any]) -> tuple[tuple[float, str, str] | None, dict[str, Any]]:
     """Price per hour, currency and source, and hosted prices; raises SettingsError for half a price."""
-    from twofold.bench.prices import read_book
+    from twofold.bench.prices import own_book, read_book
 
     per_hour, name = options["price_per_hour"], options["price_class"]
-    book = read_book(options["prices"]) if options["prices"] else None
-    if name and not book:
-        raise SettingsError("--price-class names an entry of a price book; give the book with --prices")
+    book = read_book(options["prices"]) if options["prices"] else own_book() if name else None
     if per_hour is not None and name:
         raise SettingsError("--price-per-hour and --price-class are two prices of one machine; give one of them")
     if per_hour is not None:
@@ -291,12 +296,14 @@ def read_price(options: dict[str, Any]) -> tuple[tuple[float, str, str] | None, 
 
 def repeat(folder: Path, output: Path) -> None:
     """Run a bundle's own command again and compare the ratios. Raises BenchError for what is no bundle."""
-    from twofold.bench.proof.bundle import read_result
+    from twofold.bench.proof.bundle import PROMPTS, read_result
     from twofold.bench.proof.replay import compare
 
     before = read_result(folder)
     arguments = [str(item) for item in before["command"]][1:]
-    with command.make_context("prove", arguments[1:]) as context:
+    kept = folder / PROMPTS
+    given = [*without(arguments[1:], "prompts"), "--prompts", str(kept)] if kept.exists() else arguments[1:]
+    with command.make_context("prove", given) as context:
         options = dict(context.params)
     model = options.pop("model")
     options.pop("output")

@@ -1,4 +1,4 @@
-"""The folder a proof is kept in: result.json, samples.jsonl, workload, report.html, logs, and checksums of all of them.
+"""The folder a proof is kept in: result.json, samples.jsonl, recorded prompts, report.html, logs, and their checksums.
 
 Samples are written after every round, so that a proof that is cut short leaves what it has.
 """
@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from twofold.bench.proof.model import SCHEMA, Proof, Sample
+from twofold.bench.proof.workload import Request
 from twofold.errors import BenchError, SettingsError
 
 RESULT, SAMPLES, REPORT, SUMS = "result.json", "samples.jsonl", "report.html", "SHA256SUMS"
+PROMPTS = "prompts.jsonl"
 MOST_BYTES = 256 * 2**20
 
 
@@ -33,6 +35,12 @@ class Bundle:
         self.logs = folder / "logs"
         self.logs.mkdir()
         (folder / SAMPLES).touch()
+
+    def keep_prompts(self, requests: Sequence[Request]) -> None:
+        """Keep recorded traffic, as `--prompts` takes it, so that a replay asks the same; made-up one has its seed."""
+        lines = [{**item.body, **({"expected": item.expected} if item.expected else {})} for item in requests]
+        if lines:
+            write(self.folder / PROMPTS, "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in lines))
 
     def add(self, samples: Sequence[Sample]) -> None:
         """Keep the samples of a round."""

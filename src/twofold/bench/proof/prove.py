@@ -65,6 +65,7 @@ def prove(plan: Plan, bundle: Bundle, energy: EnergyMeter | None, tell: Callable
     `tell` hears what happens. Raises BenchError when a contender does not come up or answers nothing.
     """
     course = Course()
+    bundle.keep_prompts(plan.workload.recorded)
     try:
         measure(plan, bundle, course, energy, tell)
         judge_quality(plan, course, tell)
