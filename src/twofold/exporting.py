@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from twofold.errors import SettingsError
 from twofold.export.manifest import ExportedGraph
 from twofold.loading import ORIGINAL, Model, Progress, open_model
+from twofold.ops.formats import format_of
 from twofold.ops.packed import Format, Packed
 from twofold.ops.types import Target
 from twofold.placing import host_packer
@@ -48,10 +49,18 @@ def export_model(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     model.files.copy_to(temporary)
-    order = Order(target=target, dtype=dtype, keeps_groups=model.quantised_dtype is not None)
+    order = Order(target=target, dtype=dtype, grouped=grouped(model))
     write_graph(model.architecture, store.names, reader(model, store, progress), order, temporary)
     temporary.rename(output)
     return output
+
+
+def grouped(model: Model) -> frozenset[str]:
+    """Names of the weights a checkpoint has four-bit codes of, with a scale for every group of inputs."""
+    if model.quantised_dtype is None:
+        return frozenset()
+    formats = model.formats(model.quantised_dtype)
+    return frozenset(target.name for target in model.targets if format_of(formats, target) == "group4")
 
 
 def reader(model: Model, store: Store, progress: Progress | None) -> Callable[[Target, int | None, Format], Packed]:

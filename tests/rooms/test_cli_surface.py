@@ -36,6 +36,7 @@ SURFACE = {
     "quantize": ["model", "-o", "--scheme", "--budget", "--method", "--transform", "--calibration"],
     "export": [],
     "export write": ["model", "-o", "--target", "--dtype"],
+    "export verify": ["folder", "--against", "--device", "--threads", "--json"],
     "bench": ["model", *LOADING, "--repeats", "--preset", "--json"],
     "prove": [
         *("model", "-o", "--replay", "--dtype", "--baseline", "--baseline-dtype", "--name", "--baseline-name"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ from twofold.errors import SettingsError
 
 if TYPE_CHECKING:
     from twofold.export.forms import Form
+    from twofold.verifying import Verdict
 
 
 class ModelOrVerb(click.Group):
@@ -74,3 +77,44 @@ def write(model: str, output: Path, target: str, dtype: Form) -> None:
             raise SettingsError(f"{output} cannot be written: {error}") from error
     size = sum(path.stat().st_size for path in folder.iterdir())
     click.echo(f"{folder}: {size / 1e6:,.1f} MB, {target}, {dtype}")
+
+
+@command.command(
+    epilog="Examples:  twofold export verify demo-onnx --against demo  |  "
+    "twofold export verify scout-onnx --against ./scout --device cuda --json"
+)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--against", required=True, metavar="MODEL", help="The checkpoint that was exported.")
+@click.option("--device", help="ONNX Runtime's execution provider: cpu, cuda, tensorrt, openvino ... [default: cpu]")
+@click.option("--threads", type=int, help="Threads of ONNX Runtime. [default: its own choice]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object in place of the text.")
+def verify(folder: Path, against: str, device: str | None, threads: int | None, as_json: bool) -> None:
+    """Compare FOLDER with the model it was made of: files, operators, logits across chunk boundaries, answers.
+
+    Weights are compared as they were rounded, so that logits must agree to 1e-4 of the largest; what rounding itself
+    costs is told as KL divergence. Both are in memory in float32: for models of up to some billion parameters. The
+    exit status is 1 when a check fails.
+    """
+    from twofold.verifying import verify_export
+
+    found = verify_export(folder, against, device, threads)
+    if as_json:
+        click.echo(json.dumps({**asdict(found), "passed": found.passed}))
+    else:
+        show(found)
+    if not found.passed:
+        raise click.exceptions.Exit(1)
+
+
+def show(found: Verdict) -> None:
+    """Operators and opsets, then every check in a line."""
+    contents = found.contents
+    opsets = ", ".join(f"{domain} {number}" for domain, number in contents.opsets.items())
+    sizes = f"{found.graph_bytes:,} bytes of graph, {found.weight_bytes:,} of weights"
+    click.echo(f"{contents.nodes:,} nodes, {sizes}; {opsets}")
+    click.echo(", ".join(f"{number} {name}" for name, number in contents.operators.items()))
+    for check in found.checks:
+        word = "passed" if check.passed else "FAILED"
+        click.echo(f"{word}  {check.name}: {check.found:.3g}, at most {check.allowed:g}")
+    click.echo(f"the longest text crosses {found.chunks} boundaries of attention chunks")
+    click.echo(f"against the model in float32: KL divergence {found.kl:.5f}, same best token {found.agreement:.2%}")

@@ -33,7 +33,7 @@ class GraphForward:
     """Runs batches through a session; see models.network.Forward. The ops it is given are the cache's only."""
 
     def __init__(self, opened: Opened) -> None:
-        self.session = opened.session
+        self.opened = opened
         self.manifest = opened.manifest
         names = [f"new_key_values.{index}.{kind}" for index in range(len(self.chunks)) for kind in ("key", "value")]
         self._outputs = ["logits", *names]
@@ -48,7 +48,7 @@ class GraphForward:
         logits_RV = np.empty((len(batch.rows_R), self.manifest.vocabulary), np.float32)
         for group in self.groups(batch):
             wanted_R, places_W = self.wanted(batch, group)
-            logits_WV, *new = self.session.run(self._outputs, self.feeds(batch, group, cache, wanted_R))
+            logits_WV, *new = self.opened.run(self._outputs, self.feeds(batch, group, cache, wanted_R))
             logits_RV[places_W] = logits_WV
             self.keep(batch, group, cache, new)
         return logits_RV

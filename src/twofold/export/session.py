@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from twofold.errors import CheckpointError, SettingsError, UnsupportedModel
+from twofold.errors import CheckpointError, SettingsError, UnsupportedModel, UnsupportedOp
 from twofold.export.manifest import GRAPH_NAME, ExportedGraph, Manifest
 from twofold.export.providers import choose_provider
+from twofold.ops.packed import AnyArray
 
 INSTALL = "pip install 'twofold[export]'"
 EXACT, FAST = "1", "4"
@@ -23,6 +25,15 @@ class Opened:
 
     session: Any
     manifest: Manifest
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, AnyArray]) -> list[AnyArray]:
+        """These outputs. Raises UnsupportedOp when the runtime gives up."""
+        try:
+            found: list[AnyArray] = self.session.run(outputs, feeds)
+        except refusals() as error:
+            told = " ".join(str(error).split())[:300]
+            raise UnsupportedOp(f"ONNX Runtime could not run {GRAPH_NAME} ({self.manifest.target}): {told}") from error
+        return found
 
 
 def open_session(graph: ExportedGraph, device: str | None = None, threads: int | None = None) -> Opened:
@@ -42,18 +53,23 @@ def open_session(graph: ExportedGraph, device: str | None = None, threads: int |
 def start(folder: Path, manifest: Manifest, providers: list[str], threads: int | None) -> Any:
     """A session; the runtime's refusal becomes CheckpointError or UnsupportedModel."""
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as kinds
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", EXACT)
-    refusals = (kinds.Fail, kinds.InvalidGraph, kinds.InvalidProtobuf, kinds.InvalidArgument, kinds.NoSuchFile,
-                kinds.NotImplemented, kinds.RuntimeException, kinds.EPFail)  # fmt: skip
     try:
         return onnxruntime.InferenceSession(folder / GRAPH_NAME, options, providers=providers)
-    except refusals as error:
+    except refusals() as error:
         raise refused(folder, manifest, str(error)) from error
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises; its exceptions have no base of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as kinds
+
+    return (kinds.Fail, kinds.InvalidGraph, kinds.InvalidProtobuf, kinds.InvalidArgument, kinds.NoSuchFile,
+            kinds.NotImplemented, kinds.RuntimeException, kinds.EPFail)  # fmt: skip
 
 
 def refused(folder: Path, manifest: Manifest, words: str) -> CheckpointError | UnsupportedModel:

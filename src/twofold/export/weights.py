@@ -5,7 +5,7 @@ A graph keeps matrices transposed, [D, N], because that is how MatMul multiplies
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,16 +78,15 @@ class Field:
 class Weights:
     """Reads matrices and writes them into the weights file, each once."""
 
-    def __init__(self, graph: Graph, read: ReadMatrix, keeps_groups: bool) -> None:
+    def __init__(self, graph: Graph, read: ReadMatrix, grouped: Collection[str]) -> None:
         self.graph = graph
         self._read = read
-        self._keeps_groups = keeps_groups  # the checkpoint holds four-bit codes that int4 can take as they are
+        self._grouped = grouped
         self._names: dict[str, list[str]] = {}
 
     def matrix(self, weight: GraphWeight, expert: int | None = None) -> Packed:
         """One matrix as packed by the weight's form; of int4 a Dense or a Group4."""
-        is_int4 = weight.form == "int4" and self._keeps_groups
-        return self._read(weight.target, expert, "group4" if is_int4 else LOADED_AS[weight.form])
+        return self._read(weight.target, expert, read_as(weight, self._grouped))
 
     def plain(self, weight: GraphWeight) -> list[str]:
         """Place a weight as it is read, [N, D] or [D]; an embedding may be asked for again, as the head."""
@@ -126,6 +125,22 @@ class Weights:
             for part in parts:
                 file.append(part.data)
             yield name + part.suffix, part.dtype, (*prefix, *part.shape), Span(begin, file.size_bytes - begin)
+
+
+def read_as(weight: GraphWeight, grouped: Collection[str]) -> Format:
+    """How a weight is read; `grouped` are those the checkpoint has four-bit codes of, which int4 may keep."""
+    is_kept = weight.form == "int4" and weight.target.name in grouped
+    return "group4" if is_kept else LOADED_AS[weight.form]
+
+
+def stands_for(weight: GraphWeight, packed: Packed) -> Floats:
+    """What a matrix (or vector) in its form stands for, float32; `packed` is how it was read."""
+    if weight.form == "int4":
+        q_ND, scales_NG = int4_codes(packed, weight.target.name)
+        values: Floats = q_ND * np.repeat(scales_NG, GROUP_COLUMNS, axis=1)[:, : q_ND.shape[1]]
+        return values
+    values = values_of(packed, weight.target.name)
+    return half(values, weight.target.name).astype(np.float32) if weight.form == "f16" else values
 
 
 def values_of(packed: Packed, name: str) -> Floats:

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What is to be written. keeps_groups: the checkpoint has four-bit codes of its own, which int4 keeps."""
+    """What is to be written. grouped: names of weights that have four-bit codes of their own, which int4 may keep."""
 
     target: str
     dtype: Form
-    keeps_groups: bool = False
+    grouped: frozenset[str] = frozenset()
 
 
 def write_graph(
@@ -42,7 +42,7 @@ def write_graph(
     """
     with WeightsFile(folder / WEIGHTS_NAME) as file:
         graph = Graph(file)
-        weights = Weights(graph, read, order.keeps_groups)
+        weights = Weights(graph, read, order.grouped)
         is_portable = order.target == "portable"
         is_packed = not is_portable and architecture.cache_shape.head_size % HEAD_STEP == 0
         inputs = Inputs(graph, architecture.cache_shape, is_packed)
