@@ -2,9 +2,9 @@
 
 A program takes some rows of W and all of their columns, a thread a group of 32 codes (16 bytes) at a time. Of a group
 
-    sum(s (q - z) x) = s (16 sum((1 + q / 16) x) - (16 + z) sum(x))
+    sum(s (q - z) x) = s (128 sum((1 + q / 128) x) - (128 + z) sum(x))
 
-where 1 + q / 16 is made from the bits of q by a shift and one logical instruction. Activations are used as they are,
+where 1 + q / 128 is made from the bits of q by one instruction. Activations are used as they are,
 float32 or bfloat16; everything is float32, and a sum has the same order whatever else is in the batch.
 """
 
@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.tiles import read_tile
 from twofold.backends.gpu.weights import Group4Weight
 
@@ -77,39 +78,53 @@ class Rows:
 
 CONFIGS = (
     Tiling(4, 512, 4),
+    Tiling(16, 512, 4),
     Tiling(4, 1024, 4),
-    Tiling(8, 512, 4),
     Tiling(8, 1024, 4),
-    Tiling(2, 2048, 4),
     Tiling(4, 512, 1),
-    Tiling(4, 512, 2),
+    Tiling(8, 512, 2),
 )
 """What a sweep tries."""
 
 
+_BYTES = tl.constexpr(
+    "{ .reg .b32 t, c; mov.b32 c, 0x3F000000; lop3.b32 t, $4, 0x0F0F0F0F, 0x80808080, 0xEA;"
+    " prmt.b32 $0, t, c, 0x7044; prmt.b32 $1, t, c, 0x7144; prmt.b32 $2, t, c, 0x7244; prmt.b32 $3, t, c, 0x7344; }"
+)
+
+
 @triton.jit
-def unpack(words, position: tl.constexpr):
-    """1 + q / 16 of the code q at bits position .. position + 3 of every word, as float32."""
-    if position <= 19:
-        placed = words << (19 - position)
+def placed_byte(words, byte: tl.constexpr):
+    """The bits of 1 + q / 128, where q is the low nibble of a byte of every word."""
+    return (((words >> (8 * byte)) & 0x0F) << 16) | 0x3F800000
+
+
+@triton.jit
+def four_columns(words, ROWS: tl.constexpr, GROUPS: tl.constexpr, TARGET: tl.constexpr):
+    """1 + q / 128 of the low nibbles of words: float32 [ROWS, GROUPS, 16] in the order of columns.
+
+    One instruction brings a byte to where float32 has the upper seven bits of its fraction.
+    """
+    if TARGET == "cuda":
+        first, second, third, fourth = tl.inline_asm_elementwise(
+            _BYTES, "=r,=r,=r,=r,r", [words], dtype=(tl.int32, tl.int32, tl.int32, tl.int32), is_pure=True, pack=1
+        )
     else:
-        placed = words >> (position - 19)
-    return ((placed & 0x780000) | 0x3F800000).to(tl.float32, bitcast=True)
+        first, second, third, fourth = (
+            placed_byte(words, 0),
+            placed_byte(words, 1),
+            placed_byte(words, 2),
+            placed_byte(words, 3),
+        )
+    bits = tl.join(tl.join(first, third), tl.join(second, fourth))
+    return tl.reshape(bits, [ROWS, GROUPS, 16]).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def four_columns(words, first: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr):
-    """1 + q / 16 of the codes at bits first, first + 8, + 16 and + 24: [ROWS, GROUPS, 16] in the order of columns."""
-    even = tl.join(unpack(words, first), unpack(words, first + 16))
-    odd = tl.join(unpack(words, first + 8), unpack(words, first + 24))
-    return tl.reshape(tl.join(even, odd), [ROWS, GROUPS, 16])
-
-
-@triton.jit
-def unpack_groups(words, ROWS: tl.constexpr, GROUPS: tl.constexpr):
-    """1 + q / 16 of all codes of words [ROWS, GROUPS * 4]: float32 [ROWS, GROUPS * 32] in the order of columns."""
-    low = four_columns(words, 0, ROWS, GROUPS)
-    high = four_columns(words, 4, ROWS, GROUPS)
+def unpack_groups(words, ROWS: tl.constexpr, GROUPS: tl.constexpr, TARGET: tl.constexpr):
+    """1 + q / 128 of all codes of words [ROWS, GROUPS * 4]: float32 [ROWS, GROUPS * 32] in the order of columns."""
+    low = four_columns(words, ROWS, GROUPS, TARGET)
+    high = four_columns(words >> 4, ROWS, GROUPS, TARGET)
     return tl.reshape(tl.permute(tl.join(low, high), [0, 1, 3, 2]), [ROWS, GROUPS * 32])
 
 
@@ -118,6 +133,7 @@ def few_group4_kernel(
     x, codes, scales, zeros, experts, gates, add, y, N, stored_rows, x_stride, add_stride,
     D: tl.constexpr, GROUPS_OF_ROW: tl.constexpr, TOKENS: tl.constexpr, ACTIVE: tl.constexpr,
     HAS_GATES: tl.constexpr, HAS_ADD: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr,
+    TARGET: tl.constexpr,
 ):  # fmt: skip
     """codes int32 words [E, N16, G, 4]; scales, zeros f16 [E, N16, G]; the rest as in few_kernel."""
     WORDS: tl.constexpr = GROUPS * 4
@@ -136,24 +152,30 @@ def few_group4_kernel(
     sums = (zero,)
     for _ in tl.static_range(TOKENS - 1):
         sums = sums + (zero,)  # noqa: RUF005
+    group = tl.arange(0, GROUPS)
+    places = first[:, None] + group[None, :]
+    word_places = first[:, None] * 4 + word[None, :]
+    words = read_tile(codes + word_places, (word < GROUPS_OF_ROW * 4)[None, :], MASKED)
+    scale = read_tile(scales + places, (group < GROUPS_OF_ROW)[None, :], MASKED)
+    zero_point = read_tile(zeros + places, (group < GROUPS_OF_ROW)[None, :], MASKED)
     for start in range(0, GROUPS_OF_ROW, GROUPS):
-        group = start + tl.arange(0, GROUPS)
-        places = first[:, None] + group[None, :]
-        word_places = first[:, None] * 4 + (start * 4 + word)[None, :]
-        inside = (group < GROUPS_OF_ROW)[None, :]
-        words = read_tile(codes + word_places, (start * 4 + word < GROUPS_OF_ROW * 4)[None, :], MASKED)
-        scale = read_tile(scales + places, inside, MASKED).to(tl.float32)
-        zero_point = read_tile(zeros + places, inside, MASKED).to(tl.float32)
-        units = unpack_groups(words, ROWS, GROUPS)
-        offset = -scale * (zero_point + 16.0)
+        after = start + GROUPS  # what comes next is under way while this is multiplied
+        is_word, is_group = after * 4 + word < GROUPS_OF_ROW * 4, after + group < GROUPS_OF_ROW
+        next_words = tl.load(codes + word_places + after * 4, mask=is_word[None, :], other=0)
+        next_scale = tl.load(scales + places + after, mask=is_group[None, :], other=0.0)
+        next_zero_point = tl.load(zeros + places + after, mask=is_group[None, :], other=0.0)
+        units = unpack_groups(words, ROWS, GROUPS, TARGET)
+        factor = scale.to(tl.float32)
+        offset = -factor * (zero_point.to(tl.float32) + 128.0)
         column = start * 32 + tl.arange(0, GROUPS * 32)
         grown = ()
         for t in tl.static_range(TOKENS):
             x_D = read_tile(x_row + t * x_stride + column, column < D, D % (GROUPS * 32) != 0).to(tl.float32)
             products = tl.sum(tl.reshape(units * x_D[None, :], [ROWS, GROUPS, 32]), axis=2)
             x_sums = tl.sum(tl.reshape(x_D, [GROUPS, 32]), axis=1)
-            grown = grown + (sums[t] + (scale * 16.0 * products + offset * x_sums[None, :]),)  # noqa: RUF005
+            grown = grown + (sums[t] + (factor * 128.0 * products + offset * x_sums[None, :]),)  # noqa: RUF005
         sums = grown
+        words, scale, zero_point = next_words, next_scale, next_zero_point
     for t in tl.static_range(TOKENS):
         result = tl.sum(sums[t], axis=1)
         if HAS_GATES:
@@ -165,7 +187,7 @@ def few_group4_kernel(
 
 def choose(tokens: int) -> Tiling:
     """The tiling for so many tokens at once."""
-    return Tiling(4 if tokens <= 4 else 2, 512, 4)
+    return Tiling(8 if tokens == 1 else 4 if tokens <= 4 else 2, 512, 4)
 
 
 def launch_group4(rows: Rows, weight: Group4Weight, tiling: Tiling | None) -> None:
@@ -188,5 +210,6 @@ def launch_group4(rows: Rows, weight: Group4Weight, tiling: Tiling | None) -> No
         **rows.constants(),
         ROWS=tiling.rows,
         GROUPS=tiling.row_bytes // GROUP_BYTES,
+        TARGET=target(),
         num_warps=tiling.warps,
     )
