@@ -1,1 +1,1 @@
-"""Checks and measurements of the GPU kernels, to be run where there is a device."""
+"""The gpu backend on a real device: every kernel is right first, then fast, beside what the device can do at most."""

@@ -24,7 +24,7 @@ from twofold.ops.interface import Ops
 from twofold.ops.packed import Packer
 from twofold.ops.types import KvDtype, Target, Weight
 from twofold.phases import Phases
-from twofold.placing import available_bytes, build_ops, build_packer, choose_place
+from twofold.placing import available_bytes, build_ops, build_packer, captured, choose_place
 from twofold.quant.schemes import scheme
 from twofold.text.chat import ChatTemplate
 from twofold.text.tokenizer import Tokenizer, check_vocabulary
@@ -167,7 +167,7 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
     template = model.files.template(architecture.family)
     phases.end("tokenizer")
     ops = build_ops(resolved)
-    forward = bind(model, resolved, ops.packer, progress)
+    forward = captured(resolved, ops, bind(model, resolved, ops.packer, progress))
     phases.end("weights")
     return Loaded(
         model=model,

@@ -9,6 +9,7 @@ from pathlib import Path
 from twofold.config import Resolved, Settings
 from twofold.errors import NativeUnavailable, SettingsError
 from twofold.graphs import BACKEND, check_graph_kv, refuse_graph_backend
+from twofold.models.network import Forward
 from twofold.ops.interface import Ops
 from twofold.ops.packed import Packer
 from twofold.weights.memory import available_memory
@@ -64,6 +65,16 @@ def build_ops(settings: Resolved) -> Ops:
     from twofold.backends.cpu.ops import CpuOps
 
     return CpuOps(threads=settings.threads, kv_dtype=settings.kv_cache_dtype)
+
+
+def captured(settings: Resolved, ops: Ops, forward: Forward) -> Forward:
+    """The network's forward function as the backend runs it best: replayed as a graph where it can be."""
+    if settings.backend != "gpu":
+        return forward
+    from twofold.backends.gpu.ops import TorchOps
+
+    assert isinstance(ops, TorchOps)
+    return ops.captured(forward)
 
 
 def host_packer() -> Packer:

@@ -25,13 +25,14 @@ class DeviceBatch(Batch):
     """A batch whose arrays are tensors.
 
     host: the arrays it was made from; sequence_T int32: the sequence of every row; longest: rows of the longest
-    sequence. is_decode: every sequence has one row, and its logits are wanted. Padding rows, which come last, have
-    slot -1: they are not written to the cache, and nobody looks at what they give.
+    sequence; slot: the memory it lies in, where that is used step after step (graphs.py). Padding rows, which come
+    last, have slot -1 in their pages: they are not written to the cache, and nobody looks at what they give.
     """
 
     host: Batch
     sequence_T: Array
     longest: int
+    slot: Any = None
 
     @property
     def rows(self) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +16,12 @@ from twofold.backends.gpu.sampling import sample
 from twofold.backends.gpu.weights import DenseWeight, GpuWeight, RefinedWeight, decode, rows_of, to_device
 from twofold.ops.layout import AnyArray, Dense, Floats, Fp8, Group4, Int4, Int8, Packed, Packer, Refined
 from twofold.ops.rope import frequencies
-from twofold.ops.types import Batch, CacheShape, Drawn, KvDtype, Pages, Rope, RowSampling, Temperature
+from twofold.ops.types import Array, Batch, CacheShape, Drawn, KvDtype, Pages, Rope, RowSampling, Temperature
 
 PACKED = (Dense, Int8, Int4, Refined, Group4, Fp8)
 Angles = tuple[Tensor, Tensor]
+Forward = Callable[[Any, Batch, list[Any]], Any]
+"""forward(ops, batch, cache) -> logits_RV."""
 
 
 class GpuPacker:
@@ -48,6 +51,10 @@ class TorchOps:
         self.packer = GpuPacker(packer, self.device)
         self._kv_dtype = kv_dtype
         self._weights: dict[int, tuple[weakref.ref[Packed], GpuWeight]] = {}
+
+    def captured(self, forward: Forward) -> Forward:
+        """The network's forward function as this backend runs it best."""
+        return forward
 
     def weight(self, given: Packed | GpuWeight) -> GpuWeight:
         """The weight on the device."""
@@ -94,7 +101,7 @@ class TorchOps:
         """Bytes in."""
         write_block(layers, block, content)
 
-    def embed(self, table_VD: Packed | GpuWeight, tokens_T: Tensor) -> Tensor:
+    def embed(self, table_VD: Packed | GpuWeight, tokens_T: Tensor) -> Array:
         """Rows of the table, decoded."""
         table = self.weight(table_VD)
         if isinstance(table, RefinedWeight):
@@ -107,26 +114,26 @@ class TorchOps:
         angles_TK2 = positions_T.float()[:, None] * frequencies_K2[None]
         return angles_TK2.cos(), angles_TK2.sin()
 
-    def norm(self, x_TD: Tensor, weight_D: Packed | GpuWeight, epsilon: float) -> Tensor:
+    def norm(self, x_TD: Tensor, weight_D: Packed | GpuWeight, epsilon: float) -> Array:
         """RMS norm with a weight."""
         weight = self.weight(weight_D)
         assert isinstance(weight, DenseWeight), "norms are Dense"
         return self.unit_norm(x_TD, epsilon) * weight.values.float()
 
-    def linear(self, x_TD: Tensor, weight_ND: Packed | GpuWeight) -> Tensor:
+    def linear(self, x_TD: Tensor, weight_ND: Packed | GpuWeight) -> Array:
         """Product with a weight of any format."""
         return products.linear(x_TD, self.weight(weight_ND))
 
-    def logits(self, x_RD: Tensor, head_VD: Packed | GpuWeight) -> Tensor:
+    def logits(self, x_RD: Tensor, head_VD: Packed | GpuWeight) -> Array:
         """linear; of a Refined head the residual counts in each row's best panels only."""
         return products.logits(x_RD, self.weight(head_VD))
 
-    def split_heads(self, qkv_TN: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    def split_heads(self, qkv_TN: Tensor, heads: int, kv_heads: int) -> tuple[Array, Array, Array]:
         """Cut the columns into q, k and v heads: views."""
         all_heads = qkv_TN.reshape(len(qkv_TN), heads + 2 * kv_heads, -1)
         return all_heads[:, :heads], all_heads[:, heads : heads + kv_heads], all_heads[:, heads + kv_heads :]
 
-    def rotate(self, x_THK: Tensor, angles: Angles, setting: Rope) -> Tensor:
+    def rotate(self, x_THK: Tensor, angles: Angles, setting: Rope) -> Array:
         """Turn each pair (a, b) into (a cos - b sin, a sin + b cos)."""
         cosine, sine = (angle.unsqueeze(1) for angle in angles)
         half = x_THK.shape[-1] // 2
@@ -134,12 +141,12 @@ class TorchOps:
         turned = (a * cosine - b * sine, a * sine + b * cosine)
         return torch.stack(turned, dim=-1).flatten(-2) if setting.interleaved else torch.cat(turned, dim=-1)
 
-    def unit_norm(self, x_THK: Tensor, epsilon: float) -> Tensor:
+    def unit_norm(self, x_THK: Tensor, epsilon: float) -> Array:
         """x / sqrt(mean(x^2) + epsilon) over the last axis."""
         x_THK = x_THK.float()
         return x_THK / (x_THK.square().mean(dim=-1, keepdim=True) + epsilon).sqrt()
 
-    def temperature(self, q_THK: Tensor, positions_T: Tensor, setting: Temperature) -> Tensor:
+    def temperature(self, q_THK: Tensor, positions_T: Tensor, setting: Temperature) -> Array:
         """Scale queries by 1 + scale * ln(1 + floor((p + 1) / floor))."""
         return q_THK * factors(positions_T, setting)[:, None, None]
 
@@ -152,21 +159,21 @@ class TorchOps:
         batch: Batch,
         pages: Pages,
         chunk: int | None,
-    ) -> Tensor:
+    ) -> Array:
         """Store keys and values, then attend."""
         assert isinstance(batch, DeviceBatch), "batches are uploaded first"
         attention.store(cache, k_TGK, v_TGK, pages.slots_T)
         return attention.attend(q_THK, cache, batch, pages, chunk)
 
-    def add(self, x_TD: Tensor, y_TD: Tensor) -> Tensor:
+    def add(self, x_TD: Tensor, y_TD: Tensor) -> Array:
         """x + y."""
         return x_TD + y_TD
 
-    def swiglu(self, gate_up_TN: Tensor) -> Tensor:
+    def swiglu(self, gate_up_TN: Tensor) -> Array:
         """silu(first half) * second half."""
         return products.swiglu(gate_up_TN)
 
-    def route(self, x_TD: Tensor, router_ED: Packed | GpuWeight, active: int) -> tuple[Tensor, Tensor]:
+    def route(self, x_TD: Tensor, router_ED: Packed | GpuWeight, active: int) -> tuple[Array, Array]:
         """Best logits first; a stable sort keeps the lower index on ties."""
         logits_TE = self.linear(x_TD, router_ED)
         best, experts_TE = logits_TE.sort(dim=-1, descending=True, stable=True)
@@ -179,11 +186,11 @@ class TorchOps:
         gates_TA: Tensor,
         gate_up_END: Packed | GpuWeight,
         down_EDF: Packed | GpuWeight,
-    ) -> Tensor:
+    ) -> Array:
         """Every token through each of its experts."""
         return products.experts(x_TD, experts_TA, gates_TA, self.weight(gate_up_END), self.weight(down_EDF))
 
-    def take(self, x_TD: Tensor, rows_R: Tensor) -> Tensor:
+    def take(self, x_TD: Tensor, rows_R: Tensor) -> Array:
         """The named rows."""
         return x_TD[rows_R.long()]
 

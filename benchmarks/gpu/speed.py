@@ -1,0 +1,106 @@
+"""Decode and prefill of networks with random weights, each beside the device's measured limits."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from benchmarks.gpu import networks
+from benchmarks.gpu.limits import seconds
+from twofold.engine.engine import Engine
+from twofold.engine.request import SamplingParams
+from twofold.models.network import Architecture
+from twofold.ops.cost import expected_read_bytes
+
+PROMPT = 64
+STEPS = 24
+
+
+def decode(
+    dtype: str, layers: int | None, streams: tuple[int, ...], limits: dict[str, float], context: int = 256
+) -> Iterator[dict[str, Any]]:
+    """Steps of so many sequences: milliseconds on the device, tokens per second through the engine."""
+    architecture = networks.network(networks.SCOUT, layers)
+    weights = networks.random_weights(architecture, dtype, "cuda")
+    ops = networks.build_ops("cuda")
+    counted = networks.count(architecture, dtype)
+    for count in streams:
+        engine = networks.build_engine(ops, architecture, weights, count, context)
+        found = run_streams(engine, count, architecture)
+        graph = next(iter(engine.forward._captures.values()), None) if hasattr(engine.forward, "_captures") else None
+        device_s = seconds(graph.graph.replay, repeats=20) if graph else found["step_s"]
+        size = expected_read_bytes(counted, architecture.expert_count, count)
+        yield {
+            "network": "scout",
+            "layers": architecture.layers,
+            "dtype": dtype,
+            "streams": count,
+            "device_ms": device_s * 1e3,
+            "step_ms": found["step_s"] * 1e3,
+            "tokens_per_s": count / found["step_s"],
+            "weight_bytes": size,
+            "share_of_read_limit": size / device_s / limits["read_bytes_per_s"],
+        }
+        del engine, graph
+        torch.cuda.empty_cache()
+
+
+def run_streams(engine: Engine, count: int, architecture: Architecture) -> dict[str, float]:
+    """Median time of a decoding step of `count` sequences."""
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(count):
+        prompt = torch.randint(0, architecture.vocabulary, (PROMPT,), generator=generator).tolist()
+        engine.add(prompt, SamplingParams(temperature=0.0, max_tokens=STEPS + 8, ignore_eos=True))
+    times: list[float] = []
+    while not engine.is_idle:
+        start = time.perf_counter()
+        engine.step()
+        plan = engine.latest
+        if plan is not None and plan.reading_rows == 0 and plan.decoding == count:
+            times.append(time.perf_counter() - start)
+    return {"step_s": statistics.median(times[3:] or times)}
+
+
+def prefill(
+    dtype: str, layers: int | None, lengths: tuple[int, ...], limits: dict[str, float]
+) -> Iterator[dict[str, Any]]:
+    """One prompt read in one step: milliseconds, tokens per second, share of the measured bf16 product."""
+    architecture = networks.network(networks.SCOUT, layers)
+    weights = networks.random_weights(architecture, dtype, "cuda")
+    ops = networks.build_ops("cuda")
+    counted = networks.count(architecture, dtype)
+    head = architecture.vocabulary * architecture.hidden
+    for length in lengths:
+        engine = networks.build_engine(ops, architecture, weights, 1, length + 64, step_tokens=length)
+        generator = torch.Generator().manual_seed(5)
+        prompt = torch.randint(0, architecture.vocabulary, (length,), generator=generator).tolist()
+        times = []
+        for _ in range(4):
+            engine.add(prompt, SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True))
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            while not engine.is_idle:
+                engine.step()
+            times.append(time.perf_counter() - start)
+        step_s = min(times[1:])
+        parameters = counted.read_parameters_per_token - head - architecture.hidden
+        shape = architecture.cache_shape
+        config = architecture.config
+        attention = 2 * 2 * config.heads * shape.head_size * architecture.layers * length * length / 2
+        operations = 2 * parameters * length + attention
+        yield {
+            "network": "scout",
+            "layers": architecture.layers,
+            "dtype": dtype,
+            "prompt": length,
+            "step_ms": step_s * 1e3,
+            "tokens_per_s": length / step_s,
+            "ops_per_s": operations / step_s,
+            "share_of_bf16_limit": operations / step_s / limits["bf16_ops_per_s"],
+        }
+        del engine
+        torch.cuda.empty_cache()

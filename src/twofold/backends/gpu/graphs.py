@@ -1,0 +1,93 @@
+"""Decoding as captured CUDA graphs: one for each number of rows (in steps) and width of the tables (in doublings).
+
+A step of one token per sequence is about ten launches for every layer; replayed as a graph they cost the host one call.
+Its batch lies in memory of its own that every step writes anew. Steps that read prompts are run as they come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twofold.backends.gpu.batches import DeviceBatch, arrays_of, flatten, pad, view
+from twofold.backends.gpu.cache import GpuCache
+from twofold.backends.gpu.ops import Forward
+from twofold.ops.types import Batch
+
+MOST_ROWS = 256
+"""Rows above which a step is so long that its launches do not matter."""
+
+
+@dataclass(eq=False)
+class Slot:
+    """Memory that holds the batches of one bucket, step after step."""
+
+    words: Tensor
+    batch: DeviceBatch
+
+
+class Slots:
+    """The slots of a device, made as they are needed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._slots: dict[tuple[tuple[int, ...], ...], Slot] = {}
+
+    def place(self, batch: Batch) -> DeviceBatch:
+        """A decoding batch, padded, in its slot."""
+        arrays = arrays_of(pad(batch))
+        words = torch.from_numpy(flatten(arrays))
+        key = tuple(array.shape for array in arrays)
+        slot = self._slots.get(key)
+        if slot is None:
+            own = words.to(self._device, copy=True)
+            slot = self._slots[key] = Slot(own, view(own, arrays, batch, batch.local_pages is not None))
+            slot.batch = replace(slot.batch, slot=slot, longest=1)
+        else:
+            slot.words.copy_(words)
+        return replace(slot.batch, host=batch)
+
+
+@dataclass(eq=False)
+class Capture:
+    """A graph, what it gives, and the cache it works on."""
+
+    graph: Any
+    logits_RV: Tensor
+    cache: list[GpuCache]
+
+
+class Captured:
+    """A network's forward function; steps whose batch lies in a slot are captured once and replayed ever after."""
+
+    def __init__(self, forward: Forward) -> None:
+        self._forward = forward
+        self._captures: dict[tuple[int, int], Capture] = {}
+        self._pool: Any = None
+
+    def __call__(self, ops: Any, batch: Batch, cache: list[GpuCache]) -> Any:
+        """Logits of the rows the batch asks for; valid until the next step."""
+        if not isinstance(batch, DeviceBatch) or batch.slot is None:
+            return self._forward(ops, batch, cache)
+        key = (id(batch.slot), id(cache))
+        capture = self._captures.get(key)
+        if capture is None:
+            capture = self._captures[key] = self.capture(ops, batch, cache)
+        capture.graph.replay()
+        return capture.logits_RV[: batch.rows]
+
+    def capture(self, ops: Any, batch: DeviceBatch, cache: list[GpuCache]) -> Capture:
+        """Run the step once, so that every kernel is built, then record it."""
+        side = torch.cuda.Stream(ops.device)  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream(ops.device))
+        with torch.cuda.stream(side):
+            self._forward(ops, batch, cache)
+        torch.cuda.current_stream(ops.device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            logits_RV = self._forward(ops, batch, cache)
+        self._pool = self._pool or graph.pool()
+        return Capture(graph, logits_RV, cache)

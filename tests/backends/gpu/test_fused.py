@@ -1,0 +1,110 @@
+"""The ops by kernels, in Triton's interpreter: alone, in whole networks, with batches padded as graphs need them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import build_ops
+from tests.toys import build_engine
+from twofold.backends.cpu.ops import CpuOps
+from twofold.backends.gpu.batches import DeviceBatch, bucket_of, is_decode, width_of
+from twofold.backends.gpu.dense import FEW
+from twofold.backends.gpu.fused import KernelOps
+from twofold.engine.request import SamplingParams
+from twofold.ops.attention_cases import ATTENTION_CASES, attend
+from twofold.ops.cases import BUILDERS, SOFTMAX, Case, cases, error, run
+from twofold.ops.reference import ReferenceOps
+from twofold.ops.types import Batch
+
+ToyFolder = Callable[[str], tuple[Path, Any]]
+PROMPT = [int(token) for token in np.random.default_rng(3).integers(3, 88, 21)]
+BFLOAT16 = 2e-2
+"""Relative to the largest value: x is rounded to bfloat16 where more than a few rows meet a bfloat16 weight."""
+FLOAT8 = 8e-2
+"""And to float8, three bits of fraction, where the device multiplies these. Groups of four bits take x as it is."""
+LOOSER = {"bf16": BFLOAT16, "fp8": FLOAT8, "group4": 4e-2}
+
+
+def kernel_ops(kv_dtype: Any = "f32") -> KernelOps:
+    return KernelOps("cpu", CpuOps().packer, kv_dtype)
+
+
+def tolerance(case: Case) -> float:
+    formats = {form for form, _ in case.weights}
+    return max([case.tolerance.relative, *(LOOSER[form] for form in formats & set(LOOSER))])
+
+
+def chosen(op: str) -> list[Case]:
+    """The first case of every format and regime: no row, few rows, many."""
+    found: dict[tuple[str, ...], Case] = {}
+    for case in cases(op):
+        rows = len(case.tokens[0])
+        regime = "none" if not rows else "few" if rows <= FEW else "many"
+        found.setdefault((regime, *(form for form, _ in case.weights)), case)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("op", BUILDERS)
+def test_an_op_agrees_with_the_reference(op: str) -> None:
+    ops = kernel_ops()
+    for case in chosen(op):
+        found = error(run(case, ops, torch.from_numpy), run(case, ReferenceOps()))
+        assert found <= tolerance(case), f"{op} {case.name}: {found}"
+
+
+@pytest.mark.parametrize("case", ATTENTION_CASES[:3], ids=str)
+@pytest.mark.parametrize("step", [7, 64])
+def test_attention_agrees_with_the_reference(case: Any, step: int) -> None:
+    expected = attend(case, build_ops("reference", "f32"), max(case.lengths))
+    found = error((attend(case, kernel_ops(), step, torch.from_numpy),), (expected,))
+    assert found <= SOFTMAX.relative
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("scout", "f32"), ("scout", "w4a8"), ("maverick", "bf16"), ("llama3-tied", "w8a8")]
+)
+def test_networks_give_the_logits_of_the_reference(name: str, dtype: str, toy_folder: ToyFolder) -> None:
+    folder, _ = toy_folder(name)
+    expected = np.concatenate(list(build_engine(folder, ReferenceOps(), dtype).score(PROMPT)))
+    found = np.concatenate(list(build_engine(folder, kernel_ops(), dtype, step_tokens=18).score(PROMPT)))
+    scale = np.abs(expected).max()
+    assert np.abs(found - expected).max() / scale < (1e-4 if dtype == "f32" else 0.05)
+
+
+class PaddedOps(KernelOps):
+    """Decoding batches are padded into their slots, as on a device with graphs."""
+
+    def upload(self, batch: Batch) -> DeviceBatch:
+        if not is_decode(batch):
+            return super().upload(batch)
+        placed = self._slots.place(batch)
+        self._all_rows = placed.rows_R
+        return placed
+
+
+def test_padding_rows_change_nothing(toy_folder: ToyFolder) -> None:
+    folder, _ = toy_folder("scout")
+    params = SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True)
+    answers = []
+    for kind in (KernelOps, PaddedOps):
+        engine = build_engine(folder, kind("cpu", CpuOps().packer, "f32"), "w8a8")
+        forward = engine.forward
+        engine.forward = lambda ops, batch, cache, forward=forward: forward(ops, batch, cache)[: batch.rows]
+        found: dict[int, list[int]] = {engine.add(PROMPT[:n], params).id: [] for n in (5, 7, 9)}
+        while not engine.is_idle:
+            for event in engine.step():
+                found[event.request_id].append(event.drawn.token)
+        answers.append(list(found.values()))
+    assert answers[0] == answers[1]
+
+
+def test_buckets_and_widths_hold_what_they_are_for() -> None:
+    for rows in range(1, 300):
+        assert rows <= bucket_of(rows) <= max(4, 1.5 * rows + 16)
+        assert rows <= width_of(rows)
