@@ -48,7 +48,7 @@ MANY_HEADS = Heads(heads=40, kv_heads=1, size=12)
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Rows of sequences whose keys and values lie in a cache, the last `counts[s]` of each of `lengths[s]` positions."""
+    """The last `counts[s]` of `lengths[s]` positions of each sequence, whose keys and values lie in a cache."""
 
     cache: GpuCache
     lengths: list[int]

@@ -27,6 +27,7 @@ from twofold.backends.gpu.kernels.paging import (
     dot_dtype,
     first_of,
     load_rows,
+    load_scales,
     quantize_rows,
     rows_of,
     split_float,
@@ -73,14 +74,17 @@ def prepared(q_ptr, places, scale, kind: tl.constexpr, DOT: tl.constexpr):
     """Queries as operands: two parts and a factor for each head. Scores come out in units of log 2."""
     _, _, places_HK, inside_HK = places
     q_HK = tl.load(q_ptr + places_HK, mask=inside_HK, other=0) * scale
+    factors_H = scale
     if kind == tl.int8:
-        codes_HK, scales_H = quantize_rows(q_HK)
-        return codes_HK, codes_HK, scales_H * LOG2E
-    q_HK *= LOG2E
-    if kind == tl.float32:
-        return q_HK, q_HK, scale
-    high_HK, low_HK = split_float(q_HK, DOT)
-    return high_HK, low_HK, scale
+        high_HK, factors_H = quantize_rows(q_HK)
+        low_HK = high_HK
+        factors_H *= LOG2E
+    elif kind == tl.float32:
+        high_HK = q_HK * LOG2E
+        low_HK = high_HK
+    else:
+        high_HK, low_HK = split_float(q_HK * LOG2E, DOT)
+    return high_HK, low_HK, factors_H
 
 
 @triton.jit
@@ -88,23 +92,27 @@ def scores_of(high_HK, low_HK, factors_H, keys_NK, key_scales_N, kind: tl.conste
     """Scores of all heads, [H, N]."""
     if kind == tl.int8:
         sums_HN = tl.dot(high_HK, tl.trans(keys_NK), out_dtype=tl.int32)
-        return sums_HN.to(tl.float32) * (factors_H[:, None] * key_scales_N[None, :])
-    if kind == tl.float32:
-        return tl.dot(high_HK, tl.trans(keys_NK), input_precision="ieee")
-    keys_KN = tl.trans(keys_NK.to(DOT))
-    return tl.dot(low_HK, keys_KN, tl.dot(high_HK, keys_KN))
+        scores_HN = sums_HN.to(tl.float32) * (factors_H[:, None] * key_scales_N[None, :])
+    elif kind == tl.float32:
+        scores_HN = tl.dot(high_HK, tl.trans(keys_NK), input_precision="ieee")
+    else:
+        keys_KN = tl.trans(keys_NK.to(DOT))
+        scores_HN = tl.dot(low_HK, keys_KN, tl.dot(high_HK, keys_KN))
+    return scores_HN
 
 
 @triton.jit
 def weighted(acc_HK, weights_HN, values_NK, value_scales_N, kind: tl.constexpr, DOT: tl.constexpr):
     """acc_HK with the weighted values added."""
     if kind == tl.float32:
-        return tl.dot(weights_HN, values_NK, acc_HK, input_precision="ieee")
-    if kind == tl.int8:
-        weights_HN = weights_HN * value_scales_N[None, :]
-    high_HN, low_HN = split_float(weights_HN, DOT)
-    values_NK = values_NK.to(DOT)
-    return tl.dot(low_HN, values_NK, tl.dot(high_HN, values_NK, acc_HK))
+        acc_HK = tl.dot(weights_HN, values_NK, acc_HK, input_precision="ieee")
+    else:
+        if kind == tl.int8:
+            weights_HN = weights_HN * value_scales_N[None, :]
+        high_HN, low_HN = split_float(weights_HN, DOT)
+        values_NK = values_NK.to(DOT)
+        acc_HK = tl.dot(low_HN, values_NK, tl.dot(high_HN, values_NK, acc_HK))
+    return acc_HK
 
 
 @triton.jit
@@ -119,17 +127,14 @@ def attend_part(
     largest_H = tl.full((H,), float("-inf"), tl.float32)
     sums_HN = tl.zeros((H, BLOCK), tl.float32)
     acc_HK = tl.zeros((H, KP), tl.float32)
-    key_scales_N = tl.zeros((BLOCK,), tl.float32)
-    value_scales_N = key_scales_N
     for start in tl.range(begin, end, BLOCK):
         positions_N = start + tl.arange(0, BLOCK)
         is_there_N = positions_N < end
         rows_N = rows_of(table_ptr, positions_N - base, is_there_N, head, kv_heads, BLOCK_SIZE, True)
         keys_NK = load_rows(keys_ptr, rows_N, is_there_N, K, KP, True)
         values_NK = load_rows(values_ptr, rows_N, is_there_N, K, KP, True)
-        if kind == tl.int8:
-            key_scales_N = tl.load(key_scales_ptr + rows_N, mask=is_there_N, other=0)
-            value_scales_N = tl.load(value_scales_ptr + rows_N, mask=is_there_N, other=0)
+        key_scales_N = load_scales(key_scales_ptr, rows_N, is_there_N, kind, True)
+        value_scales_N = load_scales(value_scales_ptr, rows_N, is_there_N, kind, True)
         scores_HN = scores_of(high_HK, low_HK, factors_H, keys_NK, key_scales_N, kind, DOT)
         scores_HN = tl.where(is_there_N[None, :], scores_HN, float("-inf"))
         largest_new_H = tl.maximum(largest_H, tl.max(scores_HN, axis=1))

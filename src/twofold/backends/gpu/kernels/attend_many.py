@@ -20,7 +20,15 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.cache import GpuCache
-from twofold.backends.gpu.kernels.paging import LOG2E, dot_dtype, first_of, load_rows, quantize_rows, rows_of
+from twofold.backends.gpu.kernels.paging import (
+    LOG2E,
+    dot_dtype,
+    first_of,
+    load_rows,
+    load_scales,
+    quantize_rows,
+    rows_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,46 +68,40 @@ def prepared(
     columns_K = tl.arange(0, KP)
     q_MK = tl.load(q_ptr + rows_M[:, None] * row_stride + columns_K[None, :],
                    mask=inside_M[:, None] & (columns_K < K)[None, :], other=0) * scale  # fmt: skip
+    factors_M = inside_M
     if kind == tl.int8:
-        codes_MK, scales_M = quantize_rows(q_MK)
-        return codes_MK, scales_M * LOG2E
-    q_MK *= LOG2E
-    return q_MK if kind == tl.float32 else q_MK.to(DOT), inside_M
+        q_MK, scales_M = quantize_rows(q_MK)
+        factors_M = scales_M * LOG2E
+    elif kind == tl.float32:
+        q_MK *= LOG2E
+    else:
+        q_MK = (q_MK * LOG2E).to(DOT)
+    return q_MK, factors_M
 
 
 @triton.jit
-def scores_of(
-    q_MK, factors_M, keys_NK, scales_ptr, rows_N, mask_N, kind: tl.constexpr, DOT: tl.constexpr, IS_MASKED: tl.constexpr
-):
+def scores_of(q_MK, factors_M, keys_NK, scales_N, kind: tl.constexpr, DOT: tl.constexpr):
     """Scores of all rows, [M, N]."""
-    if kind == tl.float32:
-        return tl.dot(q_MK, tl.trans(keys_NK), input_precision="ieee")
     if kind == tl.int8:
-        scales_N = tl.load(scales_ptr + rows_N, mask=mask_N, other=0) if IS_MASKED else tl.load(scales_ptr + rows_N)
         sums_MN = tl.dot(q_MK, tl.trans(keys_NK), out_dtype=tl.int32)
-        return sums_MN.to(tl.float32) * (factors_M[:, None] * scales_N[None, :])
-    return tl.dot(q_MK, tl.trans(keys_NK.to(DOT)))
+        scores_MN = sums_MN.to(tl.float32) * (factors_M[:, None] * scales_N[None, :])
+    elif kind == tl.float32:
+        scores_MN = tl.dot(q_MK, tl.trans(keys_NK), input_precision="ieee")
+    else:
+        scores_MN = tl.dot(q_MK, tl.trans(keys_NK.to(DOT)))
+    return scores_MN
 
 
 @triton.jit
-def weighted(
-    acc_MK,
-    weights_MN,
-    values_NK,
-    scales_ptr,
-    rows_N,
-    mask_N,
-    kind: tl.constexpr,
-    DOT: tl.constexpr,
-    IS_MASKED: tl.constexpr,
-):
+def weighted(acc_MK, weights_MN, values_NK, scales_N, kind: tl.constexpr, DOT: tl.constexpr):
     """acc_MK with the weighted values added."""
     if kind == tl.float32:
-        return tl.dot(weights_MN, values_NK, acc_MK, input_precision="ieee")
-    if kind == tl.int8:
-        scales_N = tl.load(scales_ptr + rows_N, mask=mask_N, other=0) if IS_MASKED else tl.load(scales_ptr + rows_N)
-        weights_MN = weights_MN * scales_N[None, :]
-    return tl.dot(weights_MN.to(DOT), values_NK.to(DOT), acc_MK)
+        acc_MK = tl.dot(weights_MN, values_NK, acc_MK, input_precision="ieee")
+    elif kind == tl.int8:
+        acc_MK = tl.dot((weights_MN * scales_N[None, :]).to(DOT), values_NK.to(DOT), acc_MK)
+    else:
+        acc_MK = tl.dot(weights_MN.to(DOT), values_NK.to(DOT), acc_MK)
+    return acc_MK
 
 
 @triton.jit
@@ -117,7 +119,9 @@ def attend_tiles_of(
         is_there_N = (positions_N >= base) & (positions_N < end)
         rows_N = rows_of(table_ptr, positions_N - base, is_there_N, head, kv_heads, BLOCK_SIZE, IS_MASKED)
         keys_NK = load_rows(keys_ptr, rows_N, is_there_N, K, KP, IS_MASKED)
-        scores_MN = scores_of(q_MK, factors_M, keys_NK, key_scales_ptr, rows_N, is_there_N, kind, DOT, IS_MASKED)
+        key_scales_N = load_scales(key_scales_ptr, rows_N, is_there_N, kind, IS_MASKED)
+        value_scales_N = load_scales(value_scales_ptr, rows_N, is_there_N, kind, IS_MASKED)
+        scores_MN = scores_of(q_MK, factors_M, keys_NK, key_scales_N, kind, DOT)
         if IS_MASKED:
             is_seen_MN = (positions_N[None, :] >= firsts_M[:, None]) & (positions_N[None, :] <= positions_M[:, None])
             scores_MN = tl.where(is_seen_MN, scores_MN, float("-inf"))
@@ -129,7 +133,7 @@ def attend_tiles_of(
         sum_M = sum_M * shrink_M + tl.sum(weights_MN, axis=1)
         acc_MK = acc_MK * shrink_M[:, None]
         values_NK = load_rows(values_ptr, rows_N, is_there_N, K, KP, IS_MASKED)
-        acc_MK = weighted(acc_MK, weights_MN, values_NK, value_scales_ptr, rows_N, is_there_N, kind, DOT, IS_MASKED)
+        acc_MK = weighted(acc_MK, weights_MN, values_NK, value_scales_N, kind, DOT)
         largest_M = largest_new_M
     return largest_M, sum_M, acc_MK
 

@@ -51,10 +51,24 @@ def load_rows(items_ptr, rows_N, mask_N, K: tl.constexpr, KP: tl.constexpr, IS_M
     columns_K = tl.arange(0, KP)
     pointers_NK = items_ptr + rows_N[:, None] * K + columns_K[None, :]
     if IS_MASKED:
-        return tl.load(pointers_NK, mask=mask_N[:, None] & (columns_K < K)[None, :], other=0)
-    if K == KP:
-        return tl.load(pointers_NK)
-    return tl.load(pointers_NK, mask=(columns_K < K)[None, :], other=0)
+        items_NK = tl.load(pointers_NK, mask=mask_N[:, None] & (columns_K < K)[None, :], other=0)
+    elif K == KP:
+        items_NK = tl.load(pointers_NK)
+    else:
+        items_NK = tl.load(pointers_NK, mask=(columns_K < K)[None, :], other=0)
+    return items_NK
+
+
+@triton.jit
+def load_scales(scales_ptr, rows_N, mask_N, kind: tl.constexpr, IS_MASKED: tl.constexpr):
+    """Scales of these rows of an int8 cache, [N]; of others something that nobody looks at."""
+    scales_N = mask_N
+    if kind == tl.int8:
+        if IS_MASKED:
+            scales_N = tl.load(scales_ptr + rows_N, mask=mask_N, other=0)
+        else:
+            scales_N = tl.load(scales_ptr + rows_N)
+    return scales_N
 
 
 @triton.jit
@@ -100,11 +114,12 @@ def split_float(x, DOT: tl.constexpr):
 @triton.jit
 def to_bfloat16(x, IS_PLAIN: tl.constexpr):
     """x rounded to the nearest bfloat16, half to even; the interpreter only cuts off, so there bits are added first."""
+    result = x
     if IS_PLAIN:
         bits = x.to(tl.int32, bitcast=True)
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & HIGH_HALF
-        return tl.where(x == x, rounded.to(tl.float32, bitcast=True), x).to(tl.bfloat16)
-    return x.to(tl.bfloat16)
+        result = tl.where(x == x, rounded.to(tl.float32, bitcast=True), x)
+    return result.to(tl.bfloat16)
 
 
 def is_plain() -> bool:
