@@ -17,7 +17,7 @@ from torch import Tensor
 
 from twofold.backends.gpu.kernels.fp8 import decode_fp8, has_fp8
 from twofold.backends.gpu.kernels.group4_few import Rows, Tiling, launch_group4
-from twofold.backends.gpu.kernels.tiles import read_tile
+from twofold.backends.gpu.kernels.tiles import find_row, read_tile
 from twofold.backends.gpu.weights import DenseWeight, Fp8Weight, Group4Weight
 
 FloatWeight: TypeAlias = DenseWeight | Fp8Weight | Group4Weight
@@ -62,14 +62,10 @@ def few_kernel(
     """
     row = tl.minimum(tl.program_id(0) * ROWS + tl.arange(0, ROWS), N - 1)
     out = tl.program_id(1)
-    token = 0
-    expert = 0
-    if ACTIVE > 0:
-        token = out // ACTIVE
-        expert = tl.load(experts + out)
-    weight_row = tl.cast(expert, tl.int64) * N + row
+    token, expert = find_row(experts, out, ACTIVE)
+    weight_row = expert * N + row
     first = weight + weight_row * D
-    x_row = x + tl.cast(token, tl.int64) * x_stride
+    x_row = x + token * x_stride
     zero = tl.zeros([ROWS, COLUMNS // PER_LOAD], tl.float32)
     sums = (zero,)
     for _ in tl.static_range(TOKENS - 1):

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.target import target
-from twofold.backends.gpu.kernels.tiles import read_tile
+from twofold.backends.gpu.kernels.tiles import find_row, read_tile
 from twofold.backends.gpu.weights import Group4Weight
 
 GROUP_BYTES = 16
@@ -140,13 +140,9 @@ def few_group4_kernel(
     MASKED: tl.constexpr = GROUPS_OF_ROW % GROUPS != 0
     row = tl.minimum(tl.program_id(0) * ROWS + tl.arange(0, ROWS), N - 1)
     out = tl.program_id(1)
-    token = 0
-    expert = 0
-    if ACTIVE > 0:
-        token = out // ACTIVE
-        expert = tl.load(experts + out)
-    first = (tl.cast(expert, tl.int64) * stored_rows + row) * GROUPS_OF_ROW
-    x_row = x + tl.cast(token, tl.int64) * x_stride
+    token, expert = find_row(experts, out, ACTIVE)
+    first = (expert * stored_rows + row) * GROUPS_OF_ROW
+    x_row = x + token * x_stride
     word = tl.arange(0, WORDS)
     zero = tl.zeros([ROWS, GROUPS], tl.float32)
     sums = (zero,)

@@ -107,3 +107,15 @@ def read_tile(pointers, mask, MASKED: tl.constexpr):
     else:
         found = tl.load(pointers)
     return found
+
+
+@triton.jit
+def find_row(experts, row, ACTIVE: tl.constexpr):
+    """(token, expert) of a routed row, int64; those of one matrix where ACTIVE is 0."""
+    if ACTIVE > 0:
+        token = (row // ACTIVE).to(tl.int64)
+        expert = tl.load(experts + row).to(tl.int64)
+    else:
+        token = tl.full([], 0, tl.int64)
+        expert = tl.full([], 0, tl.int64)
+    return token, expert
