@@ -182,7 +182,6 @@ def cost_curve(
         words = f"{drawing.shortened(name, MOST_LETTERS)}: {figure(cost)}"
         drawn.append(level(y.scale(cost), "hosted", f"{name}: {figure(cost)} {currency}"))
         names.append((y.scale(cost), words))
-    drawn += drawing.names_above(names)
     for role in sorted(curves, reverse=True):  # on one machine both lie on one line: the dashed one goes on top
         places = [(x.scale(at), y.scale(cost)) for at, cost in sorted(curves[role]) if at > 0 and cost > 0]
         if places:
@@ -195,7 +194,8 @@ def cost_curve(
             drawn.append(
                 element("circle", element("title", hover), cx=x.scale(at), cy=y.scale(hosted[name]), r=4, class_="ring")
             )
-    return canvas([*drawn, legend(curves)], "Cost and use")
+    # names come last: where a curve passes, their halo keeps them legible
+    return canvas([*drawn, *drawing.names_above(names), legend(curves)], "Cost and use")
 
 
 def bar_scale(ratios: Sequence[Interval], target: float | None) -> Scale:
