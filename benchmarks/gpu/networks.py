@@ -112,7 +112,7 @@ def random_weight(target: Target, form: Format, device: str) -> GpuWeight:
         flat = values.view(-1, columns)
         for start in range(0, len(flat), 8192):
             some = flat[start : start + 8192]
-            some.copy_(torch.randn(some.shape, device=device, dtype=torch.bfloat16).mul_(100))
+            some.copy_(torch.randn(some.shape, device=device, dtype=torch.bfloat16).mul_(100).clamp_(-448, 448))
         return Fp8Weight(values, torch.full((*stack, rows), DEVIATION / 100, device=device), target.shape)
     (codes_shape, _), _ = fields("int8", target.shape)
     padded_rows, width = codes_shape[-4] * 16, codes_shape[-3] * 4

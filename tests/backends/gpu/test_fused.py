@@ -14,7 +14,7 @@ from tests.conftest import build_ops
 from tests.toys import build_engine
 from twofold.backends.cpu.ops import CpuOps
 from twofold.backends.gpu.batches import DeviceBatch, bucket_of, is_decode, width_of
-from twofold.backends.gpu.dense import FEW
+from twofold.backends.gpu.dense import FEW_CODES
 from twofold.backends.gpu.fused import KernelOps
 from twofold.engine.request import SamplingParams
 from twofold.ops.attention_cases import ATTENTION_CASES, attend
@@ -45,7 +45,7 @@ def chosen(op: str) -> list[Case]:
     found: dict[tuple[str, ...], Case] = {}
     for case in cases(op):
         rows = len(case.tokens[0])
-        regime = "none" if not rows else "few" if rows <= FEW else "many"
+        regime = "none" if not rows else "few" if rows <= FEW_CODES else "many"
         found.setdefault((regime, *(form for form, _ in case.weights)), case)
     return list(found.values())
 

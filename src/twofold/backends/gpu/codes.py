@@ -40,7 +40,7 @@ class Codes:
     @property
     def rest_scales_T(self) -> Tensor:
         """Scales of the second rows."""
-        return self.scales_T * torch.tensor(1 / REST_STEPS, dtype=torch.float32)
+        return self.scales_T * (1 / REST_STEPS)  # torch rounds the number to float32 before it multiplies
 
 
 def quantize(x_TD: Tensor) -> Codes:

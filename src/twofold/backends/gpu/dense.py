@@ -24,7 +24,7 @@ from twofold.backends.gpu.weights import (
 if TYPE_CHECKING:
     from twofold.backends.gpu.lazy import Rows
 
-FEW = 8
+FEW_CODES, FEW_FLOATS = 8, 4
 """Rows up to which a weight is read by dot products of its own, not by tiles."""
 
 
@@ -36,7 +36,7 @@ def product(x: Rows, weight: GpuWeight, add_TN: Tensor | None = None) -> Tensor:
         return product(x, weight.residual, product(x, weight.coarse, add_TN))
     if isinstance(weight, Int8Weight | Int4Weight):
         return integer_product(x, weight, add_TN)
-    if len(x) <= FEW:
+    if len(x) <= FEW_FLOATS:
         return float_few.few(x.values(), weight, add_TN)
     y_TN = float_product(x, weight)
     return y_TN if add_TN is None else add_TN + y_TN
@@ -44,7 +44,7 @@ def product(x: Rows, weight: GpuWeight, add_TN: Tensor | None = None) -> Tensor:
 
 def integer_product(x: Rows, weight: IntegerWeight, add_TN: Tensor | None) -> Tensor:
     """Exact integer sums times both scales, float32."""
-    if len(x) <= FEW:
+    if len(x) <= FEW_CODES:
         return integer_few.few(x.codes(), weight, add_TN)
     y_TN = integer_many.many(x.codes(), weight)
     return y_TN if add_TN is None else add_TN + y_TN
@@ -66,7 +66,7 @@ def logits(x: Rows, head: GpuWeight) -> Tensor:
     """product in float32; of a Refined head the residual counts in each row's best panels only."""
     if not len(x):
         return product(x, head)
-    if isinstance(head, DenseWeight) and len(x) > FEW and head.values.is_cuda:
+    if isinstance(head, DenseWeight) and len(x) > FEW_FLOATS and head.values.is_cuda:
         return torch.mm(x.values(head.values.dtype), head.values.T, out_dtype=torch.float32)
     if not isinstance(head, RefinedWeight):
         return product(x, head).float()

@@ -35,6 +35,7 @@ class KernelOps(TorchOps):
         super().__init__(device, packer, kv_dtype)
         self._slots = Slots(self.device)
         self._all_rows: Tensor | None = None
+        self._factors: dict[Temperature, Tensor] = {}
 
     def upload(self, batch: Batch) -> DeviceBatch:
         """All arrays in one transfer; on CUDA a decoding batch goes where its graph looks for it."""
@@ -51,6 +52,12 @@ class KernelOps(TorchOps):
     def download(self, x: Given) -> Floats:
         """To the host, once it is computed."""
         return super().download(x.values() if isinstance(x, Rows) else x)
+
+    def angles(self, positions_T: Tensor, setting: Rope) -> Angles:
+        """Cosines and sines [T, K/2]; every forward pass begins with them, and forgets what it knew of positions."""
+        self._factors.clear()
+        cosine_TK2, sine_TK2 = super().angles(positions_T, setting)
+        return cosine_TK2, sine_TK2
 
     def norm(self, x_TD: Given, weight_D: Packed | GpuWeight, epsilon: float) -> Rows:
         """RMS norm with a weight, once it is known in which form."""
@@ -85,7 +92,9 @@ class KernelOps(TorchOps):
         """To be done in attend."""
         if isinstance(q_THK, Tensor):
             return super().temperature(q_THK, positions_T, setting)
-        return q_THK.tempered(factors(positions_T, setting))
+        if setting not in self._factors:
+            self._factors[setting] = factors(positions_T, setting)
+        return q_THK.tempered(self._factors[setting])
 
     def attend(
         self,

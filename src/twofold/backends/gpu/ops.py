@@ -51,6 +51,7 @@ class TorchOps:
         self.packer = GpuPacker(packer, self.device)
         self._kv_dtype = kv_dtype
         self._weights: dict[int, tuple[weakref.ref[Packed], GpuWeight]] = {}
+        self._frequencies: dict[Rope, Tensor] = {}
 
     def captured(self, forward: Forward) -> Forward:
         """The network's forward function as this backend runs it best."""
@@ -110,8 +111,9 @@ class TorchOps:
 
     def angles(self, positions_T: Tensor, setting: Rope) -> Angles:
         """Cosines and sines [T, K/2]."""
-        frequencies_K2 = torch.tensor(frequencies(setting), device=self.device)
-        angles_TK2 = positions_T.float()[:, None] * frequencies_K2[None]
+        if setting not in self._frequencies:
+            self._frequencies[setting] = torch.tensor(frequencies(setting), device=self.device)
+        angles_TK2 = positions_T.float()[:, None] * self._frequencies[setting][None]
         return angles_TK2.cos(), angles_TK2.sin()
 
     def norm(self, x_TD: Tensor, weight_D: Packed | GpuWeight, epsilon: float) -> Array:

@@ -19,7 +19,7 @@ from twofold.backends.gpu.weights import DenseWeight, Fp8Weight, GpuWeight, Grou
 if TYPE_CHECKING:
     from twofold.backends.gpu.lazy import Rows
 
-FEW = 8
+FEW = 4
 """Pairs of a token and an expert up to which each reads its expert for itself."""
 BESIDE = 32
 """Rows up to which experts run beside the shared one."""

@@ -105,8 +105,9 @@ def tensor(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
     return torch.from_numpy(array).to(device)
 
 
-def to_device(weight: Packed, device: torch.device) -> GpuWeight:
+def to_device(weight: Packed, device: str | torch.device) -> GpuWeight:
     """A packed weight on the device. The host's memory may be used for something else afterwards."""
+    device = torch.device(device)
     if isinstance(weight, Refined):
         return RefinedWeight(int4(weight.coarse, device), int4(weight.residual, device))
     if isinstance(weight, Int4):
