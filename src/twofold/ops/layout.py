@@ -39,6 +39,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from twofold.ops.types import Target
+
 PANEL_ROWS = 16
 COLUMN_STEP = 64
 GROUP_COLUMNS = 32
@@ -130,8 +132,8 @@ class Packer(Protocol):
         """See the class."""
         ...
 
-    def finish(self, weight: Packed) -> Any:
-        """The weight as the backend keeps it, once it is packed."""
+    def finish(self, weight: Packed, target: Target) -> Any:
+        """The weight of this target as the backend keeps it, once it is packed."""
         ...
 
     def arena(self, size_bytes: int) -> npt.NDArray[np.uint8]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from twofold.ops import contents, packed, rope, sampling
 from twofold.ops.activations import ActivationCodes, quantize_activations
 from twofold.ops.packed import PANEL_ROWS, Dense, Floats, Fp8, Group4, Packed, Refined
-from twofold.ops.types import Batch, CacheShape, Drawn, KvDtype, Pages, Rope, RowSampling, Temperature
+from twofold.ops.types import Batch, CacheShape, Drawn, KvDtype, Pages, Rope, RowSampling, Target, Temperature
 
 Ints = npt.NDArray[np.int32]
 
@@ -33,7 +33,7 @@ class ReferencePacker:
 
     moves_weights = False
 
-    def finish(self, weight: Packed) -> Packed:
+    def finish(self, weight: Packed, target: Target) -> Packed:
         """As it is."""
         return weight
 

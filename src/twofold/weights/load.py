@@ -92,7 +92,7 @@ def load(
             done += count
             if progress:
                 progress(done, total)
-        finished |= {name: packer.finish(weight) for name, weight in weights.items()}
+        finished |= {target.name: packer.finish(weights[target.name], target) for target in group}
     return finished
 
 

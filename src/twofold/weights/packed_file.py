@@ -169,7 +169,7 @@ def read_packed(
                 done += count
                 if progress:
                     progress(done, total)
-            finished |= {name: packer.finish(weight) for name, weight in weights.items()}
+            finished |= {target.name: packer.finish(weights[target.name], target) for target in group}
     return finished
 
 

@@ -27,7 +27,7 @@ from twofold.ops.packed import (
     Refined,
     refined_panels,
 )
-from twofold.ops.types import Batch, CacheShape, Drawn, KvDtype, Pages, Rope, RowSampling, Temperature
+from twofold.ops.types import Batch, CacheShape, Drawn, KvDtype, Pages, Rope, RowSampling, Target, Temperature
 
 if TYPE_CHECKING:
     from twofold.backends.cpu import _native
@@ -58,7 +58,7 @@ class CpuPacker:
         self._module = module
         self._native = native
 
-    def finish(self, weight: Packed) -> Packed:
+    def finish(self, weight: Packed, target: Target) -> Packed:
         """As it is."""
         return weight
 

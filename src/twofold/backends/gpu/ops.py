@@ -16,7 +16,7 @@ from twofold.backends.gpu.sampling import sample
 from twofold.backends.gpu.weights import DenseWeight, GpuWeight, RefinedWeight, decode, rows_of, to_device
 from twofold.ops.layout import AnyArray, Dense, Floats, Fp8, Group4, Int4, Int8, Packed, Packer, Refined
 from twofold.ops.rope import frequencies
-from twofold.ops.types import Array, Batch, CacheShape, Drawn, KvDtype, Pages, Rope, RowSampling, Temperature
+from twofold.ops.types import Array, Batch, CacheShape, Drawn, KvDtype, Pages, Rope, RowSampling, Target, Temperature
 
 PACKED = (Dense, Int8, Int4, Refined, Group4, Fp8)
 Angles = tuple[Tensor, Tensor]
@@ -34,7 +34,7 @@ class GpuPacker:
         self.arena = host.arena
         self.encode = host.encode
 
-    def finish(self, weight: Packed) -> GpuWeight:
+    def finish(self, weight: Packed, target: Target) -> GpuWeight:
         """The weight on the device; its memory on the host is free."""
         return to_device(weight, self._device)
 
@@ -64,7 +64,7 @@ class TorchOps:
         key = id(given)
         known = self._weights.get(key)
         if known is None:
-            known = (weakref.ref(given, lambda _: self._weights.pop(key, None)), self.packer.finish(given))
+            known = (weakref.ref(given, lambda _: self._weights.pop(key, None)), to_device(given, self.device))
             self._weights[key] = known
         return known[1]
 
