@@ -64,10 +64,15 @@ def read(cache: GpuCache, blocks_B: Tensor, slots_L: Tensor) -> tuple[Tensor, Te
 
 
 def attend_sequence(q_QHK: Tensor, keys_LGK: Tensor, values_LGK: Tensor, sees_QL: Tensor) -> Tensor:
-    """Softmax attention of some queries over L keys; query head j reads KV head j // (H / G)."""
+    """Softmax attention of some queries over L keys; query head j reads KV head j // (H / G).
+
+    One product for each KV head: a head's bits then do not depend on how many others there are.
+    """
     queries, heads, size = q_QHK.shape
-    q_GJQK = q_QHK.reshape(queries, keys_LGK.shape[1], -1, size).permute(1, 2, 0, 3)
-    scores_GJQL = q_GJQK @ keys_LGK.permute(1, 2, 0).unsqueeze(1)
-    weights_GJQL = scores_GJQL.masked_fill(~sees_QL, -torch.inf).softmax(dim=-1)
-    o_GJQK = weights_GJQL @ values_LGK.transpose(0, 1).unsqueeze(1)
+    kv_heads = keys_LGK.shape[1]
+    q_GXK = q_QHK.reshape(queries, kv_heads, -1, size).permute(1, 2, 0, 3).reshape(kv_heads, -1, size)
+    scores_GXL = torch.bmm(q_GXK, keys_LGK.permute(1, 2, 0))
+    masked_GJQL = scores_GXL.reshape(kv_heads, -1, *sees_QL.shape).masked_fill(~sees_QL, -torch.inf)
+    weights_GXL = masked_GJQL.softmax(dim=-1).reshape(scores_GXL.shape)
+    o_GJQK = torch.bmm(weights_GXL, values_LGK.transpose(0, 1)).reshape(kv_heads, -1, queries, size)
     return o_GJQK.permute(2, 0, 1, 3).reshape(queries, heads, size)
