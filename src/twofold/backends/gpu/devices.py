@@ -30,6 +30,19 @@ def check_device(name: str) -> str:
     return name
 
 
+def device_of(name: str, rank: int) -> str:
+    """The device of a rank: the one named and those after it, by number. CPUs are shared."""
+    device = torch.device(name)
+    if rank == 0 or device.type in WITHOUT_INDEX:
+        return name
+    return f"{device.type}:{(device.index or 0) + rank}"
+
+
+def share_cores(ranks: int) -> None:
+    """Have this process use its part of the machine's cores."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // ranks))
+
+
 def seen() -> list[str]:
     """All devices: "cpu" and the accelerators, by number."""
     kind = first_device()

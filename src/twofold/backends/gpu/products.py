@@ -78,19 +78,19 @@ def integer_product(codes: Codes, weight: IntegerWeight, gates_T: Tensor | None 
         assert isinstance(some, Int8Weight | Int4Weight)
         integers_ND = integer_rows(some)[: stop - start]
         scales_N = some.scales[None, : stop - start]
-        first_TN = exact_sums(codes.codes_TCW[:, 0], integers_ND) * (scales_T[:, None] * scales_N)
-        rest_TN = exact_sums(codes.codes_TCW[:, 1], integers_ND) * (rest_scales_T[:, None] * scales_N)
+        first_TN = exact_sums(codes.codes_TCW[:, 0], integers_ND).float() * (scales_T[:, None] * scales_N)
+        rest_TN = exact_sums(codes.codes_TCW[:, 1], integers_ND).float() * (rest_scales_T[:, None] * scales_N)
         parts.append(torch.where(codes.wide_T[:, None] > 0, first_TN + rest_TN, first_TN))
     return torch.cat(parts, dim=-1)
 
 
 def exact_sums(codes_TW: Tensor, integers_NW: Tensor) -> Tensor:
-    """Integer sums of products, rounded once to float32."""
+    """Integer sums of products, int32 [T, N]."""
     sums_TN = torch.zeros(len(codes_TW), len(integers_NW), dtype=torch.int32, device=codes_TW.device)
     for start in range(0, codes_TW.shape[-1], EXACT_COLUMNS):
         columns = slice(start, start + EXACT_COLUMNS)
         sums_TN += (codes_TW[:, columns].float() @ integers_NW[:, columns].float().T).to(torch.int32)
-    return sums_TN.float()
+    return sums_TN
 
 
 def logits(x_RD: Tensor, head: GpuWeight) -> Tensor:
