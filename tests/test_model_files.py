@@ -21,8 +21,9 @@ from twofold.engine.blocks import plan_layout
 from twofold.engine.engine import Engine
 from twofold.engine.limits import EngineLimits
 from twofold.errors import MissingTensor, SettingsError, TokenizerError, WrongTensor
-from twofold.loading import open_model, pack_model, read_weights
+from twofold.loading import open_model, pack_model
 from twofold.model_files import FolderFiles, GgufFiles, open_files
+from twofold.networks import read_weights
 from twofold.quant.recipe import Recipe
 from twofold.quantising import quantise_model
 

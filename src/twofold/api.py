@@ -17,6 +17,7 @@ from twofold.drafting import build_guesser, check_draft, load_draft
 from twofold.engine.engine import Engine
 from twofold.engine.limits import EngineLimits
 from twofold.engine.request import Event, FinishReason, SamplingParams
+from twofold.errors import SettingsError
 from twofold.loading import Loaded, Progress, load_model
 from twofold.ops.types import Drawn, KvDtype
 from twofold.placing import build_ops
@@ -117,11 +118,21 @@ class LLM:
         )
 
     def with_kv_cache(self, kv_cache_dtype: KvDtype) -> LLM:
-        """The same weights with a cache of their own that keeps keys and values in another way; no draft model."""
+        """The same weights with a cache of their own that keeps keys and values in another way; no draft model.
+
+        Raises SettingsError for a model on several ranks.
+        """
+        if self.loaded.ranks is not None:
+            raise SettingsError("a model on several ranks has one cache; leave out --ranks to compare two")
         settings = replace(self.loaded.settings, kv_cache_dtype=kv_cache_dtype)
         other = LLM.__new__(LLM)
         other.start(replace(self.loaded, settings=settings, ops=build_ops(settings), kv_reason="as asked for"), None)
         return other
+
+    def close(self) -> None:
+        """End the processes that share the model (`ranks`); without them nothing is to be done."""
+        if self.loaded.ranks is not None:
+            self.loaded.ranks.close()
 
     def generate(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[Completion]:
         """Continue each prompt (text, or token ids); all of them share the batches of the engine."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from twofold.errors import SettingsError
 from twofold.ops.types import KvDtype
@@ -15,6 +15,15 @@ BACKENDS = ("cpu", "gpu", "onnx", "reference")
 DTYPES = ("f32", "bf16", "w8a8", "w4a8")
 """From the most to the fewest bits."""
 KV_DTYPES: tuple[KvDtype, ...] = get_args(KvDtype)
+ExpertSplit = Literal["width", "expert"]
+EXPERT_SPLITS: tuple[ExpertSplit, ...] = get_args(ExpertSplit)
+CHOICES = (
+    ("dtype", DTYPES),
+    ("backend", BACKENDS),
+    ("kv_cache_dtype", KV_DTYPES),
+    ("expert_split", EXPERT_SPLITS),
+)
+"""Settings that have one of a few values."""
 DEFAULT_CONTEXT = 8192
 ROOMY_CACHE_BYTES = 512 * 2**20
 ROOMY_SEQUENCES = 16
@@ -39,7 +48,9 @@ class Settings:
     most tokens guessed at once (0: never), from what the text has said before or by the draft model; answers are the
     same with and without, only their speed differs. draft: a small model with the same vocabulary, as folder or hub id;
     it runs as packed, else with this model's dtype. prefix_cache: what was computed for one prompt serves the next one
-    that begins alike; answers are the same.
+    that begins alike; answers are the same. ranks: processes that share one model on the gpu
+    backend, each with a device of its own; automatic is 1. expert_split: how they share routed experts, each a part of
+    every one (width, automatic) or each some (expert).
     """
 
     dtype: str | None = None
@@ -55,13 +66,15 @@ class Settings:
     guess_tokens: int = 7
     draft: str | Path | None = None
     prefix_cache: bool = False
+    ranks: int | None = None
+    expert_split: ExpertSplit | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("dtype", DTYPES), ("backend", BACKENDS), ("kv_cache_dtype", KV_DTYPES)):
+        for name, known in CHOICES:
             if getattr(self, name) not in (None, *known):
                 raise SettingsError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         self.check_device()
-        for name in ("context", "cache_tokens", "step_tokens", "max_sequences", "threads"):
+        for name in ("context", "cache_tokens", "step_tokens", "max_sequences", "threads", "ranks"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise SettingsError(f"{name} is {value!r}; it must be a whole number of at least 1")
@@ -111,6 +124,8 @@ class Resolved:
     threads: int | None
     guess_tokens: int
     prefix_cache: bool
+    ranks: int = 1
+    expert_split: ExpertSplit = "width"
 
 
 def choose_dtype(settings: Settings, packed_dtype: str | None, quantised_dtype: str | None = None) -> str:
@@ -178,4 +193,6 @@ def resolve(
         threads=settings.threads,
         guess_tokens=settings.guess_tokens,
         prefix_cache=settings.prefix_cache,
+        ranks=settings.ranks or 1,
+        expert_split=settings.expert_split or "width",
     )

@@ -20,6 +20,7 @@ TwofoldError
 │   └── BadLogits            the network gave no finite number to draw a token from
 ├── SettingsError            an unknown or contradictory setting
 ├── BenchError               something that is measured does not answer as it should
+├── RankLost                 a process that holds a part of the model has ended
 ├── UnsupportedOp            a backend cannot do what the network asks for
 └── NativeUnavailable        the native library is missing or cannot run on this CPU
 
@@ -105,6 +106,10 @@ class SettingsError(TwofoldError):
 
 class BenchError(TwofoldError):
     """Something that is measured does not answer as it should."""
+
+
+class RankLost(TwofoldError):
+    """A process that holds a part of the model has ended, so nothing can be computed any more."""
 
 
 class UnsupportedOp(TwofoldError):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from twofold.errors import SettingsError
 from twofold.export.manifest import ExportedGraph
-from twofold.loading import ORIGINAL, Model, Progress, open_model
+from twofold.loading import Model, Progress, open_model
+from twofold.networks import ORIGINAL
 from twofold.ops.formats import format_of
 from twofold.ops.packed import Format, Packed
 from twofold.ops.types import Target

@@ -28,4 +28,5 @@ def identity_of(loaded: Loaded) -> dict[str, str]:
         "backend": settings.backend,
         "kernels": str(getattr(loaded.ops, "isa", "")),
         "block_size": str(loaded.layout.block_size),
+        **({} if settings.ranks == 1 else {"ranks": str(settings.ranks)}),
     }

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twofold import demo
 from twofold.config import DTYPES, Resolved, Settings, choose_dtype, choose_kv_dtype, resolve
@@ -14,18 +14,20 @@ from twofold.engine.blocks import CacheLayout, plan_layout
 from twofold.engine.request import SamplingParams
 from twofold.errors import CheckpointError, InvalidSampling, SettingsError
 from twofold.export.manifest import ExportedGraph, is_exported
-from twofold.graphs import check_graph, choose_graph_kv, choose_graph_place, open_forward
+from twofold.graphs import check_graph, choose_graph_kv, choose_graph_place
+from twofold.leading import Ranks
 from twofold.model_files import ModelFiles, open_files
 from twofold.models.network import Architecture, Forward
 from twofold.models.registry import read_architecture
+from twofold.networks import ORIGINAL, load_ranks, read_weights
 from twofold.ops.cost import Footprint, cache_bytes, footprint, pool_bytes
 from twofold.ops.formats import Formats
 from twofold.ops.interface import Ops
-from twofold.ops.packed import Packer
-from twofold.ops.types import KvDtype, Target, Weight
+from twofold.ops.types import KvDtype, Target
 from twofold.phases import Phases
-from twofold.placing import available_bytes, build_ops, build_packer, captured, choose_place
+from twofold.placing import available_bytes, build_packer, check_ranks, choose_place
 from twofold.quant.schemes import scheme
+from twofold.shares import check_shares, share_of
 from twofold.text.chat import ChatTemplate
 from twofold.text.tokenizer import Tokenizer, check_vocabulary
 from twofold.weights.codecs import codec_of
@@ -33,16 +35,17 @@ from twofold.weights.gguf_checkpoint import GgufCheckpoint
 from twofold.weights.hub import resolve as resolve_folder
 from twofold.weights.kv_verdict import FILE_NAME as VERDICT_NAME
 from twofold.weights.kv_verdict import carry_verdict, find_verdict
-from twofold.weights.load import load
 from twofold.weights.memory import available_memory, check_memory
-from twofold.weights.packed_file import FILE_NAME, PackedFile, check_formats, read_packed, write_packed
+from twofold.weights.packed_file import FILE_NAME, PackedFile, check_formats, write_packed
 from twofold.weights.quantised import QuantisedCheckpoint, Store
+
+if TYPE_CHECKING:
+    pass
 
 Progress = Callable[[int, int], None]
 GGUF_DTYPE = "gguf"
 """Four-bit weights of a GGUF file as they are, everything else in bfloat16."""
 TEST = "twofold eval MODEL --gate-kv tests it."
-ORIGINAL = "take the original checkpoint"
 WORKING_BYTES = 256 * 2**20
 """Room for activations, buffers of the loader and the interpreter, beside weights and cache."""
 
@@ -105,6 +108,7 @@ class Loaded:
     """A network in memory, with everything needed to use it.
 
     phases: seconds that config, tokenizer and weights took. kv_reason: why keys and values are kept as they are.
+    ranks: the processes that share it with this one, None where it is alone.
     """
 
     model: Model
@@ -117,6 +121,7 @@ class Loaded:
     phases: Mapping[str, float]
     kv_reason: str = "as asked for"
     warnings: tuple[str, ...] = field(default=())
+    ranks: Ranks | None = None
 
     @property
     def load_seconds(self) -> float:
@@ -160,20 +165,21 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
     kv_dtype, kv_reason, kv_warnings = choose_kv_cache(model.folder, settings, dtype)
     per_token = cache_bytes(architecture.cache_shape, 1, kv_dtype)
     resolved = resolve(settings, place, dtype, kv_dtype, architecture.context, per_token)
+    check_ranks(*place, resolved.ranks)
     check_fits(model, resolved)
     phases.end("config")
     tokenizer = model.files.tokenizer()
     check_vocabulary(tokenizer, architecture.vocabulary)
     template = model.files.template(architecture.family)
     phases.end("tokenizer")
-    ops = build_ops(resolved)
-    forward = captured(resolved, ops, bind(model, resolved, ops.packer, progress))
+    ranks, network = load_ranks(model, str(path_or_id), resolved, progress)
     phases.end("weights")
     return Loaded(
         model=model,
         settings=resolved,
-        ops=ops,
-        forward=forward,
+        ops=network.ops,
+        forward=network.forward,
+        ranks=ranks,
         layout=plan_cache(architecture.cache_shape.chunk, resolved),
         tokenizer=tokenizer,
         template=template,
@@ -203,22 +209,6 @@ def choose_kv_cache(folder: Path, settings: Settings, dtype: str) -> tuple[KvDty
     return chosen, reason, ()
 
 
-def bind(model: Model, settings: Resolved, packer: Packer, progress: Progress | None) -> Forward:
-    """The network with its weights, or its graph in ONNX Runtime."""
-    if isinstance(model.store, ExportedGraph):
-        return open_forward(model.store, settings)
-    return model.architecture.bind(read_weights(model, settings.dtype, packer, progress))
-
-
-def read_weights(model: Model, dtype: str, packer: Packer, progress: Progress | None) -> dict[str, Weight]:
-    """Pack a checkpoint's weights, or read those of a packed folder."""
-    if isinstance(model.store, ExportedGraph):
-        raise SettingsError(f"{model.folder} is an exported graph, whose weights only ONNX Runtime uses; {ORIGINAL}")
-    if isinstance(model.store, PackedFile):
-        return read_packed(model.store, model.targets, model.formats(dtype), packer, progress)
-    return load(model.store, model.targets, model.formats(dtype), packer, progress)
-
-
 def pack_model(path_or_id: str | Path, output: Path, dtype: str | None, progress: Progress | None = None) -> Path:
     """Write a folder that starts without packing: weights packed as `dtype`, config, tokenizer and template beside.
 
@@ -246,12 +236,18 @@ def pack_model(path_or_id: str | Path, output: Path, dtype: str | None, progress
 
 def check_fits(model: Model, settings: Resolved) -> None:
     """Refuse a model whose weights and cache exceed the memory at hand, naming a setting that fits."""
-    shape = model.architecture.cache_shape
+    shape, share = model.architecture.cache_shape, None
+    if settings.ranks > 1:
+        check_shares(model.architecture, model.targets, model.formats(settings.dtype), settings)
+        share = share_of(model.architecture, settings, settings.ranks - 1)  # the last one's is the largest
+        shape = share.cache_shape(shape)
 
     def needed(dtype: str, tokens: int) -> int:
         layout = plan_cache(shape.chunk, replace(settings, cache_tokens=tokens))
         slots = (layout.global_blocks * layout.block_size, layout.local_blocks * layout.block_size)
         cache = pool_bytes(shape, slots, settings.kv_cache_dtype)
+        if share is not None:
+            return share.footprint_bytes(model.targets, model.formats(dtype)) + cache + WORKING_BYTES
         return model.footprint(dtype).total_bytes + cache + WORKING_BYTES
 
     if isinstance(model.store, ExportedGraph):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from twofold.config import Resolved, Settings
 from twofold.errors import NativeUnavailable, SettingsError
@@ -12,7 +14,12 @@ from twofold.graphs import BACKEND, check_graph_kv, refuse_graph_backend
 from twofold.models.network import Forward
 from twofold.ops.interface import Ops
 from twofold.ops.packed import Packer
+from twofold.ops.types import Target
 from twofold.weights.memory import available_memory
+
+if TYPE_CHECKING:
+    from twofold.backends.gpu.group import Group
+    from twofold.backends.gpu.shards import Cut
 
 ACCELERATORS = ("nvidiactl", "nvidia0", "kfd", "dxg", "accel", "dri")
 """Names under /dev of which at least one is there where a GPU's driver is."""
@@ -42,6 +49,24 @@ def choose_place(settings: Settings) -> tuple[str, str]:
         return "gpu", devices.check_device(settings.device)
     found = devices.first_device()
     return ("cpu", "cpu") if found is None and not is_asked_for else ("gpu", found or "cpu")
+
+
+def check_ranks(backend: str, device: str, ranks: int) -> None:
+    """Raise SettingsError unless every rank can have a device of its own. CPUs they share."""
+    if ranks == 1:
+        return
+    if backend != "gpu":
+        raise SettingsError(f"{ranks} ranks need the gpu backend, and {backend} was chosen; add --backend gpu")
+    from twofold.backends.gpu.devices import check_device, device_of
+    from twofold.backends.gpu.group import BACKENDS
+
+    kind = device.split(":", maxsplit=1)[0]
+    if kind not in BACKENDS:
+        raise SettingsError(
+            f"{ranks} ranks cannot run on {device}; they run on {', '.join(BACKENDS)}. Leave out --ranks."
+        )
+    for rank in range(ranks):
+        check_device(device_of(device, rank))
 
 
 def may_have_accelerator() -> bool:
@@ -77,6 +102,22 @@ def captured(settings: Resolved, ops: Ops, forward: Forward) -> Forward:
     return ops.captured(forward)
 
 
+def build_rank(settings: Resolved, rank: int, cut_of: Callable[[Target], Cut]) -> tuple[Ops, Group]:
+    """The ops of one of several ranks, which keeps of every weight what `cut_of` says, and its group."""
+    from twofold.backends.gpu.build import build
+    from twofold.backends.gpu.devices import device_of, share_cores
+    from twofold.backends.gpu.group import Group
+    from twofold.backends.gpu.ranked import RankedOps
+    from twofold.backends.gpu.shards import ShardPacker
+
+    inner = build(device_of(settings.device, rank), host_packer(), settings.kv_cache_dtype)
+    if inner.device.type == "cpu":
+        share_cores(settings.ranks)
+    group = Group(rank, settings.ranks, inner.device)
+    ops: Any = RankedOps(inner, group, ShardPacker(host_packer(), inner.device, cut_of))
+    return ops, group
+
+
 def host_packer() -> Packer:
     """The native packer, or where it was not built the plain one, which writes the same bits."""
     try:
@@ -95,10 +136,11 @@ def build_packer() -> Packer:
 
 
 def available_bytes(settings: Resolved) -> int:
-    """Memory for weights and cache: of the device where it tells, else of the host."""
+    """Memory for weights and cache: of the device where it tells, else of the host; for one rank of several."""
     if settings.backend != "gpu":
         return available_memory()
-    from twofold.backends.gpu.devices import free_memory
+    from twofold.backends.gpu.devices import device_of, free_memory
 
-    free = free_memory(settings.device)
-    return available_memory() if free is None else free
+    free = [free_memory(device_of(settings.device, rank)) for rank in range(settings.ranks)]
+    known = [count for count in free if count is not None]
+    return min(known) if known else available_memory() // settings.ranks

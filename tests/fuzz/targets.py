@@ -30,8 +30,9 @@ from tests.fuzz.seeds import (
 from tests.weights.damage import read_all
 from tests.weights.make_gguf import read_everything
 from twofold.config import Settings, choose_dtype, resolve
-from twofold.loading import check_fits, open_model, read_weights
+from twofold.loading import check_fits, open_model
 from twofold.models.registry import read_architecture
+from twofold.networks import read_weights
 from twofold.ops.cost import cache_bytes
 from twofold.ops.reference import ReferenceOps
 from twofold.text.chat import ChatTemplate, encode_chat

@@ -9,7 +9,10 @@ import click
 
 from twofold.cli.main import VERBS, group
 
-LOADING = ["--dtype", "--backend", "--device", "--kv-cache-dtype", "--context", "--threads", "--draft"]
+LOADING = [
+    *("--dtype", "--backend", "--device", "--kv-cache-dtype", "--context", "--threads"),
+    *("--ranks", "--expert-split", "--draft"),
+]
 SAMPLING = [
     *("--max-tokens", "--temperature", "--top-p", "--top-k", "--min-p", "--repetition-penalty", "--seed", "--stop"),
 ]

@@ -73,6 +73,11 @@ ROOT_FILES = {
     "drafting.py": "api",
     "phases.py": "api",
     "placing.py": "api",
+    "shares.py": "api",
+    "networks.py": "api",
+    "leading.py": "api",
+    "following.py": "api",
+    "rank_frames.py": "api",
     "keeping.py": "api",
     "__init__.py": "package",
 }

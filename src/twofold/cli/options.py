@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from twofold.config import BACKENDS, DTYPES, KV_DTYPES
+from twofold.config import BACKENDS, DTYPES, EXPERT_SPLITS, KV_DTYPES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -37,10 +37,22 @@ LOADING = (
     ),
     click.option("--context", type=int, help="Longest sequence in tokens. [default: the model's, at most 8192]"),
     click.option("--threads", type=int, help="Threads of the native kernels. [default: one per physical core]"),
+    click.option(
+        "--ranks",
+        "--tensor-parallel-size",
+        "ranks",
+        type=int,
+        help="Processes that share the model, each on a device of its own (gpu backend). [default: 1]",
+    ),
+    click.option(
+        "--expert-split",
+        type=click.Choice(EXPERT_SPLITS),
+        help="How ranks share experts: each a part of every expert, or each some experts. [default: width]",
+    ),
     click.option("--draft", metavar="MODEL", help="A small model with the same vocabulary that guesses ahead."),
 )
 
-LOADING_NAMES = ("dtype", "backend", "device", "kv_cache_dtype", "context", "threads", "draft")
+LOADING_NAMES = ("dtype", "backend", "device", "kv_cache_dtype", "context", "threads", "ranks", "expert_split", "draft")
 
 SAMPLING = (
     click.option("--max-tokens", type=int, help="Longest answer. [default: until it ends or the context is full]"),

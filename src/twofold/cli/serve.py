@@ -33,7 +33,7 @@ def command(model: str, served_model_name: tuple[str, ...], **options: Any) -> N
     phases = Phases()
     check_installed()
     from twofold.cli.session import load_with_progress
-    from twofold.cli.starting import prepare, told
+    from twofold.cli.starting import end_ranks, prepare, told, watch_ranks
     from twofold.keeping import open_sessions
     from twofold.server.app import build_app
     from twofold.server.run import bind, serve
@@ -54,7 +54,8 @@ def command(model: str, served_model_name: tuple[str, ...], **options: Any) -> N
     phases.end("engine")
     chosen = llm.loaded.settings
     kinds = f"{chosen.dtype}, {chosen.kv_cache_dtype} keys and values: {llm.loaded.kv_reason}"
-    tell(f"loaded in {llm.loaded.load_seconds:.1f} s ({kinds})")
+    shared = "" if llm.loaded.ranks is None else f" by {llm.loaded.ranks.count} ranks"
+    tell(f"loaded in {llm.loaded.load_seconds:.1f} s{shared} ({kinds})")
     facts = prepare(llm, installed_version(), price, phases)
     sessions = open_sessions(llm, options["session_dir"], session_limits) if options["session_dir"] else None
     serving = build_serving(llm, served_model_name or (model,), settings, generation, facts, sessions)
@@ -62,7 +63,9 @@ def command(model: str, served_model_name: tuple[str, ...], **options: Any) -> N
     if price:
         tell(f"price: {price.per_hour:g} {price.currency} per hour ({price.name})")
     app = build_app(serving, installed_version())
+    watch_ranks(llm, tell)
     serve(app, serving.runner, settings, listening, lambda url: click.echo(f"ready: {url}", err=True))
+    end_ranks(llm)
 
 
 def build_serving(

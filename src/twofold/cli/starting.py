@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import signal
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 LEAST_BYTES, MOST_BYTES = 16 * 2**20, 512 * 2**20
 """Sizes of the buffer that measures the memory's limit: the weights' own, so that what fits a cache is compared with
 that cache, between these; 512 MiB took 2.2 s on a busy machine of two cores, 64 MiB 0.13 s."""
+LEAVE_S = 30.0
+"""How long a server that lost a rank may take to leave."""
 
 
 def prepare(llm: LLM, version: str, price: Price | None, phases: Phases) -> Facts:
@@ -122,6 +127,30 @@ def about(llm: LLM) -> About:
         trained_context=architecture.context,
         threads=count_threads(chosen.backend),
     )
+
+
+def watch_ranks(llm: LLM, tell: Callable[[str], None]) -> None:
+    """From now on, have the server leave when a rank of the model ends. Raises RankLost when one has."""
+    ranks = llm.loaded.ranks
+    if ranks is None:
+        return
+    ranks.check()
+
+    def leave(reason: str) -> None:
+        tell(f"error: {reason}")
+        last = threading.Timer(LEAVE_S, os._exit, (1,))  # a device may wait for the lost rank for ever
+        last.daemon = True
+        last.start()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ranks.on_loss = leave
+
+
+def end_ranks(llm: LLM) -> None:
+    """End the other ranks of the model. Raises RankLost when the server left because of one."""
+    llm.close()
+    if llm.loaded.ranks is not None:
+        llm.loaded.ranks.check()
 
 
 def count_threads(backend: str) -> int:

@@ -10,6 +10,7 @@ from twofold.errors import (
     GrammarFailed,
     InvalidSampling,
     Overloaded,
+    RankLost,
     RequestError,
     RequestTooLong,
     ShuttingDown,
@@ -88,7 +89,7 @@ def problem_of(error: BaseException) -> Problem:
         return error
     if isinstance(error, Overloaded):
         return Problem(429, str(error), code="overloaded", retry_after_s=1)
-    if isinstance(error, ShuttingDown):
+    if isinstance(error, ShuttingDown | RankLost):
         return Problem(503, str(error), code="shutting_down", retry_after_s=5)
     if isinstance(error, SlowReader):
         return Problem(408, str(error), code="slow_reader")

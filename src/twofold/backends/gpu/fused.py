@@ -49,6 +49,10 @@ class KernelOps(TorchOps):
         """A network's forward function, replayed as a graph where that can be done."""
         return Captured(forward) if self.device.type == "cuda" else forward
 
+    def numbers(self, x: Given) -> Tensor:
+        """See TorchOps."""
+        return x.values() if isinstance(x, Rows) else x
+
     def download(self, x: Given) -> Floats:
         """To the host, once it is computed."""
         return super().download(x.values() if isinstance(x, Rows) else x)
