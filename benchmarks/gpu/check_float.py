@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,7 @@ HIDDEN, WIDTH, EXPERTS, QKV = 5120, 8192, 16, 7168
 CACHE_BYTES = 300e6
 """Weights are rotated until they are much larger than any cache."""
 FEW_TOLERANCE = {"f32": 1e-5, "bf16": 1e-5, "fp8": 1e-5, "group4": 3e-5}
-MANY_TOLERANCE = {"f32": 1e-5, "bf16": 1e-4, "fp8": 2e-3, "group4": 6e-3}
+MANY_TOLERANCE = {"f32": 1e-5, "bf16": 1e-4, "fp8": 5e-3, "group4": 6e-3}
 """float8 sums are kept with fewer bits by the matrix unit; four-bit weights are rounded to bfloat16 there."""
 
 
@@ -271,7 +271,9 @@ def combine_error(x_TD: Tensor, add_TD: Tensor) -> float:
 def quantize_error(x_TD: Tensor) -> float:
     """Of the bits of quantize_fp8, as torch rounds them."""
     values, scales = quantize_fp8(x_TD)
-    most = x_TD.abs().amax(1, keepdim=True) / 448
+    most = x_TD.abs().amax(1, keepdim=True) / torch.full(
+        (1, 1), 448.0, device=x_TD.device
+    )  # a number would be inverted
     expected = (x_TD * (1 / most)).clamp(-448, 448).to(torch.float8_e4m3fn)
     return max(error(scales, most), error(values.float(), expected.float()))
 
@@ -350,8 +352,11 @@ def few_points(device: torch.device) -> Iterator[Point]:
                 yield few_point(form, copies, 1, torch.bfloat16, tiling)
             if rows == 2 * WIDTH:
                 yield few_point(form, copies, 1, torch.float32, None)
-                for tokens in (2, 4, 8):
+                for tokens in (2, 4):
                     yield few_point(form, copies, tokens, torch.bfloat16, None)
+            if rows in (2 * WIDTH, HIDDEN) and columns == HIDDEN:
+                for tile in (group4_many.CONFIGS if form == "group4" else float_many.CONFIGS)[16]:
+                    yield tile_point(form, copies, 8, tile)
 
 
 def few_point(form: str, copies: list[Any], tokens: int, dtype: torch.dtype, tiling: Any) -> Point:
@@ -365,6 +370,20 @@ def few_point(form: str, copies: list[Any], tokens: int, dtype: torch.dtype, til
         shape=f"{tokens} x {rows} x {columns}, x {str(dtype).removeprefix('torch.')}",
         configuration=str(tiling or "chosen"),
         calls=[partial(few, x_TD, weight, tiling=tiling) for weight in copies],
+        bytes=bytes_of(copies[0]),
+    )
+
+
+def tile_point(form: str, copies: list[Any], tokens: int, tiling: Any) -> Point:
+    """A product of a few more tokens, by tiles."""
+    rows, columns = copies[0].shape
+    device = (copies[0].values if form == "bf16" else copies[0].scales).device
+    x_TD = activations(device, tokens, columns).bfloat16()
+    return Point(
+        kernel=f"many {form}",
+        shape=f"{tokens} x {rows} x {columns}",
+        configuration=str(tiling),
+        calls=[partial(many, x_TD, weight, tiling=tiling) for weight in copies],
         bytes=bytes_of(copies[0]),
     )
 
@@ -393,23 +412,20 @@ def many_points(device: torch.device) -> Iterator[Point]:
     for form in ("bf16", "fp8", "group4"):
         weight = large(form, device, EXPERTS, 2 * WIDTH, HIDDEN)
         configs: dict[int, Any] = group4_many.CONFIGS if form == "group4" else float_many.CONFIGS
-        for tokens, block, tilings in [(4096, 128, configs[128]), (64, 16, configs[16]), (512, 32, configs[32][:1])]:
+        for tokens, block, tilings in [(4096, 128, configs[128]), (64, 16, configs[16][:1])]:
             x_TD = torch.randn(tokens, HIDDEN, device=device, dtype=torch.bfloat16)
             experts_R = (torch.arange(tokens, device=device) % EXPERTS).int()
             order, gates = ordered(experts_R, EXPERTS, block), torch.rand(tokens, device=device)
             for tiling in tilings:
-                for together in (1, 4, 8) if tiling is tilings[0] and block == 128 else (8,):
-                    chosen = replace(tiling, together=together)
-                    call = partial(many_routed, x_TD, 1, order, gates, weight, torch.bfloat16, chosen)
-                    is_bound_by_reading = tokens * 2 < 600 * EXPERTS
-                    yield Point(
-                        kernel=f"many_routed {form}",
-                        shape=f"{tokens} x {2 * WIDTH} x {HIDDEN}, blocks of {block}",
-                        configuration=str(chosen),
-                        calls=[call, call],
-                        bytes=bytes_of(weight),
-                        flops=0.0 if is_bound_by_reading else 2.0 * tokens * 2 * WIDTH * HIDDEN,
-                    )
+                call = partial(many_routed, x_TD, 1, order, gates, weight, torch.bfloat16, tiling)
+                yield Point(
+                    kernel=f"many_routed {form}",
+                    shape=f"{tokens} x {2 * WIDTH} x {HIDDEN}, blocks of {block}",
+                    configuration=str(tiling),
+                    calls=[call, call],
+                    bytes=bytes_of(weight),
+                    flops=2.0 * tokens * 2 * WIDTH * HIDDEN if block == 128 else 0.0,
+                )
     x_TD, fp8 = torch.randn(4096, HIDDEN, device=device, dtype=torch.bfloat16), large("fp8", device, 2 * WIDTH, HIDDEN)
     flops = 2.0 * 4096 * 2 * WIDTH * HIDDEN
     yield Point("dense_many fp8", "4096", "library", [partial(dense_many, x_TD, fp8)] * 2, flops=flops)

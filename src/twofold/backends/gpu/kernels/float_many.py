@@ -19,17 +19,17 @@ from torch import Tensor
 from twofold.backends.gpu.kernels.fp8 import decode_fp8, has_fp8, quantize_fp8
 from twofold.backends.gpu.kernels.group4_many import launch_group4
 from twofold.backends.gpu.kernels.target import target
-from twofold.backends.gpu.kernels.tiles import Blocks, Order, Tiling, place_program, read_tile
+from twofold.backends.gpu.kernels.tiles import Blocks, Order, Tiling, block_rows, place_program, read_tile
 from twofold.backends.gpu.weights import DenseWeight, Fp8Weight, Group4Weight
 
 FloatWeight: TypeAlias = DenseWeight | Fp8Weight | Group4Weight
 
 FLOAT32_BYTES = 4
 CONFIGS = {
-    128: (Tiling(256, 128, 8, 3), Tiling(256, 128, 8, 4), Tiling(128, 128, 8, 4), Tiling(128, 128, 4, 4)),
-    64: (Tiling(256, 128, 8, 3), Tiling(256, 128, 4, 4), Tiling(128, 128, 4, 4)),
+    128: (Tiling(256, 128, 8, 4, 4), Tiling(256, 128, 8, 4, 8), Tiling(128, 128, 4, 4, 8)),
+    64: (Tiling(256, 128, 8, 4), Tiling(128, 128, 4, 4)),
     32: (Tiling(128, 256, 4, 4), Tiling(64, 256, 4, 4)),
-    16: (Tiling(128, 256, 4, 4), Tiling(64, 256, 4, 4), Tiling(64, 512, 4, 3)),
+    16: (Tiling(64, 512, 4, 3), Tiling(32, 512, 4, 3), Tiling(16, 512, 4, 4)),
 }
 """What a sweep tries, by rows of a block."""
 
@@ -45,16 +45,13 @@ def many_kernel(
     FORMAT: "dense", "fp8" (both sides float8), "bits" (uint8 weights decoded to bfloat16).
     """
     block, tile = place_program(block_count, tl.cdiv(N, ROWS), TOGETHER)
-    expert = tl.load(experts + block)
+    expert, row, is_row, token = block_rows(rows, experts, block, row_count, ACTIVE, BLOCK)
     if expert < 0:
         return
-    row = tl.load(rows + block * BLOCK + tl.arange(0, BLOCK))
-    is_row = (row >= 0) & (row < row_count)
-    token = tl.where(is_row, row // ACTIVE, 0)
     out = tile * ROWS + tl.arange(0, ROWS)
-    weight_row = expert.to(tl.int64) * N + tl.minimum(out, N - 1)
+    weight_row = expert * N + tl.minimum(out, N - 1)
     column = tl.arange(0, COLUMNS)
-    x_tile = x + token.to(tl.int64)[:, None] * x_stride + column[None, :]
+    x_tile = x + token[:, None] * x_stride + column[None, :]
     weight_tile = weight + (weight_row * D)[None, :] + column[:, None]
     sums = tl.zeros([BLOCK, ROWS], tl.float32)
     for start in range(0, D, COLUMNS):

@@ -13,23 +13,44 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.target import target
-from twofold.backends.gpu.kernels.tiles import Blocks, Tiling, place_program, read_tile
+from twofold.backends.gpu.kernels.tiles import Blocks, Tiling, block_rows, place_program, read_tile
 from twofold.backends.gpu.weights import Group4Weight
 
 CONFIGS = {
-    128: (Tiling(128, 64, 8, 3), Tiling(128, 32, 8, 4)),
+    128: (Tiling(128, 64, 8, 3), Tiling(64, 64, 4, 3), Tiling(64, 32, 4, 4)),
     64: (Tiling(128, 64, 8, 3), Tiling(64, 64, 4, 4)),
     32: (Tiling(64, 64, 4, 4), Tiling(64, 128, 4, 3)),
-    16: (Tiling(64, 64, 4, 4), Tiling(64, 128, 4, 3)),
+    16: (Tiling(64, 128, 4, 3), Tiling(64, 64, 4, 4), Tiling(64, 64, 4, 6)),
 }
 """What a sweep tries, by rows of a block."""
 
 
+_PLACE = tl.constexpr(
+    "{ .reg .b32 t, c; mov.b32 c, 0x3F000000; lop3.b32 t, $4, 0x0F0F0F0F, 0x80808080, 0xEA;"
+    " prmt.b32 $0, t, c, 0x7044; prmt.b32 $1, t, c, 0x7144; prmt.b32 $2, t, c, 0x7244; prmt.b32 $3, t, c, 0x7344; }"
+)
+_PLACE_HIGH = tl.constexpr(
+    "{ .reg .b32 t, c; mov.b32 c, 0x3F000000; shr.u32 t, $4, 4; lop3.b32 t, t, 0x0F0F0F0F, 0x80808080, 0xEA;"
+    " prmt.b32 $0, t, c, 0x7044; prmt.b32 $1, t, c, 0x7144; prmt.b32 $2, t, c, 0x7244; prmt.b32 $3, t, c, 0x7344; }"
+)
+
+
 @triton.jit
-def nibble_values(nibbles, scale, offset, TARGET: tl.constexpr):
-    """scale * (1 + q / 16) + offset as bfloat16: 1 + q / 16 is made from the bits of q."""
-    units = ((nibbles << 19) | 0x3F800000).to(tl.float32, bitcast=True)
-    values = units * scale + offset
+def nibble_values(packed, factor, offset, HIGH: tl.constexpr, TARGET: tl.constexpr):
+    """factor * (1 + q / 128) + offset as bfloat16, of the low or HIGH nibbles of bytes.
+
+    On CUDA four bytes of a register become four floats by one instruction each.
+    """
+    if TARGET == "cuda":
+        if HIGH:
+            bits = tl.inline_asm_elementwise(_PLACE_HIGH, "=r,=r,=r,=r,r", [packed], tl.int32, is_pure=True, pack=4)
+        else:
+            bits = tl.inline_asm_elementwise(_PLACE, "=r,=r,=r,=r,r", [packed], tl.int32, is_pure=True, pack=4)
+    elif HIGH:
+        bits = (packed.to(tl.int32) >> 4 << 16) | 0x3F800000
+    else:
+        bits = ((packed.to(tl.int32) & 15) << 16) | 0x3F800000
+    values = bits.to(tl.float32, bitcast=True) * factor + offset
     if TARGET == "plain":  # the interpreter has no product of bfloat16
         return values
     return values.to(tl.bfloat16)
@@ -51,24 +72,21 @@ def many_group4_kernel(
     MASKED: tl.constexpr = GROUPS_OF_ROW % GROUPS != 0
     X_MASKED: tl.constexpr = D % (GROUPS * 32) != 0
     block, tile = place_program(block_count, tl.cdiv(N, ROWS), TOGETHER)
-    expert = tl.load(experts + block)
+    expert, row, is_row, token = block_rows(rows, experts, block, row_count, ACTIVE, BLOCK)
     if expert < 0:
         return
-    row = tl.load(rows + block * BLOCK + tl.arange(0, BLOCK))
-    is_row = (row >= 0) & (row < row_count)
-    token = tl.where(is_row, row // ACTIVE, 0)
     out = tile * ROWS + tl.arange(0, ROWS)
-    first_group = (expert.to(tl.int64) * stored_rows + tl.minimum(out, N - 1)) * GROUPS_OF_ROW
+    first_group = (expert * stored_rows + tl.minimum(out, N - 1)) * GROUPS_OF_ROW
     byte = tl.arange(0, GROUPS * 16)
     column = byte // 16 * 32 + byte % 16
     group = tl.arange(0, GROUPS)
     code_tile = codes + (first_group * 16)[:, None] + byte[None, :]
-    x_tile = x + token.to(tl.int64)[None, :] * x_stride + column[:, None]
+    x_tile = x + token[None, :] * x_stride + column[:, None]
     sums = tl.zeros([ROWS, BLOCK], tl.float32)
     for start in range(0, GROUPS_OF_ROW, GROUPS):
         places = first_group[:, None] + (start + group)[None, :]
         inside = (start + group < GROUPS_OF_ROW)[None, :]
-        packed = read_tile(code_tile, (start * 16 + byte < GROUPS_OF_ROW * 16)[None, :], MASKED).to(tl.uint32)
+        packed = read_tile(code_tile, (start * 16 + byte < GROUPS_OF_ROW * 16)[None, :], MASKED)
         scale = read_tile(scales + places, inside, MASKED).to(tl.float32)
         zero_point = read_tile(zeros + places, inside, MASKED).to(tl.float32)
         x_low = read_tile(x_tile, (start * 32 + column < D)[:, None], X_MASKED)
@@ -76,10 +94,10 @@ def many_group4_kernel(
         if TARGET == "plain":
             x_low = x_low.to(tl.float32)
             x_high = x_high.to(tl.float32)
-        factor = by_byte(scale * 16.0, ROWS, GROUPS)
-        offset = by_byte(-scale * (zero_point + 16.0), ROWS, GROUPS)
-        sums = tl.dot(nibble_values(packed & 15, factor, offset, TARGET), x_low, sums)
-        sums = tl.dot(nibble_values(packed >> 4, factor, offset, TARGET), x_high, sums)
+        factor = by_byte(scale * 128.0, ROWS, GROUPS)
+        offset = by_byte(-scale * (zero_point + 128.0), ROWS, GROUPS)
+        sums = tl.dot(nibble_values(packed, factor, offset, False, TARGET), x_low, sums)
+        sums = tl.dot(nibble_values(packed, factor, offset, True, TARGET), x_high, sums)
         code_tile += GROUPS * 16
         x_tile += GROUPS * 32
     if HAS_GATES:

@@ -12,14 +12,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from twofold.backends.gpu.kernels.float_few import MOST_TOKENS, few
+from twofold.backends.gpu.kernels.float_few import LOAD_BYTES, MOST_TOKENS, few
 from twofold.backends.gpu.kernels.swiglu import sigmoid
+from twofold.backends.gpu.kernels.tiles import read_tile
 from twofold.backends.gpu.weights import DenseWeight
 
 SMALL_ROUTER = 32
 """Experts up to which one program does everything."""
 COLUMNS = 1024
 """Columns that the product takes at once."""
+STRIP = 5
+"""Tiles that are all asked for before the first is waited for: a lone program has nobody to wait with it."""
 
 
 @triton.jit
@@ -38,18 +41,27 @@ def choose_experts(logits_E, token, experts, gates, E: tl.constexpr, SLOTS: tl.c
 @triton.jit
 def route_kernel(
     x, router, experts, gates, x_stride,
-    D: tl.constexpr, E: tl.constexpr, SLOTS: tl.constexpr, ACTIVE: tl.constexpr, COLUMNS: tl.constexpr,
+    D: tl.constexpr, E: tl.constexpr, SLOTS: tl.constexpr, ACTIVE: tl.constexpr, STRIP: tl.constexpr,
+    COLUMNS: tl.constexpr, PER_LOAD: tl.constexpr,
 ):  # fmt: skip
     """x_TD f32 | bf16 with strided rows; router_ED f32 | bf16; experts_TA int32; gates_TA f32."""
     token = tl.program_id(0).to(tl.int64)
     expert = tl.minimum(tl.arange(0, SLOTS), E - 1)
-    sums = tl.zeros([SLOTS, COLUMNS], tl.float32)
-    for start in range(0, D, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)
-        inside = column < D
-        x_D = tl.load(x + token * x_stride + column, mask=inside, other=0.0).to(tl.float32)
-        router_ED = tl.load(router + expert[:, None] * D + column[None, :], mask=inside[None, :], other=0.0)
-        sums += router_ED.to(tl.float32) * x_D[None, :]
+    weight = router + expert[:, None] * D
+    lane = tl.arange(0, COLUMNS)
+    sums = tl.zeros([SLOTS, COLUMNS // PER_LOAD], tl.float32)
+    for strip in tl.static_range(0, D, STRIP * COLUMNS):
+        tiles = ()
+        for start in tl.static_range(strip, min(D, strip + STRIP * COLUMNS), COLUMNS):
+            column = start + lane
+            tiles = tiles + (  # noqa: RUF005
+                read_tile(weight + column[None, :], (column < D)[None, :], start + COLUMNS > D).to(tl.float32),
+            )
+        for index in tl.static_range(len(tiles)):
+            column = strip + index * COLUMNS + lane
+            x_D = read_tile(x + token * x_stride + column, column < D, strip + (index + 1) * COLUMNS > D)
+            products = tl.reshape(tiles[index] * x_D.to(tl.float32)[None, :], [SLOTS, COLUMNS // PER_LOAD, PER_LOAD])
+            sums += tl.sum(products, axis=2)
     choose_experts(tl.sum(sums, axis=1), token, experts, gates, E, SLOTS, ACTIVE)
 
 
@@ -84,7 +96,9 @@ def route(x_TD: Tensor, router_ED: Tensor, active: int) -> tuple[Tensor, Tensor]
             E=count,
             SLOTS=slots,
             ACTIVE=active,
-            COLUMNS=min(COLUMNS, triton.next_power_of_2(columns)),
+            STRIP=STRIP,
+            COLUMNS=COLUMNS,
+            PER_LOAD=LOAD_BYTES // router_ED.element_size(),
             num_warps=16,
         )
         return experts_TA, gates_TA

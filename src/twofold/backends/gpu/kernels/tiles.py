@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -44,6 +43,7 @@ class Blocks:
 
     rows_P int32 [count * block]: the row of y each place stands for; a number that is no row fills a block up.
     expert_B int32 [count]: below zero where a block has no row. Row r of y belongs to row r // active of x.
+    active 0: all rows one after the other with one matrix; rows_P and expert_B are not looked at.
     """
 
     x_TD: Tensor
@@ -52,20 +52,13 @@ class Blocks:
     expert_B: Tensor
     gates_R: Tensor | None
     rows: int
-
-    @property
-    def count(self) -> int:
-        """Blocks."""
-        return len(self.expert_B)
-
-    @property
-    def block(self) -> int:
-        """Rows of a block."""
-        return len(self.rows_P) // len(self.expert_B)
+    block: int
+    count: int
 
     @staticmethod
     def ordered(x_TD: Tensor, active: int, order: Order, gates_R: Tensor | None) -> Blocks:
         """Blocks of rows that were put in order by their experts."""
+        count = len(order.expert_of_block)
         return Blocks(
             x_TD=x_TD,
             active=active,
@@ -73,6 +66,8 @@ class Blocks:
             expert_B=order.expert_of_block,
             gates_R=gates_R,
             rows=len(x_TD) * active,
+            block=len(order.rows) // count,
+            count=count,
         )
 
     @staticmethod
@@ -81,9 +76,25 @@ class Blocks:
         tokens = len(x_TD)
         block = min(PLAIN_BLOCK, max(16, triton.next_power_of_2(tokens)))
         count = triton.cdiv(tokens, block)
-        rows_P = torch.arange(count * block, dtype=torch.int32, device=x_TD.device)
-        expert_B = torch.zeros(count, dtype=torch.int32, device=x_TD.device)
-        return Blocks(x_TD=x_TD, active=1, rows_P=rows_P, expert_B=expert_B, gates_R=None, rows=tokens)
+        return Blocks(
+            x_TD=x_TD, active=0, rows_P=x_TD, expert_B=x_TD, gates_R=None, rows=tokens, block=block, count=count
+        )
+
+
+@triton.jit
+def block_rows(rows, experts, block, row_count, ACTIVE: tl.constexpr, BLOCK: tl.constexpr):
+    """Of a block: its expert (below zero: there is nothing to do), its rows, which of them are rows, their tokens."""
+    if ACTIVE > 0:
+        expert = tl.load(experts + block).to(tl.int64)
+        row = tl.load(rows + block * BLOCK + tl.arange(0, BLOCK))
+        is_row = (row >= 0) & (row < row_count)
+        token = tl.where(is_row, row // ACTIVE, 0)
+    else:
+        expert = tl.full([], 0, tl.int64)
+        row = block * BLOCK + tl.arange(0, BLOCK)
+        is_row = row < row_count
+        token = tl.where(is_row, row, 0)
+    return expert, row, is_row, token.to(tl.int64)
 
 
 @triton.jit
@@ -103,7 +114,7 @@ def place_program(blocks, tiles, TOGETHER: tl.constexpr):
 def read_tile(pointers, mask, MASKED: tl.constexpr):
     """What is there, zero where the mask says no; without MASKED the mask is not looked at, which costs less."""
     if MASKED:
-        found = tl.load(pointers, mask=mask, other=0)
+        found = tl.load(pointers, mask=mask, other=0.0)  # an integer would not become a float8
     else:
         found = tl.load(pointers)
     return found
