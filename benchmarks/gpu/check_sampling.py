@@ -47,17 +47,22 @@ def is_same(got: Drawn, expected: Drawn) -> bool:
 def measure(device: torch.device) -> list[dict[str, Any]]:
     """Milliseconds from logits on the device to tokens on the host, for one row and for many."""
     results = []
+    zipf = -1.5 * torch.arange(1, VOCABULARY + 1, device=device).float().log()
     for count in (1, ROWS):
-        logits = torch.randn(count, VOCABULARY, device=device) * 3
-        for name, settings in SETTINGS.items():
-            rows = [RowSampling(seed=seed, **settings) for seed in range(count)]
-            sample(logits, rows)
-            repeats = 5
-            start = time.perf_counter()
-            for _ in range(repeats):
-                sample(logits, rows)
-            milliseconds = (time.perf_counter() - start) * 1e3 / repeats
-            results.append(
-                {"kernel": f"sample, {name}", "shape": f"{count} x {VOCABULARY}", "ms": round(milliseconds, 3)}
-            )
+        logits = torch.stack([zipf[torch.randperm(VOCABULARY, device=device)] for _ in range(count)])
+        results += [timed(name, logits, settings) for name, settings in SETTINGS.items()]
+        flat = torch.randn(count, VOCABULARY, device=device)
+        results.append(timed("top_p 0.9 of flat rows", flat, SETTINGS["top_p 0.9"]))
     return results
+
+
+def timed(name: str, logits: torch.Tensor, settings: dict[str, Any]) -> dict[str, Any]:
+    """The time of a step, host and device together."""
+    rows = [RowSampling(seed=seed, **settings) for seed in range(len(logits))]
+    sample(logits, rows)
+    repeats = 5
+    start = time.perf_counter()
+    for _ in range(repeats):
+        sample(logits, rows)
+    milliseconds = (time.perf_counter() - start) * 1e3 / repeats
+    return {"kernel": f"sample, {name}", "shape": f"{len(logits)} x {VOCABULARY}", "ms": round(milliseconds, 3)}

@@ -1,33 +1,37 @@
-"""Logits after bias, penalties, banned and allowed ids, on the device; ops.sampling.adjust defines the results."""
+"""Logits after bias, penalties, banned and allowed ids, on the device; ops.sampling.adjust defines the results.
+
+Rows bring their ids as they are, as often as they come: they are counted on the device. A logit is read before any is
+written, so an id that comes twice is changed once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from twofold.ops.types import RowSampling
 
-Numbers = npt.NDArray[np.float64]
-FIELDS = 6
-"""Row, id, bias, penalty, what is taken away, whether it is banned."""
+Pairs = list[tuple[int, Sequence[int]]]
 
 
 def adjust(logits_RV: Tensor, rows: Sequence[RowSampling]) -> Tensor:
-    """The logits themselves where no row asks for anything, else a copy. Whatever is needed goes there in one piece."""
-    found = [changes(index, row) for index, row in enumerate(rows) if is_changed(row)]
+    """The logits themselves where no row asks for anything, else a copy."""
     masked = [index for index, row in enumerate(rows) if row.allowed is not None]
-    if not found and not masked:
+    if not masked and not any(is_changed(row) for row in rows):
         return logits_RV
     result_RV = logits_RV.clone()
-    if found:
-        change(result_RV, np.concatenate(found, axis=1))
+    add_bias(result_RV, rows)
+    penalise_repeats(result_RV, rows)
+    penalise_counts(result_RV, rows)
+    banned = places_of([(index, row.banned) for index, row in enumerate(rows) if row.banned], result_RV)
+    if banned is not None:
+        result_RV[banned] = -torch.inf
     if masked:
-        forbid(result_RV, masked, [row.allowed or b"" for row in rows if row.allowed is not None])
+        forbid(result_RV, masked, [row.allowed for row in rows if row.allowed is not None])
     return result_RV
 
 
@@ -42,35 +46,54 @@ def is_changed(row: RowSampling) -> bool:
     )
 
 
-def changes(index: int, row: RowSampling) -> Numbers:
-    """[FIELDS, ids]: every id of a row that anything happens to, once."""
-    biased = np.array([token for token, _ in row.logit_bias], np.int64)
-    seen = np.array([*row.prompt, *row.generated] if row.repetition_penalty != 1.0 else (), np.int64)
-    counted = np.array(row.generated if row.presence_penalty or row.frequency_penalty else (), np.int64)
-    counted, times = np.unique(counted, return_counts=True)
-    banned = np.array(row.banned, np.int64)
-    ids = np.unique(np.concatenate([biased, seen, counted, banned]))
-    result = np.zeros((FIELDS, len(ids)), np.float64)
-    result[0], result[1], result[3] = index, ids, 1.0
-    bias = np.zeros(len(ids), np.float32)
-    np.add.at(bias, np.searchsorted(ids, biased), np.array([value for _, value in row.logit_bias], np.float32))
-    result[2] = bias
-    result[3, np.searchsorted(ids, np.unique(seen))] = np.float32(row.repetition_penalty)
-    less = np.float32(row.presence_penalty) + np.float32(row.frequency_penalty) * times
-    result[4, np.searchsorted(ids, counted)] = less
-    result[5, np.searchsorted(ids, np.unique(banned))] = 1.0
-    return result
+def places_of(pairs: Pairs, logits_RV: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Rows and ids of (row, ids) pairs on the device, int64 each; None where there are none. One transfer."""
+    count = sum(len(ids) for _, ids in pairs)
+    if not count:
+        return None
+    rows = np.repeat(np.array([row for row, _ in pairs]), [len(ids) for _, ids in pairs])
+    both = np.stack([rows, np.fromiter(chain.from_iterable(ids for _, ids in pairs), np.int64, count)])
+    placed = torch.from_numpy(both).to(logits_RV.device)
+    return placed[0], placed[1]
 
 
-def change(logits_RV: Tensor, given: Numbers) -> None:
-    """Bias, then the repetition penalty, then what presence and frequency take away, then what is banned."""
-    fields = torch.from_numpy(given).to(logits_RV.device)
-    places = (fields[0].long(), fields[1].long())
-    values = logits_RV[places] + fields[2].float()
-    penalties = fields[3].float()
-    values = torch.where(values > 0, values / penalties, values * penalties)
-    values = (values.double() - fields[4]).float()
-    logits_RV[places] = values.masked_fill(fields[5] > 0, -torch.inf)
+def settings_of(values: Sequence[float], logits_RV: Tensor) -> Tensor:
+    """A number for every row, float32: penalties are rounded to it as on the host."""
+    return torch.from_numpy(np.array(values, np.float32)).to(logits_RV.device)
+
+
+def add_bias(logits_RV: Tensor, rows: Sequence[RowSampling]) -> None:
+    """logit_bias."""
+    found = places_of([(i, [token for token, _ in row.logit_bias]) for i, row in enumerate(rows)], logits_RV)
+    if found is not None:
+        bias = settings_of([value for row in rows for _, value in row.logit_bias], logits_RV)
+        logits_RV.index_put_(found, bias, accumulate=True)
+
+
+def penalise_repeats(logits_RV: Tensor, rows: Sequence[RowSampling]) -> None:
+    """repetition_penalty, of prompts and answers."""
+    pairs: Pairs = [(i, ids) for i, row in enumerate(rows) if row.repetition_penalty != 1.0
+                    for ids in (row.prompt, row.generated)]  # fmt: skip
+    found = places_of(pairs, logits_RV)
+    if found is not None:
+        penalties = settings_of([row.repetition_penalty for row in rows], logits_RV)[found[0]]
+        values = logits_RV[found]
+        logits_RV[found] = torch.where(values > 0, values / penalties, values * penalties)
+
+
+def penalise_counts(logits_RV: Tensor, rows: Sequence[RowSampling]) -> None:
+    """presence_penalty and frequency_penalty, of answers; what is taken away is float64, as on the host."""
+    counted = [i for i, row in enumerate(rows) if row.presence_penalty != 0.0 or row.frequency_penalty != 0.0]
+    found = places_of([(i, rows[i].generated) for i in counted], logits_RV)
+    if found is None:
+        return
+    counts_RV = torch.zeros(logits_RV.shape, dtype=torch.float32, device=logits_RV.device)
+    counts_RV.view(-1).scatter_add_(
+        0, found[0] * logits_RV.shape[1] + found[1], torch.ones(len(found[0]), device=logits_RV.device)
+    )
+    presence = settings_of([row.presence_penalty for row in rows], logits_RV)[found[0]].double()
+    frequency = settings_of([row.frequency_penalty for row in rows], logits_RV)[found[0]].double()
+    logits_RV[found] = (logits_RV[found].double() - (presence + frequency * counts_RV[found].double())).float()
 
 
 def forbid(logits_RV: Tensor, rows: list[int], masks: list[bytes]) -> None:
@@ -79,7 +102,7 @@ def forbid(logits_RV: Tensor, rows: list[int], masks: list[bytes]) -> None:
     size = -(-vocabulary // 8)
     joined = b"".join(mask[:size].ljust(size, b"\0") for mask in masks)
     bytes_QB = torch.from_numpy(np.frombuffer(joined, np.uint8).copy()).to(logits_RV.device).reshape(len(rows), size)
-    places: Any = torch.tensor(rows, device=logits_RV.device)
+    places = torch.tensor(rows, device=logits_RV.device)
     shifts = torch.arange(8, device=logits_RV.device, dtype=torch.uint8)
     allowed_QV = ((bytes_QB[:, :, None] >> shifts) & 1).flatten(1)[:, :vocabulary]
     logits_RV[places] = logits_RV[places].masked_fill(allowed_QV == 0, -torch.inf)

@@ -1,0 +1,82 @@
+"""The best ids of every row of logits without sorting the vocabulary.
+
+How far a logit lies below the best one says its bin, sixteen bins for each power of two: so a row is told apart as well
+whatever its scale. Bins are counted; those that hold enough ids together, from the best on, give the candidates, as
+keys of which the largest is the best: the bits of the logit in the order of its size, then the id upside down. Only
+they are sorted.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BINS = 512
+FIRST = (127 - 16) * 16
+"""Bits of 2^-16, less the last nineteen: nearer ones share a bin."""
+BLOCK = 8192
+"""Ids of one program."""
+ROOM = 2048
+"""Candidates of a row at most; where there are more, the row is not told apart well enough."""
+LOWEST = 2**32 - 1
+
+
+@triton.jit
+def bins_of(logits, best, FIRST: tl.constexpr, BINS: tl.constexpr):
+    """The bin of every logit, int32."""
+    bits = (best - logits).to(tl.int32, bitcast=True) >> 19
+    return tl.minimum(tl.maximum(bits - FIRST, 0), BINS - 1)
+
+
+@triton.jit
+def count_kernel(logits, best, counts, V, blocks, FIRST: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr):
+    """logits_RV, best_R f32; counts [R, blocks, BINS] int32. Logits of -inf are no candidates."""
+    row = tl.program_id(1).to(tl.int64)
+    ids = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    some = tl.load(logits + row * V + ids, mask=ids < V, other=float("-inf"))
+    found = tl.histogram(bins_of(some, tl.load(best + row), FIRST, BINS), BINS, mask=some > float("-inf"))
+    tl.store(counts + (row * blocks + tl.program_id(0)) * BINS + tl.arange(0, BINS), found)
+
+
+@triton.jit
+def collect_kernel(
+    logits, best, limits, filled, keys, V,
+    FIRST: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr, ROOM: tl.constexpr,
+):  # fmt: skip
+    """limits_R int64: the last bin that counts; filled_R int32, zeros at first; keys [R, ROOM] int64, in any order."""
+    row = tl.program_id(1).to(tl.int64)
+    ids = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    some = tl.load(logits + row * V + ids, mask=ids < V, other=float("-inf"))
+    bins = bins_of(some, tl.load(best + row), FIRST, BINS)
+    chosen = ((some > float("-inf")) & (bins <= tl.load(limits + row).to(tl.int32))).to(tl.int32)
+    count = tl.sum(chosen, axis=0)
+    start = tl.atomic_add(filled + row, count)
+    place = start + tl.cumsum(chosen, axis=0) - 1
+    bits = (some + 0.0).to(tl.int32, bitcast=True)  # -0 becomes 0
+    bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    key = (bits.to(tl.int64) << 32) | (4294967295 - ids.to(tl.int64))
+    tl.store(keys + row * ROOM + place, key, mask=(chosen > 0) & (place < ROOM))
+
+
+def best_ids(logits_RV: Tensor, best_R: Tensor, wanted_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The best ids of every row, best first, lower id on ties: int64 [R, ROOM]; how many they are; of how many.
+
+    At least wanted_R of a row where it has so many that are not -inf, but none at all where that would be more than
+    ROOM. logits_RV is float32 and contiguous, best_R its largest values.
+    """
+    rows, vocabulary = logits_RV.shape
+    blocks = triton.cdiv(vocabulary, BLOCK)
+    counts = torch.empty(rows, blocks, BINS, dtype=torch.int32, device=logits_RV.device)
+    shape = {"FIRST": FIRST, "BINS": BINS, "BLOCK": BLOCK}
+    grid = (blocks, rows)
+    count_kernel[grid](logits_RV, best_R, counts, vocabulary, blocks, **shape, num_warps=8)
+    sums_RB = counts.sum(dim=1).cumsum(dim=1)
+    limits_R = (sums_RB < wanted_R[:, None]).sum(dim=1).clamp(max=BINS - 1)
+    found_R = sums_RB.gather(1, limits_R[:, None])[:, 0]
+    keys = torch.full((rows, ROOM), torch.iinfo(torch.int64).min, device=logits_RV.device)
+    filled_R = torch.zeros(rows, dtype=torch.int32, device=logits_RV.device)
+    collect_kernel[grid](logits_RV, best_R, limits_R, filled_R, keys, vocabulary, **shape, ROOM=ROOM, num_warps=8)
+    ids = LOWEST - (keys.sort(dim=1, descending=True).values & LOWEST)
+    return ids, torch.where(found_R <= ROOM, found_R, 0), sums_RB[:, -1]
