@@ -23,6 +23,8 @@ from twofold.backends.gpu.kernels.tiles import find_row, read_tile
 from twofold.backends.gpu.weights import Group4Weight
 
 GROUP_BYTES = 16
+LOAD_BYTES = 16
+"""What a thread loads at once: the codes of a group."""
 GROUP_COLUMNS = 32
 
 
@@ -76,15 +78,8 @@ class Rows:
         }
 
 
-CONFIGS = (
-    Tiling(4, 512, 4),
-    Tiling(16, 512, 4),
-    Tiling(4, 1024, 4),
-    Tiling(8, 1024, 4),
-    Tiling(4, 512, 1),
-    Tiling(8, 512, 2),
-)
-"""What a sweep tries."""
+CONFIGS = (Tiling(4, 512, 1), Tiling(2, 512, 1), Tiling(8, 512, 1), Tiling(4, 1024, 1), Tiling(8, 512, 2))
+"""What a sweep tries; the first is taken. One warp a program: nothing it reads has to be shared with another."""
 
 
 _BYTES = tl.constexpr(
@@ -97,6 +92,32 @@ _BYTES = tl.constexpr(
 def placed_byte(words, byte: tl.constexpr):
     """The bits of 1 + q / 128, where q is the low nibble of a byte of every word."""
     return (((words >> (8 * byte)) & 0x0F) << 16) | 0x3F800000
+
+
+@triton.jit
+def beside(left, right, GROUPS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Two tiles [GROUPS, COLUMNS] side by side; nothing leaves its thread."""
+    return tl.reshape(tl.permute(tl.join(left, right), (0, 2, 1)), [GROUPS, 2 * COLUMNS])
+
+
+@triton.jit
+def read_eight(x, columns, limit, MASKED: tl.constexpr, PER_LOAD: tl.constexpr, GROUPS: tl.constexpr):
+    """Eight columns of every group from `columns` on, float32 [GROUPS, 8], by loads of 16 bytes."""
+    places = columns[:, None] + tl.arange(0, PER_LOAD)[None, :]
+    found = read_tile(x + places, places < limit, MASKED)
+    if PER_LOAD == 4:
+        found = beside(found, read_tile(x + places + 4, places + 4 < limit, MASKED), GROUPS, 4)
+    return found.to(tl.float32)
+
+
+@triton.jit
+def read_groups(x, columns, limit, MASKED: tl.constexpr, PER_LOAD: tl.constexpr, GROUPS: tl.constexpr):
+    """The 32 columns of every group, float32 [GROUPS, 32]: each thread has its groups whole, as it has their codes."""
+    first = read_eight(x, columns, limit, MASKED, PER_LOAD, GROUPS)
+    second = read_eight(x, columns + 8, limit, MASKED, PER_LOAD, GROUPS)
+    third = read_eight(x, columns + 16, limit, MASKED, PER_LOAD, GROUPS)
+    fourth = read_eight(x, columns + 24, limit, MASKED, PER_LOAD, GROUPS)
+    return beside(beside(first, second, GROUPS, 8), beside(third, fourth, GROUPS, 8), GROUPS, 16)
 
 
 @triton.jit
@@ -122,10 +143,23 @@ def four_columns(words, ROWS: tl.constexpr, GROUPS: tl.constexpr, TARGET: tl.con
 
 @triton.jit
 def unpack_groups(words, ROWS: tl.constexpr, GROUPS: tl.constexpr, TARGET: tl.constexpr):
-    """1 + q / 128 of all codes of words [ROWS, GROUPS * 4]: float32 [ROWS, GROUPS * 32] in the order of columns."""
+    """1 + q / 128 of all codes of words [ROWS, GROUPS * 4]: float32 [ROWS, GROUPS, 32] in the order of columns."""
     low = four_columns(words, ROWS, GROUPS, TARGET)
     high = four_columns(words >> 4, ROWS, GROUPS, TARGET)
-    return tl.reshape(tl.permute(tl.join(low, high), [0, 1, 3, 2]), [ROWS, GROUPS * 32])
+    return tl.reshape(tl.permute(tl.join(low, high), [0, 1, 3, 2]), [ROWS, GROUPS, 32])
+
+
+@triton.jit
+def read_codes(codes, scales, zeros, first, start, GROUPS_OF_ROW: tl.constexpr, GROUPS: tl.constexpr):
+    """Words, scales and zero points of the groups from `start` on, nothing beyond the end of a row."""
+    word = start * 4 + tl.arange(0, GROUPS * 4)
+    group = start + tl.arange(0, GROUPS)
+    is_word, is_group = (word < GROUPS_OF_ROW * 4)[None, :], (group < GROUPS_OF_ROW)[None, :]
+    places = first[:, None] + group[None, :]
+    words = tl.load(codes + first[:, None] * 4 + word[None, :], mask=is_word, other=0)
+    scale = tl.load(scales + places, mask=is_group, other=0.0)
+    zero_point = tl.load(zeros + places, mask=is_group, other=0.0)
+    return words, scale, zero_point
 
 
 @triton.jit
@@ -133,45 +167,35 @@ def few_group4_kernel(
     x, codes, scales, zeros, experts, gates, add, y, N, stored_rows, x_stride, add_stride,
     D: tl.constexpr, GROUPS_OF_ROW: tl.constexpr, TOKENS: tl.constexpr, ACTIVE: tl.constexpr,
     HAS_GATES: tl.constexpr, HAS_ADD: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr,
-    TARGET: tl.constexpr,
+    PER_LOAD: tl.constexpr, TARGET: tl.constexpr,
 ):  # fmt: skip
     """codes int32 words [E, N16, G, 4]; scales, zeros f16 [E, N16, G]; the rest as in few_kernel."""
-    WORDS: tl.constexpr = GROUPS * 4
-    MASKED: tl.constexpr = GROUPS_OF_ROW % GROUPS != 0
     row = tl.minimum(tl.program_id(0) * ROWS + tl.arange(0, ROWS), N - 1)
     out = tl.program_id(1)
     token, expert = find_row(experts, out, ACTIVE)
     first = (expert * stored_rows + row) * GROUPS_OF_ROW
     x_row = x + token * x_stride
-    word = tl.arange(0, WORDS)
     zero = tl.zeros([ROWS, GROUPS], tl.float32)
     sums = (zero,)
     for _ in tl.static_range(TOKENS - 1):
         sums = sums + (zero,)  # noqa: RUF005
-    group = tl.arange(0, GROUPS)
-    places = first[:, None] + group[None, :]
-    word_places = first[:, None] * 4 + word[None, :]
-    words = read_tile(codes + word_places, (word < GROUPS_OF_ROW * 4)[None, :], MASKED)
-    scale = read_tile(scales + places, (group < GROUPS_OF_ROW)[None, :], MASKED)
-    zero_point = read_tile(zeros + places, (group < GROUPS_OF_ROW)[None, :], MASKED)
+    words, scale, zero_point = read_codes(codes, scales, zeros, first, 0, GROUPS_OF_ROW, GROUPS)
     for start in range(0, GROUPS_OF_ROW, GROUPS):
-        after = start + GROUPS  # what comes next is under way while this is multiplied
-        is_word, is_group = after * 4 + word < GROUPS_OF_ROW * 4, after + group < GROUPS_OF_ROW
-        next_words = tl.load(codes + word_places + after * 4, mask=is_word[None, :], other=0)
-        next_scale = tl.load(scales + places + after, mask=is_group[None, :], other=0.0)
-        next_zero_point = tl.load(zeros + places + after, mask=is_group[None, :], other=0.0)
+        # what comes next is under way while this is multiplied
+        following = read_codes(codes, scales, zeros, first, start + GROUPS, GROUPS_OF_ROW, GROUPS)
         units = unpack_groups(words, ROWS, GROUPS, TARGET)
         factor = scale.to(tl.float32)
         offset = -factor * (zero_point.to(tl.float32) + 128.0)
-        column = start * 32 + tl.arange(0, GROUPS * 32)
+        columns = (start + tl.arange(0, GROUPS)) * 32
         grown = ()
         for t in tl.static_range(TOKENS):
-            x_D = read_tile(x_row + t * x_stride + column, column < D, D % (GROUPS * 32) != 0).to(tl.float32)
-            products = tl.sum(tl.reshape(units * x_D[None, :], [ROWS, GROUPS, 32]), axis=2)
-            x_sums = tl.sum(tl.reshape(x_D, [GROUPS, 32]), axis=1)
-            grown = grown + (sums[t] + (factor * 128.0 * products + offset * x_sums[None, :]),)  # noqa: RUF005
+            x_GC = read_groups(x_row + t * x_stride, columns, D, D % (GROUPS * 32) != 0, PER_LOAD, GROUPS)
+            products = tl.sum(units * x_GC[None, :, :], axis=2)
+            x_sums = tl.sum(x_GC, axis=1)
+            added = tl.fma(offset, tl.broadcast_to(x_sums[None, :], [ROWS, GROUPS]), sums[t])
+            grown = grown + (tl.fma(factor * 128.0, products, added),)  # noqa: RUF005
         sums = grown
-        words, scale, zero_point = next_words, next_scale, next_zero_point
+        words, scale, zero_point = following
     for t in tl.static_range(TOKENS):
         result = tl.sum(sums[t], axis=1)
         if HAS_GATES:
@@ -181,14 +205,9 @@ def few_group4_kernel(
         tl.store(y + tl.cast(out + t, tl.int64) * N + row, result)
 
 
-def choose(tokens: int) -> Tiling:
-    """The tiling for so many tokens at once."""
-    return Tiling(8 if tokens == 1 else 4 if tokens <= 4 else 2, 512, 4)
-
-
 def launch_group4(rows: Rows, weight: Group4Weight, tiling: Tiling | None) -> None:
     """Fill rows.y_RN."""
-    tiling = tiling or choose(rows.tokens)
+    tiling = tiling or CONFIGS[0]
     words = weight.codes.view(torch.int32)
     grid = (triton.cdiv(weight.shape[-2], tiling.rows), rows.programs)
     few_group4_kernel[grid](
@@ -206,6 +225,7 @@ def launch_group4(rows: Rows, weight: Group4Weight, tiling: Tiling | None) -> No
         **rows.constants(),
         ROWS=tiling.rows,
         GROUPS=tiling.row_bytes // GROUP_BYTES,
+        PER_LOAD=LOAD_BYTES // rows.x_TD.element_size(),
         TARGET=target(),
         num_warps=tiling.warps,
     )
