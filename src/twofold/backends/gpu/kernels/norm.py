@@ -39,10 +39,11 @@ def norm(
     epsilon: float,
     add_TD: Tensor | None = None,
     out_dtype: torch.dtype = torch.float32,
+    warps: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """x + add as float32 (x itself where nothing is added), and its norm in `out_dtype`: two tensors [T, D].
 
-    x and add are float32 or bfloat16; their rows may be strided, their columns not.
+    x and add are float32 or bfloat16; their rows may be strided, their columns not. warps: None for what is best.
     """
     tokens, columns = x_TD.shape
     y_TD = torch.empty(tokens, columns, dtype=out_dtype, device=x_TD.device)
@@ -61,6 +62,6 @@ def norm(
             D=columns,
             BLOCK=triton.next_power_of_2(columns),
             HAS_ADD=add_TD is not None,
-            num_warps=8 if columns >= LARGE_ROW else 4,
+            num_warps=warps or (8 if columns >= LARGE_ROW else 4),
         )
     return total_TD, y_TD
