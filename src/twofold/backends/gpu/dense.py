@@ -9,6 +9,7 @@ from torch import Tensor
 
 from twofold.backends.gpu.kernels import float_few, float_many, integer_few, integer_many, refine
 from twofold.backends.gpu.kernels.fp8 import dense_many, fits_library, has_fp8
+from twofold.backends.gpu.kernels.unpack import widened
 from twofold.backends.gpu.weights import (
     DenseWeight,
     Fp8Weight,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 FEW_CODES, FEW_FLOATS = 8, 4
 """Rows up to which a weight is read by dot products of its own, not by tiles."""
+WIDENED_FROM = 9
+"""Rows from which four-bit weights are widened to eight bits first, once for all tiles."""
 
 
 def product(x: Rows, weight: GpuWeight, add_TN: Tensor | None = None) -> Tensor:
@@ -46,6 +49,8 @@ def integer_product(x: Rows, weight: IntegerWeight, add_TN: Tensor | None) -> Te
     """Exact integer sums times both scales, float32."""
     if len(x) <= FEW_CODES:
         return integer_few.few(x.codes(), weight, add_TN)
+    if isinstance(weight, Int4Weight) and len(x) >= WIDENED_FROM:
+        weight = widened(weight)
     y_TN = integer_many.many(x.codes(), weight)
     return y_TN if add_TN is None else add_TN + y_TN
 

@@ -14,13 +14,24 @@ from twofold.backends.gpu.kernels import float_few, float_many, integer_few, int
 from twofold.backends.gpu.kernels.combine import combine
 from twofold.backends.gpu.kernels.order import Order, order
 from twofold.backends.gpu.kernels.swiglu import swiglu
-from twofold.backends.gpu.weights import DenseWeight, Fp8Weight, GpuWeight, Group4Weight, Int4Weight, Int8Weight
+from twofold.backends.gpu.kernels.unpack import widened
+from twofold.backends.gpu.weights import (
+    DenseWeight,
+    Fp8Weight,
+    GpuWeight,
+    Group4Weight,
+    Int4Weight,
+    Int8Weight,
+    IntegerWeight,
+)
 
 if TYPE_CHECKING:
     from twofold.backends.gpu.lazy import Rows
 
 FEW = 4
 """Pairs of a token and an expert up to which each reads its expert for itself."""
+WIDENED_FROM = 9
+"""Pairs from which four-bit stacks are widened to eight bits first, once for all tiles."""
 BESIDE = 32
 """Rows up to which experts run beside the shared one."""
 
@@ -112,8 +123,14 @@ def through_integers(call: Call, active: int, experts_R: Tensor, gates_R: Tensor
     if sorted_rows is None:
         hidden = integer_few.few_routed(call.x.codes(), active, experts_R, gates_R, call.gate_up)
         return integer_few.few_routed(quantize.swiglu_quantize(hidden), 1, experts_R, None, call.down)
-    hidden = integer_many.many_routed(call.x.codes(), active, sorted_rows, gates_R, call.gate_up)
-    return integer_many.many_routed(quantize.swiglu_quantize(hidden), 1, sorted_rows, None, call.down)
+    gate_up, down = (wide_enough(weight, len(experts_R)) for weight in (call.gate_up, call.down))
+    hidden = integer_many.many_routed(call.x.codes(), active, sorted_rows, gates_R, gate_up)
+    return integer_many.many_routed(quantize.swiglu_quantize(hidden), 1, sorted_rows, None, down)
+
+
+def wide_enough(weight: IntegerWeight, rows: int) -> IntegerWeight:
+    """The weight as its tiles are fastest for so many rows: four bits widened to eight where many share them."""
+    return widened(weight) if isinstance(weight, Int4Weight) and rows >= WIDENED_FROM else weight
 
 
 def through_floats(call: Call, active: int, experts_R: Tensor, gates_R: Tensor, sorted_rows: Order | None) -> Tensor:

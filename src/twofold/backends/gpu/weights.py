@@ -17,6 +17,7 @@ are rows padded to 16, D64 columns padded to 64, G = D64 / 32; stacks of experts
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -203,11 +204,17 @@ def group_multipliers(weight: Int4Weight) -> Tensor:
     return torch.where(stored < 8, stored - 8, stored - 7)
 
 
+@cache
+def level_table(device: torch.device) -> Tensor:
+    """The level of every code, int8 [16]."""
+    return torch.from_numpy(LEVELS).to(device)
+
+
 def integer_rows(weight: IntegerWeight) -> Tensor:
     """The integers of the inner product, int8 [.., N16, D64]: q of Int8Weight, m * level of Int4Weight."""
     if isinstance(weight, Int8Weight):
         return weight.codes
-    levels = torch.from_numpy(LEVELS).to(weight.codes.device)[nibbles(weight.codes).long()]
+    levels = level_table(weight.codes.device)[nibbles(weight.codes).long()]
     return (levels * group_multipliers(weight).unsqueeze(-1)).flatten(-2)
 
 

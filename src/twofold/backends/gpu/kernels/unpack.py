@@ -9,15 +9,21 @@ from torch import Tensor
 
 from twofold.backends.gpu.kernels.integer_many import level_rows
 from twofold.backends.gpu.kernels.target import product_levels, target
-from twofold.backends.gpu.weights import Int4Weight
+from twofold.backends.gpu.weights import Int4Weight, Int8Weight
 
 ROWS_OF_PROGRAM = 16
 BYTES_OF_PROGRAM = 256
 
 
+def widened(weight: Int4Weight) -> Int8Weight:
+    """The same matrix or stack with the integers of its inner product as codes: products give the same bits."""
+    codes = unpack(weight).reshape(*weight.scales.shape, -1)
+    return Int8Weight(codes, weight.scales, weight.shape)
+
+
 def unpack(weight: Int4Weight) -> Tensor:
-    """m * level of every code of a matrix, int8 [N16, D64]."""
-    rows, width = len(weight.scales), weight.codes.shape[-2] * 32
+    """m * level of every code of a matrix or a stack, int8 [.. * N16, D64]."""
+    rows, width = weight.scales.numel(), weight.codes.shape[-2] * 32
     integers = torch.empty(rows, width, dtype=torch.int8, device=weight.codes.device)
     grid = (rows // ROWS_OF_PROGRAM, triton.cdiv(width // 2, BYTES_OF_PROGRAM))
     unpack_kernel[grid](
