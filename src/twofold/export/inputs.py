@@ -49,7 +49,7 @@ class Inputs:
             self.pasts[shape.chunk] = graph.input("local_positions", INT64, ["batch", "local"])
         self._size = graph.node("Shape", self.ids)
         self._keys: dict[int | None, str] = {}
-        self._starts: dict[int, str] = {}
+        self._kept: dict[int, str] = {}
 
     def batch(self) -> Batch:
         """The batch a network's forward is given: names of flat tensors."""
@@ -89,12 +89,18 @@ class Inputs:
         graph = self.graph
         counted = graph.node("Unsqueeze", self.count(joined), graph.integers(1))
         last = graph.node("ReduceMax", joined, graph.integers(1), keepdims=1)
-        zero, one = graph.constant(np.int64(0)), graph.constant(np.int64(1))
-        slots = graph.node("Gather", graph.node("Shape", joined), one)
-        steps = graph.node("Range", zero, slots, one)
+        _, steps = self.slots(joined)
+        one = graph.constant(np.int64(1))
         first = graph.node("Add", graph.node("Sub", last, counted), one)
         inside = graph.node("Less", steps, counted)
         return graph.node("Where", inside, graph.node("Add", first, steps), graph.constant(np.int64(-1)))
+
+    def slots(self, positions: str) -> tuple[str, str]:
+        """How many slots there are, and their numbers [slots]."""
+        graph = self.graph
+        zero, one = graph.constant(np.int64(0)), graph.constant(np.int64(1))
+        slots = graph.node("Gather", graph.node("Shape", positions), one)
+        return slots, graph.node("Range", zero, slots, one)
 
     def count(self, positions: str) -> str:
         """How many slots of each row are no padding, int64 [batch]."""
@@ -103,8 +109,13 @@ class Inputs:
         return graph.node("ReduceSum", graph.node("Cast", real, to=INT64), graph.integers(1), keepdims=0)
 
     def chunk_of(self, positions: str, chunk: int) -> str:
-        """The number of the chunk a position is in."""
-        return self.graph.node("Div", positions, self.graph.constant(np.int64(chunk)))
+        """Where the chunk begins that a position is in.
+
+        By a remainder: OpenVINO fuses a quotient of integers and its comparison in floats, and does not round.
+        """
+        return self.graph.node(
+            "Sub", positions, self.graph.node("Mod", positions, self.graph.constant(np.int64(chunk)))
+        )
 
     def present(self, index: int, chunk: int | None, present: Sequence[str]) -> None:
         """Make keys and values outputs; of a local layer what no later token can see is cut off."""
@@ -115,23 +126,23 @@ class Inputs:
 
     def cut(self, value: str, chunk: int, axis: int) -> str:
         """The slots from the first one on that some row's next token sees."""
-        end, one = self.graph.integers(np.iinfo(np.int64).max), self.graph.integers(axis)
-        return self.graph.node("Slice", value, self.start(chunk), end, one)
+        return self.graph.node("Gather", value, self.kept(chunk), axis=axis)
 
-    def start(self, chunk: int) -> str:
-        """The first slot in the chunk of some row's next position; all slots are before it where there is none."""
-        if chunk not in self._starts:
+    def kept(self, chunk: int) -> str:
+        """Numbers of the slots from the first one on that is in the chunk of some row's next position."""
+        if chunk not in self._kept:
             graph = self.graph
             positions = self.key_positions(chunk)
             last = graph.node("ReduceMax", positions, graph.integers(1), keepdims=1)
-            following = self.chunk_of(graph.node("Add", last, graph.constant(np.int64(1))), chunk)
-            needed = graph.node("Equal", self.chunk_of(positions, chunk), following)
+            following = graph.node("Add", last, graph.constant(np.int64(1)))
+            needed = graph.node("GreaterOrEqual", positions, self.chunk_of(following, chunk))
             real = graph.node("GreaterOrEqual", positions, graph.constant(np.int64(0)))
-            counted = graph.node("Cast", graph.node("And", needed, real), to=FLOAT)
-            by_slot = graph.node("ReduceMax", counted, graph.integers(0), keepdims=0)
-            closed = graph.node("Concat", by_slot, graph.constant(np.ones(1, np.float32)), axis=0)
-            self._starts[chunk] = graph.node("ArgMax", closed, axis=0, keepdims=1)
-        return self._starts[chunk]
+            # the least index, not ArgMax: among equals OpenVINO does not take the first
+            slots, steps = self.slots(positions)
+            places = graph.node("Where", graph.node("And", needed, real), steps, slots)
+            first = graph.node("ReduceMin", places, graph.integers(0, 1), keepdims=0)
+            self._kept[chunk] = graph.node("Range", first, slots, graph.constant(np.int64(1)))
+        return self._kept[chunk]
 
     def finish(self, logits_RV: str, vocabulary: int) -> None:
         """Declare the outputs that belong to no layer."""

@@ -84,19 +84,19 @@ class Portable:
         hits_EP = graph.node("Equal", graph.constant(np.arange(count, dtype=np.int64)[:, None]), pairs)
         used = graph.node("ReduceMax", graph.node("Cast", hits_EP, to=FLOAT), graph.integers(1), keepdims=0)
         used_E = graph.node("Cast", used, to=TensorProto.BOOL)
-        found, places = [], []
+        found, places, zero = [], [], graph.integers(0)
         for expert in range(count):
             index = graph.constant(np.int64(expert))
             with graph.branch() as then:
                 place = graph.node("NonZero", graph.node("Gather", hits_EP, index, axis=0))
-                place = graph.node("Squeeze", place, graph.integers(0))
+                place = graph.node("Squeeze", place, zero)
                 x = graph.node("Gather", routed.x, graph.node("Div", place, slots), axis=0)
                 x = graph.node("Mul", x, graph.node("Gather", gates, place, axis=0))
                 hidden = swiglu(graph, self.linear(x, gate_up, expert))
                 then.outputs = outputs(self.linear(hidden, down, expert), place, width)
             with graph.branch() as otherwise:
-                none = graph.node("Identity", graph.constant(np.zeros((0, width), np.float32)))
-                otherwise.outputs = outputs(none, graph.node("Identity", graph.integers()), width)
+                none, nowhere = (graph.node("Slice", value, zero, zero, zero) for value in (routed.x, pairs))
+                otherwise.outputs = outputs(none, nowhere, width)  # constants without rows have no rank for OpenVINO
             y, place = graph.choose(graph.node("Gather", used_E, index), then, otherwise)
             found.append(y)
             places.append(graph.node("Unsqueeze", place, graph.integers(1)))
