@@ -33,6 +33,7 @@ def main() -> None:
         "decode": measure_decode,
         "prefill": measure_prefill,
         "full": measure_full,
+        "profile": measure_profiles,
     }
     for name in given.parts:
         start = time.perf_counter()
@@ -127,10 +128,19 @@ def kernel_module(name: str) -> Any:
 
 
 def measure_decode(report: Report) -> None:
-    """A few layers of Scout in every dtype, one stream and eight."""
+    """Some layers of Scout in every dtype: one stream, from which all 48 follow, and eight."""
     for dtype in ("bf16", "fp8", "w8a8", "w4a8"):
-        report.add("decode", speed.decode(dtype, 8, (1, 8), report.limits))
+        report.add("decode", speed.by_layers(dtype, 2, 8, report.limits))
+        report.add("decode", speed.decode(dtype, 8, (8,), report.limits))
         torch.cuda.empty_cache()
+
+
+def measure_profiles(report: Report) -> None:
+    """The kernels of a decoding step and of a prompt."""
+    for dtype in ("w4a8", "fp8"):
+        report.add("profile", speed.profile(dtype, 1))
+    for dtype in ("w4a8", "w8a8"):
+        report.add("profile", speed.profile(dtype, 1, 2048))
 
 
 def measure_prefill(report: Report) -> None:

@@ -49,6 +49,57 @@ def decode(
         torch.cuda.empty_cache()
 
 
+def by_layers(dtype: str, few: int, many: int, limits: dict[str, float]) -> Iterator[dict[str, Any]]:
+    """One stream through two numbers of layers, and what their difference says of all 48 of them.
+
+    A card that does not hold the whole network in this dtype still shows what each layer costs, and the rest.
+    """
+    found = [next(decode(dtype, layers, (1,), limits)) for layers in (few, many)]
+    yield from found
+    layer_ms = (found[1]["device_ms"] - found[0]["device_ms"]) / (many - few)
+    layer_bytes = (found[1]["weight_bytes"] - found[0]["weight_bytes"]) / (many - few)
+    whole = networks.network(networks.SCOUT).layers
+    whole_ms = found[0]["device_ms"] + (whole - few) * layer_ms
+    yield {
+        "network": "scout",
+        "layers": whole,
+        "dtype": dtype,
+        "streams": 1,
+        "from_layers": [few, many],
+        "layer_ms": layer_ms,
+        "layer_share_of_read_limit": layer_bytes / (layer_ms / 1e3) / limits["read_bytes_per_s"],
+        "expected_device_ms": whole_ms,
+        "expected_tokens_per_s": 1e3 / whole_ms,
+    }
+
+
+def profile(dtype: str, streams: int, prompt: int | None = None) -> Iterator[dict[str, Any]]:
+    """Where a step of four layers spends its time on the device: the kernels that take most of it."""
+    architecture = networks.network(networks.SCOUT, 4)
+    ops = networks.build_ops("cuda")
+    weights = networks.random_weights(architecture, dtype, "cuda")
+    engine = networks.build_engine(ops, architecture, weights, streams, 4096 if prompt else 256)
+    engine.forward = architecture.bind(weights)
+    params = SamplingParams(temperature=0.0, max_tokens=1 if prompt else 12, ignore_eos=True)
+    for _ in range(2 if prompt else streams):
+        engine.add(list(range(prompt or PROMPT)), params)
+    for _ in range(1 if prompt else 4):
+        engine.step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as record:
+        engine.step()
+        torch.cuda.synchronize()
+    events = sorted(record.key_averages(), key=lambda event: -event.self_device_time_total)
+    for event in events[:22]:
+        yield {
+            "dtype": dtype,
+            "streams": streams,
+            "prompt": prompt or 0,
+            "kernel": event.key[:60],
+            "calls": event.count,
+            "us": event.self_device_time_total,
+        }
+
+
 def run_streams(engine: Engine, count: int, architecture: Architecture) -> dict[str, float]:
     """Median time of a decoding step of `count` sequences."""
     generator = torch.Generator().manual_seed(5)
