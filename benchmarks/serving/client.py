@@ -6,7 +6,7 @@ How requests go out and streams come in, and what a time is taken from, is twofo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from twofold.bench import client
@@ -67,14 +67,14 @@ async def read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
     return await client.read_head(here(80), reader)
 
 
-def read_lines(reader: asyncio.StreamReader, is_chunked: bool) -> AsyncIterator[bytes]:
+def read_lines(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
     """Lines of a body without their ends, whatever pieces it comes in."""
-    return client.read_lines(here(80), reader, is_chunked)
+    return client.read_lines(here(80), reader, headers)
 
 
-def read_pieces(reader: asyncio.StreamReader, is_chunked: bool) -> AsyncIterator[bytes]:
+def read_pieces(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
     """A body in pieces."""
-    return client.read_pieces(here(80), reader, is_chunked)
+    return client.read_pieces(here(80), reader, headers)
 
 
 async def ask(

@@ -219,7 +219,7 @@ async def send_nonsense(port: int, source: random.Random, book: Guestbook) -> st
         async with asyncio.timeout(PATIENCE_S):
             status, headers = await read_head(reader)
             said = b"".join([
-                piece async for piece in read_pieces(reader, headers.get("transfer-encoding") == "chunked")
+                piece async for piece in read_pieces(reader, headers)
             ])  # fmt: skip
     except (BadAnswer, ConnectionError, TimeoutError) as error:
         if name != "not HTTP":

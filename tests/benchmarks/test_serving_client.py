@@ -22,13 +22,14 @@ def paced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def pieces(*parts: bytes, is_chunked: bool) -> list[bytes]:
+def pieces(*parts: bytes, **headers: str) -> list[bytes]:
     async def read() -> list[bytes]:
         reader = asyncio.StreamReader()
         for part in parts:
             reader.feed_data(part)
         reader.feed_eof()
-        return [line async for line in read_lines(reader, is_chunked)]
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return [line async for line in read_lines(reader, named)]
 
     return asyncio.run(read())
 
@@ -38,14 +39,15 @@ def event(at_s: float, text: str, **more: object) -> tuple[float, bytes]:
 
 
 def test_lines_are_whole_however_the_body_is_cut() -> None:
-    assert pieces(b"5\r\ndata:\r\n", b"6\r\n a\n\nda\r\n3\r\nta\n\r\n0\r\n\r\n", is_chunked=True) == [
+    assert pieces(b"5\r\ndata:\r\n", b"6\r\n a\n\nda\r\n3\r\nta\n\r\n0\r\n\r\n", transfer_encoding="chunked") == [
         b"data: a", b"", b"data",
     ]  # fmt: skip
-    assert pieces(b"one\ntw", b"o\nthree", is_chunked=False) == [b"one", b"two", b"three"]
+    assert pieces(b"one\ntw", b"o\nthree") == [b"one", b"two", b"three"]
+    assert pieces(b"one\ntw", b"o\nnot of this body", content_length="7") == [b"one", b"two"]
 
 
 def test_a_connection_that_ends_in_a_chunk_ends_the_body() -> None:
-    assert pieces(b"5\r\na\nb\n\n\r\nff\r\nc\n", is_chunked=True) == [b"a", b"b", b""]
+    assert pieces(b"5\r\na\nb\n\n\r\nff\r\nc\n", transfer_encoding="chunked") == [b"a", b"b", b""]
 
 
 def test_gaps_count_between_pieces_of_text_only() -> None:

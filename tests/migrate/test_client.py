@@ -91,6 +91,7 @@ def test_nobody_there_is_a_finding() -> None:
 def test_addresses_are_read_as_people_write_them() -> None:
     for url in ("http://h", "http://h:80/v1/", "http://h/v1/chat/completions"):
         assert read_address(url).told == "http://h:80/v1"
+    assert read_address("http://[::1]:8000").told == "http://[::1]:8000/v1"
     assert read_address("https://h/openai/v1").told == "https://h:443/openai/v1"
     for url in ("h:80", "ftp://h", "http://", "http://u:p@h", "http://h:x", "http://h/?key=1"):
         with pytest.raises(SettingsError):

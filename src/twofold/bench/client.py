@@ -22,6 +22,8 @@ Body = dict[str, Any]
 DATA = b"data:"
 CONNECT_S = 10.0
 MOST_LINE_BYTES = 2**24
+MOST_DIGITS = 16
+"""Of a content-length that is believed."""
 
 
 class BadAnswer(BenchError):
@@ -66,7 +68,8 @@ class Endpoint:
 
     def request(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> bytes:
         """A request as it goes over the wire; each has a connection of its own."""
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {self.host}:{self.port}", "Connection: close"]
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {host}:{self.port}", "Connection: close"]
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"] if body else []
         lines += [f"Authorization: Bearer {self.key}"] if self.key else []
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
@@ -173,8 +176,7 @@ async def ask(
     async with Connected(endpoint) as (reader, writer):
         writer.write(data)
         status, answer.headers = await read_head(endpoint, reader)
-        is_chunked = "chunked" in answer.headers.get("transfer-encoding", "")
-        lines = read_lines(endpoint, reader, is_chunked)
+        lines = read_lines(endpoint, reader, answer.headers)
         if status != 200:
             said = b" ".join([line async for line in lines]).decode(errors="replace")
             raise BadAnswer(f"{endpoint.url} answered {status}: {said[:300]}")
@@ -193,8 +195,7 @@ async def get(endpoint: Endpoint, path: str) -> tuple[int, bytes]:
     async with Connected(endpoint) as (reader, writer):
         writer.write(endpoint.request("GET", path))
         status, headers = await read_head(endpoint, reader)
-        is_chunked = "chunked" in headers.get("transfer-encoding", "")
-        return status, b"\n".join([line async for line in read_lines(endpoint, reader, is_chunked)])
+        return status, b"\n".join([line async for line in read_lines(endpoint, reader, headers)])
 
 
 class Connected:
@@ -248,10 +249,12 @@ async def line_of(endpoint: Endpoint, reader: asyncio.StreamReader) -> bytes:
         raise BadAnswer(f"{endpoint.url} sent a line of more than {MOST_LINE_BYTES} bytes") from error
 
 
-async def read_lines(endpoint: Endpoint, reader: asyncio.StreamReader, is_chunked: bool) -> AsyncIterator[bytes]:
+async def read_lines(
+    endpoint: Endpoint, reader: asyncio.StreamReader, headers: Mapping[str, str]
+) -> AsyncIterator[bytes]:
     """Lines of a body without their ends, whatever pieces it comes in. A body that breaks off just ends."""
     rest = b""
-    async for piece in read_pieces(endpoint, reader, is_chunked):
+    async for piece in read_pieces(endpoint, reader, headers):
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             yield line.rstrip(b"\r")
@@ -259,8 +262,15 @@ async def read_lines(endpoint: Endpoint, reader: asyncio.StreamReader, is_chunke
         yield rest
 
 
-async def read_pieces(endpoint: Endpoint, reader: asyncio.StreamReader, is_chunked: bool) -> AsyncIterator[bytes]:
-    """A body in pieces as they arrive. Raises BadAnswer when nothing comes for too long, or sizes are none."""
+async def read_pieces(
+    endpoint: Endpoint, reader: asyncio.StreamReader, headers: Mapping[str, str]
+) -> AsyncIterator[bytes]:
+    """A body in pieces as they arrive: chunks, or so many bytes as the headers say, else until the connection ends.
+
+    Raises BadAnswer when nothing comes for too long, or sizes are none.
+    """
+    is_chunked, length = "chunked" in headers.get("transfer-encoding", ""), headers.get("content-length", "")
+    left = int(length) if length.isdecimal() and len(length) < MOST_DIGITS else None
     while True:
         try:
             async with asyncio.timeout(endpoint.stall_s):
@@ -268,7 +278,7 @@ async def read_pieces(endpoint: Endpoint, reader: asyncio.StreamReader, is_chunk
                     size = int((await reader.readline()).split(b";")[0] or b"0", 16)
                     piece = (await reader.readexactly(size + 2))[:-2] if 0 < size <= MOST_LINE_BYTES else b""
                 else:
-                    piece = await reader.read(65536)
+                    piece = await reader.read(65536 if left is None else min(left, 65536))
         except TimeoutError as error:
             raise BadAnswer(
                 f"{endpoint.url} said nothing for {endpoint.stall_s:g} s in the middle of an answer"
@@ -279,6 +289,7 @@ async def read_pieces(endpoint: Endpoint, reader: asyncio.StreamReader, is_chunk
             raise BadAnswer(f"{endpoint.url} sent a piece whose size is none") from error
         if not piece:
             return
+        left = None if left is None else left - len(piece)
         yield piece
 
 

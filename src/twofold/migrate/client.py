@@ -1,21 +1,20 @@
-"""A small client of OpenAI's API: one request a connection, streamed, with a deadline that nothing can put off.
+"""Asks a server that speaks OpenAI's API, with the client that measures (bench/client.py) and a deadline for the whole
+answer that nothing can put off.
 
 Whatever the other end does (no answer, silence, nonsense, an error) is an Answer with a failure, not an exception.
 """
 
 from __future__ import annotations
 
-import http.client
+import asyncio
 import json
-import socket
-import ssl
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from twofold.bench import client
 from twofold.errors import SettingsError
 from twofold.migrate.answers import Answer, Ask
 from twofold.migrate.chunks import Chunks, NonsenseError
@@ -23,9 +22,6 @@ from twofold.migrate.chunks import Chunks, NonsenseError
 MOST_BYTES = 16 * 2**20
 MOST_ERROR = 500
 """Characters of an error that are kept."""
-CONNECT_S = 10.0
-SLACK_S = 5.0
-"""The clock of the whole exchange strikes before the one of a single read."""
 PATHS = {"chat": "/chat/completions", "completion": "/completions"}
 
 
@@ -41,7 +37,8 @@ class Address:
     @property
     def told(self) -> str:
         """The address without anything secret."""
-        return f"{'https' if self.is_https else 'http'}://{self.host}:{self.port}{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.is_https else 'http'}://{host}:{self.port}{self.path}"
 
 
 def read_address(url: str) -> Address:
@@ -90,110 +87,74 @@ class Endpoint:
 
     def first_model(self) -> str | None:
         """The first model the endpoint names; None when it names none."""
-        with Exchange(self.address, self.timeout_s) as exchange:
-            try:
-                response = exchange.send("GET", "/models", self.headers(), None)
-                found = json.loads(response.read(MOST_BYTES))["data"][0]["id"]
-                return found if isinstance(found, str) else None
-            except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError):
-                return None
+        return asyncio.run(self.first_named())
 
-    def headers(self) -> dict[str, str]:
-        """What goes with every request."""
-        return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+    async def first_named(self) -> str | None:
+        """See first_model."""
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                _, body = await client.get(self.server, self.address.path + "/models")
+            found = json.loads(body)["data"][0]["id"]
+            return found if isinstance(found, str) else None
+        except (TimeoutError, client.BadAnswer, ValueError, LookupError, TypeError, RecursionError):
+            return None
+
+    @property
+    def server(self) -> client.Endpoint:
+        """The same for the client; its own patience never ends before the deadline."""
+        return client.Endpoint(self.address.told, self.key or "", stall_s=2 * self.timeout_s)
 
     def post(self, path: str, body: Mapping[str, Any]) -> Answer:
         """One request and its answer."""
-        chunks = Chunks()
-        started, failure = time.perf_counter(), None
-        with Exchange(self.address, self.timeout_s) as exchange:
-            try:
-                exchange.connect()
+        return asyncio.run(self.exchange(self.address.path + path, json.dumps(body).encode()))
+
+    async def exchange(self, path: str, body: bytes) -> Answer:
+        """See post; times count from when the request is sent over an open connection."""
+        chunks, failure = Chunks(), None
+        server, started = self.server, time.perf_counter()
+        try:
+            async with asyncio.timeout(self.timeout_s), client.Connected(server) as (reader, writer):
                 started = time.perf_counter()
-                response = exchange.send("POST", path, self.headers(), json.dumps(body).encode())
-                if response.status != 200:
-                    failure = f"status {response.status}: {error_of(response.read(MOST_BYTES))}"
-                elif "event-stream" in response.headers.get("content-type", ""):
-                    for line in lines_of(response):
-                        chunks.take_line(line, time.perf_counter() - started)
-                        if chunks.is_done:
-                            break
-                    chunks.check_end()
+                writer.write(server.request("POST", path, body))
+                status, headers = await client.read_head(server, reader)
+                pieces = client.read_pieces(server, reader, headers)
+                if status != 200:
+                    failure = f"status {status}: {error_of(b''.join([piece async for piece in limited(pieces)]))}"
+                elif "event-stream" in headers.get("content-type", ""):
+                    await take_lines(chunks, limited(pieces), started)
                 else:
-                    chunks.take_whole(response.read(MOST_BYTES))
-            except NonsenseError as error:
-                failure = f"nonsense: {error}"
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                failure = f"unreachable: {error or type(error).__name__}"
-            if exchange.is_late:
-                failure = f"timeout: no complete answer within {self.timeout_s:g} s"
+                    chunks.take_whole(b"".join([piece async for piece in limited(pieces)]))
+        except NonsenseError as error:
+            failure = f"nonsense: {error}"
+        except TimeoutError:
+            failure = f"timeout: no complete answer within {self.timeout_s:g} s"
+        except client.BadAnswer as error:
+            failure = f"unreachable: {error}"
         return chunks.answer(time.perf_counter() - started, failure)
 
 
-class Exchange:
-    """One connection, which is shut when the time is over, whatever is going on then."""
-
-    def __init__(self, address: Address, timeout_s: float) -> None:
-        self.connection = connection_to(address, min(CONNECT_S, timeout_s))
-        self.path = address.path
-        self.timeout_s = timeout_s
-        self.socket: socket.socket | None = None
-        self.is_late = False
-        self.clock = threading.Timer(timeout_s, self.end)
-        self.clock.daemon = True
-
-    def __enter__(self) -> Exchange:
-        self.clock.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.clock.cancel()
-        self.connection.close()
-        if self.socket is not None:
-            self.socket.close()
-
-    def connect(self) -> None:
-        """Open the connection. Raises OSError."""
-        self.connection.connect()
-        self.socket = self.connection.sock
-        self.connection.sock.settimeout(self.timeout_s + SLACK_S)
-
-    def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> http.client.HTTPResponse:
-        """Send a request and read the head of its answer. Raises OSError or HTTPException."""
-        if self.socket is None:
-            self.connect()
-        self.connection.request(method, self.path + path, body, dict(headers))
-        return self.connection.getresponse()
-
-    def end(self) -> None:
-        """The time is over."""
-        self.is_late = True
-        if self.socket is not None:
-            try:
-                self.socket.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                self.is_late = True  # it was closed already
+async def take_lines(chunks: Chunks, pieces: AsyncIterator[bytes], started: float) -> None:
+    """Read a stream to its end. Raises NonsenseError."""
+    held = b""
+    async for piece in pieces:
+        *lines, held = (held + piece).split(b"\n")
+        for line in lines:
+            chunks.take_line(line, time.perf_counter() - started)
+            if chunks.is_done:
+                return
+    if held:
+        chunks.take_line(held, time.perf_counter() - started)
+    chunks.check_end()
 
 
-def connection_to(address: Address, timeout_s: float) -> http.client.HTTPConnection:
-    """A connection that is not open yet; certificates are checked."""
-    if address.is_https:
-        context = ssl.create_default_context()
-        return http.client.HTTPSConnection(address.host, address.port, timeout=timeout_s, context=context)
-    return http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
-
-
-def lines_of(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """Lines as they come, without their ends. Raises NonsenseError for more bytes than an answer has."""
-    held, total = b"", 0
-    while piece := response.read1(2**16):
+async def limited(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces as they come. Raises NonsenseError for more bytes than an answer has."""
+    total = 0
+    async for piece in pieces:
         total += len(piece)
         if total > MOST_BYTES:
             raise NonsenseError(f"more than {MOST_BYTES // 2**20} MiB for one answer")
-        *lines, held = (held + piece).split(b"\n")
-        yield from lines
-    if held:
-        yield held
+        yield piece
 
 
 def error_of(body: bytes) -> str:
