@@ -326,7 +326,7 @@ def many_jobs(device: torch.device) -> Iterator[Job]:
                 )
         eight = random_weight("int8", rows, columns, device=device)
         codes = random_codes(2048, columns, device)
-        for tile in (Tile(128, 128, 128, 8, 3), Tile(128, 256, 128, 8, 3)):
+        for tile in (Tile(256, 128, 128, 8, 4), Tile(128, 256, 128, 8, 4), Tile(128, 128, 128, 8, 4)):
             launch = lambda i, c=codes, w=eight, t=tile: many(c, w, t)  # noqa: E731
             facts = {"kernel": "many int8", "tokens": 2048, "shape": f"{rows}x{columns}", "cut": astuple(tile)}
             yield facts, launch, 1, 0, 2.0 * 2048 * rows * columns

@@ -11,6 +11,7 @@ sums are integers, so neither the order nor the tokens beside it matter.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -18,7 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.codes import Codes
-from twofold.backends.gpu.kernels.target import dots, level_tables, levels32, paired32, target, words16
+from twofold.backends.gpu.kernels.signature import Signature
+from twofold.backends.gpu.kernels.target import cached_words, dots, level_tables, levels32, paired32, target, words16
 from twofold.backends.gpu.weights import Int4Weight, IntegerWeight
 from twofold.ops.activations import REST_STEPS
 
@@ -35,7 +37,7 @@ class Cut:
     stages: int
 
 
-CONFIGS = (Cut(4, 1, 4), Cut(4, 1, 3), Cut(2, 1, 4), Cut(8, 1, 3), Cut(4, 2, 3), Cut(2, 1, 6))
+CONFIGS = (Cut(4, 1, 4), Cut(4, 1, 3), Cut(8, 1, 3), Cut(8, 1, 4), Cut(16, 1, 2), Cut(4, 2, 3))
 """What a sweep tries for one token."""
 
 
@@ -233,11 +235,11 @@ def activations(
     for slot in tl.static_range(TOKENS):
         at = x + tl.minimum(slot, tokens - 1) * (WIDTH // 2)
         if FOUR:
-            low = read4(at, slots_L * 8, is_there_L, IS_FULL)
-            high = read4(at + 4, slots_L * 8, is_there_L, IS_FULL)
+            low = read_x4(at, slots_L * 8, is_there_L, IS_FULL, TARGET)
+            high = read_x4(at + 4, slots_L * 8, is_there_L, IS_FULL, TARGET)
             found = found + (paired32(low, high, TARGET),)  # noqa: RUF005
         else:
-            found = found + (words16(read4(at, slots_L * 4, is_there_L, IS_FULL), TARGET),)  # noqa: RUF005
+            found = found + (words16(read_x4(at, slots_L * 4, is_there_L, IS_FULL, TARGET), TARGET),)  # noqa: RUF005
     return found
 
 
@@ -260,12 +262,47 @@ def read4(pointer, offsets_L, is_there_L, IS_FULL: tl.constexpr):
 
 
 @triton.jit
+def read_x4(pointer, offsets_L, is_there_L, IS_FULL: tl.constexpr, TARGET: tl.constexpr):
+    """`read4` of what every program reads. Beyond the columns there may be anything: the weight is zero there."""
+    if TARGET != "cuda":
+        return read4(pointer, offsets_L, is_there_L, IS_FULL)
+    if not IS_FULL:
+        offsets_L = tl.where(is_there_L, offsets_L, 0)
+    return cached_words(pointer + offsets_L)
+
+
+@triton.jit
 def group_multipliers(multipliers, row, groups_L, is_there_L, WIDTH: tl.constexpr, IS_FULL: tl.constexpr):
-    """m of these groups of a row, int32 [L]; from words where rows are whole words: no copy takes single bytes."""
+    """m of these groups of a row, int32 [L], 0 beyond the last; from words where rows are whole words of eight groups,
+    as no asynchronous copy takes single bytes.
+    """  # fmt: skip
     if WIDTH % 256 == 0:
         stored_L = read(multipliers + row * (WIDTH // 256) + groups_L // 8, is_there_L, IS_FULL)
         n_L = (stored_L >> (groups_L % 8 * 4)) & 15
     else:
         stored_L = read(multipliers + row * (WIDTH // 64) + groups_L // 2, is_there_L, IS_FULL)
         n_L = (stored_L.to(tl.int32) >> (groups_L % 2 * 4)) & 15
-    return n_L - 8 + (n_L >> 3)
+    m_L = n_L - 8 + (n_L >> 3)
+    if IS_FULL:
+        return m_L
+    return tl.where(is_there_L, m_L, 0)
+
+
+_ARGUMENTS = (
+    "x:*i32 scales_T:*fp32 wide_T:*i32 tokens:i32 experts_R:*i32 gates_R:*fp32 codes:*i32 multipliers:*i32"
+    " scales_N:*fp32 add:*fp32 y:*fp32 rows:i32:16 stack_rows:i32:16"
+)
+_CONSTANTS: dict[str, Any] = {"WIDTH": 5120, "FOUR": True, "TOKENS": 1, "ROWS": 4, "LANES": 32, "STAGES": 4, "ACTIVE": 0,  # noqa: E501
+              "HAS_GATES": False, "HAS_ADD": False}  # fmt: skip
+_CHANGES: dict[str, dict[str, Any]] = {
+    "one token": {},
+    "one token, added": {"HAS_ADD": True},
+    "routed": {"ACTIVE": 1, "HAS_GATES": True},
+    "eight tokens": {"TOKENS": 8, "ROWS": 2, "STAGES": 3},
+    "int8": {"FOUR": False},
+}
+SIGNATURES = {
+    name: Signature(kernel=few_kernel, arguments=_ARGUMENTS, constants=_CONSTANTS | changes, warps=1, fusion=False)
+    for name, changes in _CHANGES.items()
+}
+"""What test_compiles watches."""

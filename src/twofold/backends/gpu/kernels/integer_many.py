@@ -6,9 +6,10 @@ columns [0, 16) and [16, 32) of every group. Sums are int32 and exact; second ro
 blocks that have a wide token.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # noqa: I001
 
 from dataclasses import dataclass
+from typing import Any
 from functools import cache
 
 import numpy as np
@@ -18,7 +19,9 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.codes import Codes
+from twofold.backends.gpu.kernels.integer_few import word_view
 from twofold.backends.gpu.kernels.order import Order
+from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import product_levels, target
 from twofold.backends.gpu.weights import Int4Weight, IntegerWeight
 from twofold.ops.activations import REST_STEPS
@@ -41,8 +44,9 @@ class Tile:
 
 
 CONFIGS = (
-    Tile(64, 16, 256, 4, 4), Tile(32, 16, 256, 2, 4), Tile(64, 16, 128, 4, 5), Tile(128, 16, 256, 4, 3),
-    Tile(64, 64, 128, 4, 4), Tile(128, 64, 128, 4, 3), Tile(128, 128, 128, 8, 3), Tile(128, 256, 128, 8, 3),
+    Tile(64, 16, 256, 4, 4), Tile(64, 16, 256, 4, 3), Tile(64, 16, 128, 4, 4), Tile(128, 16, 256, 4, 3),
+    Tile(64, 64, 256, 4, 3), Tile(64, 64, 128, 4, 4), Tile(128, 64, 128, 4, 3),
+    Tile(128, 128, 128, 8, 3), Tile(128, 256, 128, 8, 3),
 )  # fmt: skip
 """What a sweep tries."""
 
@@ -106,15 +110,16 @@ def launch(
 ) -> None:
     """Start the kernel; what is not there is stood in for by y, which is then not read."""
     is_four = isinstance(weight, Int4Weight)
-    row_tiles = triton.cdiv(weight.shape[-2], tile.rows)
+    row_tiles, compiled_for = triton.cdiv(weight.shape[-2], tile.rows), target()
+    stages = min(tile.stages, 2) if compiled_for == "hip" else tile.stages  # 64 KiB of shared memory there
     many_kernel[(row_tiles * blocks,)](
         codes.codes_TCW, codes.scales_T, codes.wide_T, len(codes),
         y if order is None else order.rows, y if order is None else order.expert_of_block,
         y if gates is None else gates, weight.codes,
-        weight.multipliers if isinstance(weight, Int4Weight) else y, weight.scales,
+        word_view(weight.multipliers) if isinstance(weight, Int4Weight) else y, weight.scales,
         level_rows(y.device), y, weight.shape[-2], weight.scales.shape[-1], row_tiles, blocks,
         WIDTH=codes.codes_TCW.shape[-1], FOUR=is_four, ROWS=tile.rows, TOKENS=tile.tokens, COLUMNS=tile.columns,
-        STAGES=tile.stages, ACTIVE=active, HAS_GATES=gates is not None, TARGET=target(),
+        STAGES=stages, ACTIVE=active, HAS_GATES=gates is not None, TARGET=compiled_for,
         num_warps=tile.warps, enable_fp_fusion=False,
     )  # fmt: skip
 
@@ -142,7 +147,7 @@ def many_kernel(
     first = (band * BAND + inside % height) * ROWS
     block = inside // height
     places_T = block * TOKENS + tl.arange(0, TOKENS)
-    row = first.to(tl.int64)
+    row = tl.full((), 0, tl.int64)
     results_T = places_T
     tokens_T = tl.minimum(places_T, tokens - 1)
     is_there_T = places_T < tokens
@@ -153,29 +158,29 @@ def many_kernel(
         is_there_T = (results_T >= 0) & (expert >= 0)
         tokens_T = tl.maximum(results_T, 0) // ACTIVE
     if tl.max(is_there_T.to(tl.int32), axis=0) != 0:
-        rows_N = tl.arange(0, ROWS)
-        is_row_N = first + rows_N < rows
-        rows_N = tl.where(is_row_N, rows_N, 0)
+        results_N = first + tl.arange(0, ROWS)
+        is_row_N = results_N < rows
+        rows_N = tl.where(is_row_N, results_N, 0)
         codes += row * (WIDTH // 2 if FOUR else WIDTH)
-        multipliers += row * (WIDTH // 64)
+        multipliers += row * (WIDTH // 256 if WIDTH % 256 == 0 else WIDTH // 64)
         x_T = x + tokens_T.to(tl.int64) * (2 * WIDTH)
-        sums_NT = tile_sums(x_T, codes, multipliers, tables, rows_N, WIDTH, FOUR, ROWS, TOKENS, COLUMNS, STAGES, TARGET)
+        sums_TN = tile_sums(x_T, codes, multipliers, tables, rows_N, WIDTH, FOUR, ROWS, TOKENS, COLUMNS, STAGES, TARGET)
         s_T = tl.load(scales_T + tokens_T)
         gates_T = tl.load(gates_R + results_T, mask=is_there_T, other=0.0) if HAS_GATES else 1.0
-        w_N = tl.load(scales_N + row + rows_N)
-        y_NT = y + results_T.to(tl.int64)[None, :] * rows + (first + rows_N)[:, None]
-        is_there_NT = is_row_N[:, None] & is_there_T[None, :]
-        tl.store(y_NT, sums_NT.to(tl.float32) * ((s_T * gates_T)[None, :] * w_N[:, None]), mask=is_there_NT)
-        wide_T_ = (tl.load(wide_T + tokens_T) != 0) & is_there_T
-        if tl.max(wide_T_.to(tl.int32), axis=0) != 0:
+        w_N = tl.load(scales_N + row + results_N, mask=is_row_N, other=0.0)
+        y_TN = y + results_T.to(tl.int64)[:, None] * rows + results_N[None, :]
+        is_there_TN = is_there_T[:, None] & is_row_N[None, :]
+        tl.store(y_TN, sums_TN.to(tl.float32) * ((s_T * gates_T)[:, None] * w_N[None, :]), mask=is_there_TN)
+        is_wide_T = (tl.load(wide_T + tokens_T) != 0) & is_there_T
+        if tl.max(is_wide_T.to(tl.int32), axis=0) != 0:
             # what was stored is read again rather than kept: registers are what tiles are short of
             tl.debug_barrier()
-            sums_NT = tile_sums(
+            sums_TN = tile_sums(
                 x_T + WIDTH, codes, multipliers, tables, rows_N, WIDTH, FOUR, ROWS, TOKENS, COLUMNS, STAGES, TARGET
             )
-            rests_NT = sums_NT.to(tl.float32) * (((s_T * _REST) * gates_T)[None, :] * w_N[:, None])
-            is_wide_NT = is_there_NT & wide_T_[None, :]
-            tl.store(y_NT, tl.load(y_NT, mask=is_wide_NT, other=0.0) + rests_NT, mask=is_wide_NT)
+            rests_TN = sums_TN.to(tl.float32) * (((s_T * _REST) * gates_T)[:, None] * w_N[None, :])
+            is_wide_TN = is_wide_T[:, None] & is_row_N[None, :]
+            tl.store(y_TN, tl.load(y_TN, mask=is_wide_TN, other=0.0) + rests_TN, mask=is_wide_TN)
 
 
 @triton.jit
@@ -184,32 +189,70 @@ def tile_sums(
     WIDTH: tl.constexpr, FOUR: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr,
     STAGES: tl.constexpr, TARGET: tl.constexpr,
 ):  # fmt: skip
-    """Sums of the tile's rows with its tokens' codes, int32 [N, T]. x_T points at rows of codes."""
-    BYTES: tl.constexpr = COLUMNS // 2 if FOUR else COLUMNS  # of a row of weights in a step
-    LENGTH: tl.constexpr = WIDTH // 2 if FOUR else WIDTH
+    """Sums of the tile's tokens with its rows, int32 [T, N]. x_T points at rows of codes."""
+    if FOUR:
+        sums_TN = four_bit_sums(x_T, codes, multipliers, tables, rows_N, WIDTH, ROWS, TOKENS, COLUMNS, STAGES, TARGET)
+    else:
+        sums_TN = eight_bit_sums(x_T, codes, rows_N, WIDTH, ROWS, TOKENS, COLUMNS, STAGES)
+    return sums_TN
+
+
+@triton.jit
+def eight_bit_sums(
+    x_T, codes, rows_N,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """The sums of eight-bit weights."""
+    columns_C = tl.arange(0, COLUMNS)
+    weights_NC = codes + rows_N[:, None].to(tl.int64) * WIDTH + columns_C[None, :]
+    x_TC = x_T[:, None] + columns_C[None, :]
+    sums_TN = tl.zeros((TOKENS, ROWS), tl.int32)
+    for step in tl.range((WIDTH + COLUMNS - 1) // COLUMNS, num_stages=STAGES):
+        is_there_1C = (step * COLUMNS + columns_C < WIDTH)[None, :]
+        weight_NC = read(weights_NC + step * COLUMNS, is_there_1C, WIDTH % COLUMNS == 0)
+        x_TC_here = read(x_TC + step * COLUMNS, is_there_1C, WIDTH % COLUMNS == 0)
+        sums_TN = tl.dot(x_TC_here, tl.trans(weight_NC), sums_TN, out_dtype=tl.int32)
+    return sums_TN
+
+
+@triton.jit
+def four_bit_sums(
+    x_T, codes, multipliers, tables, rows_N,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
+    TARGET: tl.constexpr,
+):  # fmt: skip
+    """The same of four-bit weights. They are the left side: what was unpacked in registers can stay there."""
+    BYTES: tl.constexpr = COLUMNS // 2
     bytes_B = tl.arange(0, BYTES)
-    columns_B = bytes_B // 16 * 32 + bytes_B % 16 if FOUR else bytes_B
-    weights_NB = codes + rows_N[:, None].to(tl.int64) * LENGTH + bytes_B[None, :]
+    columns_B = bytes_B // 16 * 32 + bytes_B % 16
+    weights_NB = codes + rows_N[:, None].to(tl.int64) * (WIDTH // 2) + bytes_B[None, :]
     x_TB = x_T[:, None] + columns_B[None, :]
     sums_NT = tl.zeros((ROWS, TOKENS), tl.int32)
     for step in tl.range((WIDTH + COLUMNS - 1) // COLUMNS, num_stages=STAGES):
-        is_there_B = step * BYTES + bytes_B < LENGTH
-        weight_NB = read(weights_NB + step * BYTES, is_there_B[None, :], WIDTH % COLUMNS == 0)
-        low_TB = read(x_TB + step * COLUMNS, is_there_B[None, :], WIDTH % COLUMNS == 0)
-        if FOUR:
-            high_TB = read(x_TB + (step * COLUMNS + 16), is_there_B[None, :], WIDTH % COLUMNS == 0)
-            groups_G = step * (COLUMNS // 32) + tl.arange(0, COLUMNS // 32)
-            stored_NG = read(
-                multipliers + rows_N[:, None].to(tl.int64) * (WIDTH // 64) + (groups_G // 2)[None, :],
-                (groups_G * 32 < WIDTH)[None, :], WIDTH % COLUMNS == 0,
-            )  # fmt: skip
-            stored_NG = (stored_NG.to(tl.int32) >> (groups_G % 2 * 4)[None, :]) & 15
-            low_NB, high_NB = product_levels(weight_NB, stored_NG, tables, TARGET)
-            sums_NT = tl.dot(low_NB, tl.trans(low_TB), sums_NT, out_dtype=tl.int32)
-            sums_NT = tl.dot(high_NB, tl.trans(high_TB), sums_NT, out_dtype=tl.int32)
-        else:
-            sums_NT = tl.dot(weight_NB, tl.trans(low_TB), sums_NT, out_dtype=tl.int32)
-    return sums_NT
+        is_there_1B = (step * BYTES + bytes_B < WIDTH // 2)[None, :]
+        weight_NB = read(weights_NB + step * BYTES, is_there_1B, WIDTH % COLUMNS == 0)
+        low_TB = read(x_TB + step * COLUMNS, is_there_1B, WIDTH % COLUMNS == 0)
+        high_TB = read(x_TB + (step * COLUMNS + 16), is_there_1B, WIDTH % COLUMNS == 0)
+        stored_NG = stored_multipliers(multipliers, rows_N, step, WIDTH, COLUMNS)
+        low_NB, high_NB = product_levels(weight_NB, stored_NG, tables, TARGET)
+        sums_NT = tl.dot(low_NB, tl.trans(low_TB), sums_NT, out_dtype=tl.int32)
+        sums_NT = tl.dot(high_NB, tl.trans(high_TB), sums_NT, out_dtype=tl.int32)
+    return tl.trans(sums_NT)
+
+
+@triton.jit
+def stored_multipliers(multipliers, rows_N, step, WIDTH: tl.constexpr, COLUMNS: tl.constexpr):
+    """What is stored of the multipliers of a step's groups, int32 [N, G]; a word of eight is read where it is one."""
+    groups_G = tl.arange(0, COLUMNS // 32)
+    if WIDTH % 256 == 0:
+        words_N = tl.load(multipliers + rows_N.to(tl.int64) * (WIDTH // 256) + step * COLUMNS // 256)
+        stored_NG = words_N[:, None] >> (4 * (groups_G + step * COLUMNS // 32 % 8))[None, :]
+    else:
+        groups_G += step * (COLUMNS // 32)
+        places_NG = rows_N[:, None].to(tl.int64) * (WIDTH // 64) + (groups_G // 2)[None, :]
+        stored_NG = read(multipliers + places_NG, (groups_G * 32 < WIDTH)[None, :], WIDTH % COLUMNS == 0)
+        stored_NG = stored_NG.to(tl.int32) >> (groups_G % 2 * 4)[None, :]
+    return stored_NG & 15
 
 
 @triton.jit
@@ -218,3 +261,27 @@ def read(pointers, mask, IS_FULL: tl.constexpr):
     if IS_FULL:
         return tl.load(pointers)
     return tl.load(pointers, mask=mask, other=0)
+
+
+_ARGUMENTS = (
+    "x:*i8 scales_T:*fp32 wide_T:*i32 tokens:i32 rows_P:*i32 experts_B:*i32 gates_R:*fp32 codes:*{} multipliers:*i32"
+    " scales_N:*fp32 tables:*i32 y:*fp32 rows:i32:16 stack_rows:i32:16 row_tiles:i32 blocks:i32"
+)
+_CONSTANTS: dict[str, Any] = {"WIDTH": 5120, "FOUR": True, "ROWS": 64, "TOKENS": 16, "COLUMNS": 256, "STAGES": 2, "ACTIVE": 0,  # noqa: E501
+              "HAS_GATES": False}  # fmt: skip
+SIGNATURES = {
+    name: Signature(
+        kernel=many_kernel,
+        arguments=_ARGUMENTS.format("u8" if changes.get("FOUR", True) else "i8"),
+        constants=_CONSTANTS | changes,
+        warps=warps,
+        fusion=False,
+    )  # fmt: skip  # noqa: RUF028
+    for name, warps, changes in (
+        ("16 tokens", 4, {}),
+        ("routed", 4, {"ACTIVE": 1, "HAS_GATES": True, "TOKENS": 64, "COLUMNS": 128}),
+        ("prefill", 8, {"ROWS": 128, "TOKENS": 128, "COLUMNS": 128}),
+        ("int8 prefill", 8, {"FOUR": False, "ROWS": 128, "TOKENS": 128, "COLUMNS": 128}),
+    )
+}
+"""What test_compiles watches."""

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twofold.backends.gpu.kernels.signature import Signature
+
 
 @dataclass(frozen=True, eq=False)
 class Order:
@@ -86,3 +88,13 @@ def order_kernel(
             is_left_S = (slots_S >= (first + own) * BLOCK) & (slots_S < blocks * BLOCK)
             tl.store(rows_P + slots_S, tl.full((STEP,), -1, tl.int32), mask=is_left_S)
             start += STEP
+
+
+SIGNATURES = {
+    "16 experts": Signature(
+        kernel=order_kernel,
+        arguments="experts_R:*i32 rows_P:*i32 expert_of_block:*i32 count:i32 expert_count:i32 blocks:i32",
+        constants={"BLOCK": 64, "EXPERTS": 16, "STEP": 1024},
+    )
+}
+"""What test_compiles watches."""

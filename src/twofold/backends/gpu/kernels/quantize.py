@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.codes import ROUNDER, Codes
+from twofold.backends.gpu.kernels.signature import Signature
 from twofold.ops.activations import BLOCK_COLUMNS, REST_STEPS, WIDE_RATIO
 from twofold.ops.layout import COLUMN_STEP, padded
 
@@ -146,3 +147,19 @@ def store_codes(x_BC, places_BC, codes, scales_T, wide_T, token, WIDTH: tl.const
 def rounded(x):
     """The nearest integer, half to even, of a float32 below 2^22."""
     return (x + _ROUNDER) - _ROUNDER
+
+
+SIGNATURES = {
+    "swiglu": Signature(
+        kernel=quantize_kernel,
+        arguments="x:*bf16 codes:*i8 scales_T:*fp32 wide_T:*i32 stride:i32:16 columns:i32:16",
+        constants={"GATED": True, "WIDTH": 8192, "STRETCHES": 64}, warps=16, fusion=False,
+    ),
+    "norm": Signature(
+        kernel=norm_quantize_kernel,
+        arguments="x:*fp32 add:*fp32 weight_D:*fp32 sums:*fp32 y:*fp32 codes:*i8 scales_T:*fp32 wide_T:*i32"
+        " columns:i32:16 epsilon:fp32",
+        constants={"HAS_ADD": True, "WIDTH": 5120, "STRETCHES": 64}, warps=16, fusion=False,
+    ),
+}  # fmt: skip
+"""What test_compiles watches."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from twofold.backends.gpu.codes import Codes
 from twofold.backends.gpu.kernels.integer_few import integer_products, word_view
+from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.weights import RefinedWeight
 from twofold.ops.layout import PANEL_ROWS, padded, refined_panels
@@ -96,3 +97,21 @@ def refine_kernel(
         place = y_RV + row * vocabulary + first + index
         is_there = first + index < vocabulary
         tl.store(place, tl.load(place, mask=is_there, other=0.0) + products[index], mask=is_there)
+
+
+SIGNATURES = {
+    "best": Signature(
+        kernel=best_kernel, arguments="y_RV:*fp32 best_RP:*fp32 vocabulary:i32:16 panels:i32", constants={"PANELS": 128}
+    ),
+    "choose": Signature(
+        kernel=choose_kernel, arguments="best_RP:*fp32 chosen_RC:*i32 panels:i32 chosen:i32",
+        constants={"SIZE": 16384}, warps=16,
+    ),
+    "refine": Signature(
+        kernel=refine_kernel,
+        arguments="x:*i32 scales_T:*fp32 wide_T:*i32 chosen_RC:*i32 codes:*i32 multipliers:*i32 scales_N:*fp32"
+        " y_RV:*fp32 vocabulary:i32:16 chosen:i32",
+        constants={"WIDTH": 5120, "ROWS": 4, "STAGES": 4}, warps=1, fusion=False,
+    ),
+}  # fmt: skip
+"""What test_compiles watches."""

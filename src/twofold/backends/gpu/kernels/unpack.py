@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.integer_many import level_rows
+from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import product_levels, target
 from twofold.backends.gpu.weights import Int4Weight, Int8Weight
 
@@ -53,3 +54,13 @@ def unpack_kernel(
     places_NB = integers + rows_N[:, None] * WIDTH + (bytes_B // 16 * 32 + bytes_B % 16)[None, :]
     tl.store(places_NB, low_NB, mask=is_there_B)
     tl.store(places_NB + 16, high_NB, mask=is_there_B)
+
+
+SIGNATURES = {
+    "5120 columns": Signature(
+        kernel=unpack_kernel,
+        arguments="codes:*u8 multipliers:*u8 tables:*i32 integers:*i8",
+        constants={"WIDTH": 5120, "ROWS": 16, "BYTES": 256},
+    )  # fmt: skip  # noqa: RUF028
+}
+"""What test_compiles watches."""
