@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -233,6 +234,9 @@ def small_checks(device: torch.device) -> Iterator[Check]:
         yield f"swiglu {tokens}x{columns}", partial(swiglu_error, torch.cat([x_TD * 4, add_TD], 1)), 2e-6
         yield f"combine {tokens}x{columns}", partial(combine_error, x_TD, add_TD), 0.0
         yield f"quantize_fp8 {tokens}x{columns}", partial(quantize_error, x_TD), 0.0
+    for form in ("bf16", "fp8"):
+        weights = large(form, device, 2048, HIDDEN), large(form, device, HIDDEN, 1024)
+        yield f"chain {form}", partial(chain_error, device, *weights), 1e-5
     for experts, active in [(16, 1), (128, 1), (17, 3)]:
         router_ED = torch.randn(experts, HIDDEN, device=device, generator=generator) / 30
         for tokens in (1, 9):
@@ -243,6 +247,23 @@ def small_checks(device: torch.device) -> Iterator[Check]:
                 partial(route_error, x_TD.bfloat16(), router_ED.bfloat16(), active),
                 1e-5,
             )
+
+
+def chain_error(device: torch.device, gate_up: Any, down: Any) -> float:
+    """Of kernels started early against the same ones after each other, many times."""
+    weight_D = torch.linspace(-2, 2, HIDDEN, device=device)
+    worst = 0.0
+    for _ in range(20):
+        x_TD = torch.randn(1, HIDDEN, device=device)
+        y_TD = z_TD = x_TD
+        for _ in range(5):
+            y_TD = chain("1", y_TD, weight_D, gate_up, down)
+        torch.cuda.synchronize()
+        for _ in range(5):
+            z_TD = chain("0", z_TD, weight_D, gate_up, down)
+            torch.cuda.synchronize()
+        worst = max(worst, error(y_TD, z_TD))
+    return worst
 
 
 def norm_error(x_TD: Tensor, add_TD: Tensor) -> float:
@@ -320,7 +341,13 @@ def measure(device: str | torch.device) -> list[dict[str, Any]]:
     """Every kernel at Scout's shapes; the ones that matter most with all their configurations."""
     device = torch.device(device)
     results: list[dict[str, Any]] = []
-    for points in (few_points(device), expert_points(device), many_points(device), small_points(device)):
+    for points in (
+        few_points(device),
+        expert_points(device),
+        many_points(device),
+        chain_points(device),
+        small_points(device),
+    ):
         ready = list(points)
         failures = compile_all([point.calls[0] for point in ready])
         results += [{"kernel": "failure", "shape": failure} for failure in failures]
@@ -344,7 +371,7 @@ def few_points(device: torch.device) -> Iterator[Point]:
     """One token and more of them with the matrices of attention and of the shared expert."""
     for form in ("bf16", "fp8", "group4"):
         tilings = group4_few.CONFIGS if form == "group4" else float_few.CONFIGS
-        for rows, columns in [(2 * WIDTH, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, WIDTH), (QKV, HIDDEN)]:
+        for rows, columns in [(2 * WIDTH, HIDDEN), (HIDDEN, HIDDEN)]:
             first = large(form, device, rows, columns)
             copies = [first, *(large(form, device, rows, columns) for _ in range(int(CACHE_BYTES // bytes_of(first))))]
             sweeps = tilings if columns == HIDDEN and rows != QKV else ()
@@ -442,6 +469,35 @@ def many_points(device: torch.device) -> Iterator[Point]:
     yield Point("dense_many fp8", "4096", "library", [partial(dense_many, x_TD, fp8)] * 2, flops=flops)
     bf16 = large("bf16", device, 2 * WIDTH, HIDDEN).values
     yield Point("torch bf16", "4096", "library", [partial(torch.matmul, x_TD, bf16.T)] * 2, flops=flops)
+
+
+def chain_points(device: torch.device) -> Iterator[Point]:
+    """A shared expert with its norm at one token, kernels started early and not."""
+    for form in ("bf16", "fp8"):
+        layers = [
+            (large(form, device, 2 * WIDTH, HIDDEN), large(form, device, HIDDEN, WIDTH))
+            for _ in range(2 if form == "bf16" else 4)
+        ]
+        x_TD, weight_D = torch.randn(1, HIDDEN, device=device), torch.randn(HIDDEN, device=device)
+        for setting in ("1", "0"):
+            yield Point(
+                kernel=f"norm, few, swiglu, few {form}",
+                shape=f"1 x {HIDDEN} x {WIDTH}",
+                configuration="early" if setting == "1" else "one after the other",
+                calls=[partial(chain, setting, x_TD, weight_D, *pair) for pair in layers],
+                bytes=sum(bytes_of(weight) for weight in layers[0]),
+            )
+
+
+def chain(setting: str, x_TD: Tensor, weight_D: Tensor, gate_up: Any, down: Any) -> Tensor:
+    """norm, product, swiglu, product."""
+    before = os.environ.get("TWOFOLD_EARLY", "1")
+    os.environ["TWOFOLD_EARLY"] = setting
+    try:
+        hidden = swiglu(few(norm(x_TD, weight_D, 1e-5)[1], gate_up))
+        return few(hidden, down, x_TD)
+    finally:
+        os.environ["TWOFOLD_EARLY"] = before
 
 
 def small_points(device: torch.device) -> Iterator[Point]:

@@ -22,10 +22,9 @@ from twofold.backends.gpu.uniforms import uniforms
 from twofold.ops import sampling
 from twofold.ops.types import Drawn, RowSampling
 
+Numbers = npt.NDArray[np.float64]
 WITHOUT_FLOAT64 = ("mps",)
 """Devices whose rows are drawn on the host."""
-SHARED = 4
-"""Token, best logit after and before adjustments, whether the token is known: what every row brings to the host."""
 
 
 def sample(logits_RV: Tensor, rows: Sequence[RowSampling]) -> list[Drawn]:
@@ -46,22 +45,26 @@ def attempt(logits_RV: Tensor, rows: Sequence[RowSampling], is_thorough: bool) -
     """What all rows drew, and which of them are not known yet; none when all ids are put in order (`is_thorough`)."""
     adjusted_RV = adjust(logits_RV, rows)
     best_R, tokens_R = adjusted_RV.max(dim=1)
-    largest_R = best_R if adjusted_RV is logits_RV else logits_RV.amax(dim=1)
-    is_known_R = torch.ones_like(tokens_R, dtype=torch.bool)
+    is_known_R: Tensor | None = None
     if any(is_drawn(row) for row in rows):
         tokens_R, is_known_R = draw(adjusted_RV, best_R, tokens_R, rows, is_thorough)
-    shared_RF = torch.stack([tokens_R.double(), best_R.double(), largest_R.double(), is_known_R.double()], dim=1)
+    parts = [tokens_R.double(), best_R.double()]  # few and small: each part is a launch or two in every step
+    if adjusted_RV is not logits_RV:
+        parts.append(logits_RV.amax(dim=1).double())
+    if is_known_R is not None:
+        parts.append(is_known_R.double())
+    shared_FR = torch.stack(parts)
     told = [index for index, row in enumerate(rows) if row.logprobs >= 0 or row.token is not None]
     if told:
-        flat, width = tell(logits_RV, rows, told, shared_RF)
+        flat, width = tell(logits_RV, rows, told, shared_FR)
     else:
-        flat, width = shared_RF.flatten().cpu().numpy(), 0
-    shared = flat[: SHARED * len(rows)].reshape(-1, SHARED)
-    check(rows, shared)
-    results = [Drawn(token=token) for token in shared[:, 0].astype(np.int64).tolist()]
+        flat, width = shared_FR.flatten().cpu().numpy(), 0
+    shared = flat[: len(parts) * len(rows)].reshape(len(parts), -1)
+    check(rows, shared[1], shared[1] if adjusted_RV is logits_RV else shared[2])
+    results = [Drawn(token=token) for token in shared[0].astype(np.int64).tolist()]
     for index, facts in zip(told, flat[shared.size :].reshape(len(told), width).tolist(), strict=True):
         results[index] = with_logprobs(rows[index], results[index].token, facts)
-    return results, np.flatnonzero(shared[:, 3] == 0).tolist()
+    return results, [] if is_known_R is None else np.flatnonzero(shared[-1] == 0).tolist()
 
 
 def is_drawn(row: RowSampling) -> bool:
@@ -81,8 +84,8 @@ def has_kernels(logits_RV: Tensor) -> bool:
 
 def draw(
     logits_RV: Tensor, best_R: Tensor, tokens_R: Tensor, rows: Sequence[RowSampling], is_thorough: bool
-) -> tuple[Tensor, Tensor]:
-    """Tokens of all rows, the best ones where nothing is drawn, and whether they are known."""
+) -> tuple[Tensor, Tensor | None]:
+    """Tokens of all rows, the best ones where nothing is drawn, and whether they are known; None where all are."""
     vocabulary = logits_RV.shape[1]
     settings = settings_of(rows, vocabulary)
     settings_RF = torch.from_numpy(settings).to(logits_RV.device)
@@ -93,9 +96,9 @@ def draw(
         sums_RS = drawing.stretch_sums(logits_RV, best_R, scales_R)
         drawn_R = drawing.invert(logits_RV, best_R, scales_R, sums_RS, uniforms_R)
         tokens_R = torch.where(settings_RF[:, 5] > 0, drawn_R, tokens_R)
-    is_known_R = torch.ones_like(tokens_R, dtype=torch.bool)
     cut = [index for index, row in enumerate(rows) if is_drawn(row) and is_cut(row, vocabulary)]
-    if cut:
+    is_known_R = torch.ones_like(tokens_R, dtype=torch.bool) if cut else None
+    if is_known_R is not None:
         places = slice(None) if len(cut) == len(rows) else torch.tensor(cut, device=logits_RV.device)
         some_CV, best_C, settings_CF = logits_RV[places], best_R[places], settings_RF[places]
         best = candidates_of(some_CV, best_C, settings[cut, 2], is_thorough)
@@ -103,7 +106,7 @@ def draw(
     return tokens_R, is_known_R
 
 
-def settings_of(rows: Sequence[RowSampling], vocabulary: int) -> npt.NDArray[np.float64]:
+def settings_of(rows: Sequence[RowSampling], vocabulary: int) -> Numbers:
     """Scale, uniform number, top_k, top_p and min_p of every row, and whether all of its ids may be drawn."""
     result = np.empty((len(rows), kernel.FIELDS), np.float64)
     temperatures = np.array([row.temperature if is_drawn(row) else 1.0 for row in rows]).astype(np.float32)
@@ -116,9 +119,7 @@ def settings_of(rows: Sequence[RowSampling], vocabulary: int) -> npt.NDArray[np.
     return result
 
 
-def candidates_of(
-    logits_CV: Tensor, best_C: Tensor, top_k_C: npt.NDArray[np.float64], is_thorough: bool
-) -> drawing.Best:
+def candidates_of(logits_CV: Tensor, best_C: Tensor, top_k_C: Numbers, is_thorough: bool) -> drawing.Best:
     """The best ids of rows that are cut: as many as top_k says, or a fixed number, or all."""
     vocabulary = logits_CV.shape[1]
     if is_thorough:
@@ -131,27 +132,24 @@ def candidates_of(
     return drawing.best_of(logits_CV, min(1 << (most - 1).bit_length(), vocabulary))
 
 
-def tell(
-    logits_RV: Tensor, rows: Sequence[RowSampling], told: list[int], shared_RF: Tensor
-) -> tuple[npt.NDArray[np.float64], int]:
+def tell(logits_RV: Tensor, rows: Sequence[RowSampling], told: list[int], shared_FR: Tensor) -> tuple[Numbers, int]:
     """In one transfer what all rows share, and behind it what the `told` ones want to know; how wide that is."""
     places = torch.tensor(told, device=logits_RV.device)
     known = torch.tensor([-1 if (token := rows[index].token) is None else token for index in told]).to(places.device)
-    tokens_Q = torch.where(known < 0, shared_RF[places, 0].long(), known)
+    tokens_Q = torch.where(known < 0, shared_FR[0, places].long(), known)
     count = min(max(0, *(rows[index].logprobs for index in told)), logits_RV.shape[1])
     told_QF = drawing.tell(logits_RV[places], tokens_Q, count)
-    flat: npt.NDArray[np.float64] = torch.cat([shared_RF.flatten(), told_QF.flatten()]).cpu().numpy()
+    flat: Numbers = torch.cat([shared_FR.flatten(), told_QF.flatten()]).cpu().numpy()
     return flat, told_QF.shape[1]
 
 
-def check(rows: Sequence[RowSampling], shared: npt.NDArray[np.float64]) -> None:
+def check(rows: Sequence[RowSampling], best_R: Numbers, largest_R: Numbers) -> None:
     """Raise what the first row that has nothing to draw from raises on the host."""
-    for index in np.flatnonzero(~np.isfinite(shared[:, 1]) | ~np.isfinite(shared[:, 2])).tolist():
-        best, largest = float(shared[index, 1]), float(shared[index, 2])
+    for index in np.flatnonzero(~np.isfinite(best_R) | ~np.isfinite(largest_R)).tolist():
         if rows[index].token is not None:
-            sampling.check_finite(largest)
+            sampling.check_finite(float(largest_R[index]))
         else:
-            sampling.check_drawable(best, largest)
+            sampling.check_drawable(float(best_R[index]), float(largest_R[index]))
 
 
 def with_logprobs(row: RowSampling, token: int, facts: list[float]) -> Drawn:

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twofold.backends.gpu.kernels.early import options, release, wait
+
 BLOCK = 1024
 """Columns of one program."""
 
@@ -14,13 +16,15 @@ BLOCK = 1024
 @triton.jit
 def combine_kernel(
     y, first, second, out, y_stride, first_stride, second_stride, N,
-    ACTIVE: tl.constexpr, ADDS: tl.constexpr, BLOCK: tl.constexpr,
+    ACTIVE: tl.constexpr, ADDS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """y_RN, first_TN, second_TN f32 | bf16 with strided rows; ADDS of the last two count; out_TN f32."""
     token = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = column < N
     rows = y + token * ACTIVE * y_stride + column
+    release(EARLY)
+    wait(EARLY)
     sum_N = tl.load(rows, mask=inside, other=0.0).to(tl.float32)
     for slot in tl.static_range(1, ACTIVE):
         sum_N += tl.load(rows + slot * y_stride, mask=inside, other=0.0).to(tl.float32)
@@ -54,6 +58,7 @@ def combine(y_RN: Tensor, active: int, add1: Tensor | None = None, add2: Tensor 
             ACTIVE=active,
             ADDS=len(adds),
             BLOCK=BLOCK,
+            **options(y_RN.device),
             num_warps=4,
         )
     return out_TN

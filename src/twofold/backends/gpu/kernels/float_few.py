@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from twofold.backends.gpu.kernels.fp8 import decode_fp8, has_fp8
+from twofold.backends.gpu.kernels.early import options, wait
+from twofold.backends.gpu.kernels.fp8 import decode_fp8, decode_words, has_fp8
 from twofold.backends.gpu.kernels.group4_few import Rows, Tiling, launch_group4
 from twofold.backends.gpu.kernels.tiles import find_row, read_tile
 from twofold.backends.gpu.weights import DenseWeight, Fp8Weight, Group4Weight
@@ -31,13 +32,14 @@ CONFIGS = (Tiling(2, 2048, 4), Tiling(4, 2048, 4), Tiling(4, 1024, 2), Tiling(2,
 
 
 @triton.jit
-def read_values(pointers, mask, MASKED: tl.constexpr, FORMAT: tl.constexpr):
-    """float32 values of a tile of a weight. FORMAT: "dense", "fp8" (decoded by an instruction), "bits" (without)."""
-    raw = read_tile(pointers, mask, MASKED)
+def values_of(raw, ROWS: tl.constexpr, COLUMNS: tl.constexpr, FORMAT: tl.constexpr, NATIVE: tl.constexpr):
+    """float32 values of what was read of a weight. FORMAT: "dense", "words" of four float8, "bytes" of one."""
     if FORMAT == "dense":
         values = raw.to(tl.float32)
+    elif FORMAT == "words":
+        values = decode_words(raw, ROWS, COLUMNS, NATIVE)
     else:
-        values = decode_fp8(raw, FORMAT == "fp8")
+        values = decode_fp8(raw, NATIVE)
     return values
 
 
@@ -46,32 +48,42 @@ def few_kernel(
     x, weight, scales, experts, gates, add, y, N, x_stride, add_stride,
     D: tl.constexpr, FORMAT: tl.constexpr, TOKENS: tl.constexpr, ACTIVE: tl.constexpr, HAS_GATES: tl.constexpr,
     HAS_ADD: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PER_LOAD: tl.constexpr,
+    NATIVE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """x_TD f32 | bf16; weight [E, N, D] f32 | bf16 | uint8; scales_EN f32 (fp8); add_TN, y_TN f32.
+    """x_TD f32 | bf16; weight [E, N, D] f32 | bf16 | uint8, or its words; scales_EN f32 (fp8); add_TN, y_TN f32.
 
     ACTIVE 0: one weight, all TOKENS at once. Otherwise program axis 1 is row r of y: x row r // ACTIVE (TOKENS is 1)
     times expert experts_R[r], scaled by gates_R[r].
     """
     row = tl.minimum(tl.program_id(0) * ROWS + tl.arange(0, ROWS), N - 1)
     out = tl.program_id(1)
-    token, expert = find_row(experts, out, ACTIVE)
+    token, expert = find_row(experts, out, ACTIVE, EARLY)
     weight_row = expert * N + row
-    first = weight + weight_row * D
     x_row = x + token * x_stride
     zero = tl.zeros([ROWS, COLUMNS // PER_LOAD], tl.float32)
     sums = (zero,)
     for _ in tl.static_range(TOKENS - 1):
         sums = sums + (zero,)  # noqa: RUF005
+    lane = tl.arange(0, COLUMNS)
+    ITEMS: tl.constexpr = 4 if FORMAT == "words" else 1
+    place = tl.arange(0, COLUMNS // ITEMS)
+    tile = weight + (weight_row * (D // ITEMS))[:, None] + place[None, :]
+    raw = read_tile(tile, (place < D // ITEMS)[None, :], COLUMNS > D)
+    if ACTIVE == 0:
+        wait(EARLY)
     for start in range(0, D, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)
+        column = start + lane
         inside = column < D
-        w = read_values(first[:, None] + column[None, :], inside[None, :], D % COLUMNS != 0, FORMAT)
+        tile += COLUMNS // ITEMS  # what comes next is under way while this is multiplied
+        following = tl.load(tile, mask=(place < (D - start - COLUMNS) // ITEMS)[None, :], other=0.0)
+        w = values_of(raw, ROWS, COLUMNS, FORMAT, NATIVE)
         grown = ()
         for t in tl.static_range(TOKENS):
             x_D = read_tile(x_row + t * x_stride + column, inside, D % COLUMNS != 0).to(tl.float32)
             products = tl.reshape(w * x_D[None, :], [ROWS, COLUMNS // PER_LOAD, PER_LOAD])
             grown = grown + (sums[t] + tl.sum(products, axis=2),)  # noqa: RUF005
         sums = grown
+        raw = following
     for t in tl.static_range(TOKENS):
         result = tl.sum(sums[t], axis=1)
         if FORMAT != "dense":
@@ -127,11 +139,11 @@ def launch(rows: Rows, weight: FloatWeight, tiling: Tiling | None) -> None:
     if isinstance(weight, Group4Weight):
         launch_group4(rows, weight, tiling)
         return
-    values = weight.values
-    is_fp8 = isinstance(weight, Fp8Weight)
-    if is_fp8:
-        values = values.view(torch.uint8)
-    columns, item_bytes = weight.shape[-1], values.element_size()
+    values, kind, columns = weight.values, "dense", weight.shape[-1]
+    item_bytes = values.element_size()
+    if isinstance(weight, Fp8Weight):
+        kind = "words" if columns % 4 == 0 else "bytes"
+        values = values.view(torch.int32 if kind == "words" else torch.uint8)
     tiling = tiling or choose(item_bytes, rows.tokens)
     grid = (triton.cdiv(weight.shape[-2], tiling.rows), rows.programs)
     few_kernel[grid](
@@ -143,10 +155,12 @@ def launch(rows: Rows, weight: FloatWeight, tiling: Tiling | None) -> None:
         rows.x_TD.stride(0),
         0 if rows.add_RN is None else rows.add_RN.stride(0),
         D=columns,
-        FORMAT="dense" if not is_fp8 else "fp8" if has_fp8(values.device) else "bits",
+        FORMAT=kind,
+        NATIVE=has_fp8(values.device),
         **rows.constants(),
         ROWS=tiling.rows,
         COLUMNS=tiling.row_bytes // item_bytes,
         PER_LOAD=LOAD_BYTES // item_bytes,
+        **options(values.device),
         num_warps=tiling.warps,
     )

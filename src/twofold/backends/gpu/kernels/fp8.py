@@ -34,6 +34,45 @@ def decode_fp8(bits, NATIVE: tl.constexpr):
     return values
 
 
+_FOUR = tl.constexpr(
+    "{ .reg .b16 l, h, p, q; .reg .b32 a, b; mov.b32 {l, h}, $4;"
+    " cvt.rn.f16x2.e4m3x2 a, l; cvt.rn.f16x2.e4m3x2 b, h;"
+    " mov.b32 {p, q}, a; cvt.f32.f16 $0, p; cvt.f32.f16 $1, q;"
+    " mov.b32 {p, q}, b; cvt.f32.f16 $2, p; cvt.f32.f16 $3, q; }"
+)
+
+
+@triton.jit
+def decode_byte(words, byte: tl.constexpr):
+    """float32 of one byte of every word, as decode_fp8 gives it without an instruction for it."""
+    return decode_fp8(((words >> (8 * byte)) & 0xFF).to(tl.uint8), False)
+
+
+@triton.jit
+def decode_words(words, ROWS: tl.constexpr, COLUMNS: tl.constexpr, NATIVE: tl.constexpr):
+    """float32 values [ROWS, COLUMNS] of words [ROWS, COLUMNS / 4] of four e4m3 each.
+
+    Words that wait in registers stay whole; bytes would be taken apart and put together again.
+    """
+    if NATIVE:
+        first, second, third, fourth = tl.inline_asm_elementwise(
+            _FOUR,
+            "=f,=f,=f,=f,r",
+            [words],
+            dtype=(tl.float32, tl.float32, tl.float32, tl.float32),
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        first, second, third, fourth = (
+            decode_byte(words, 0),
+            decode_byte(words, 1),
+            decode_byte(words, 2),
+            decode_byte(words, 3),
+        )
+    return tl.reshape(tl.join(tl.join(first, third), tl.join(second, fourth)), [ROWS, COLUMNS])
+
+
 @triton.jit
 def encode_fp8(x):
     """e4m3 bits (uint8) of float32 numbers up to 448, rounded to nearest, half to even, with integer instructions.

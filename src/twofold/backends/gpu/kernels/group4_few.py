@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twofold.backends.gpu.kernels.early import options, wait
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.tiles import find_row, read_tile
 from twofold.backends.gpu.weights import Group4Weight
@@ -167,12 +168,12 @@ def few_group4_kernel(
     x, codes, scales, zeros, experts, gates, add, y, N, stored_rows, x_stride, add_stride,
     D: tl.constexpr, GROUPS_OF_ROW: tl.constexpr, TOKENS: tl.constexpr, ACTIVE: tl.constexpr,
     HAS_GATES: tl.constexpr, HAS_ADD: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr,
-    PER_LOAD: tl.constexpr, TARGET: tl.constexpr,
+    PER_LOAD: tl.constexpr, TARGET: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """codes int32 words [E, N16, G, 4]; scales, zeros f16 [E, N16, G]; the rest as in few_kernel."""
     row = tl.minimum(tl.program_id(0) * ROWS + tl.arange(0, ROWS), N - 1)
     out = tl.program_id(1)
-    token, expert = find_row(experts, out, ACTIVE)
+    token, expert = find_row(experts, out, ACTIVE, EARLY)
     first = (expert * stored_rows + row) * GROUPS_OF_ROW
     x_row = x + token * x_stride
     zero = tl.zeros([ROWS, GROUPS], tl.float32)
@@ -180,6 +181,8 @@ def few_group4_kernel(
     for _ in tl.static_range(TOKENS - 1):
         sums = sums + (zero,)  # noqa: RUF005
     words, scale, zero_point = read_codes(codes, scales, zeros, first, 0, GROUPS_OF_ROW, GROUPS)
+    if ACTIVE == 0:
+        wait(EARLY)
     for start in range(0, GROUPS_OF_ROW, GROUPS):
         # what comes next is under way while this is multiplied
         following = read_codes(codes, scales, zeros, first, start + GROUPS, GROUPS_OF_ROW, GROUPS)
@@ -227,5 +230,6 @@ def launch_group4(rows: Rows, weight: Group4Weight, tiling: Tiling | None) -> No
         GROUPS=tiling.row_bytes // GROUP_BYTES,
         PER_LOAD=LOAD_BYTES // rows.x_TD.element_size(),
         TARGET=target(),
+        **options(words.device),
         num_warps=tiling.warps,
     )

@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twofold.backends.gpu.kernels.early import options, release, wait
+
 LARGE_ROW = 4096
 """Columns from which a row is given eight warps instead of four."""
 
@@ -17,17 +19,19 @@ LARGE_ROW = 4096
 @triton.jit
 def norm_kernel(
     x, add, weight, total, y, x_stride, add_stride, epsilon,
-    D: tl.constexpr, BLOCK: tl.constexpr, HAS_ADD: tl.constexpr,
+    D: tl.constexpr, BLOCK: tl.constexpr, HAS_ADD: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """x_TD, add_TD f32 | bf16 with strided rows; weight_D f32 | bf16; total_TD f32 (where HAS_ADD); y_TD."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < D
+    release(EARLY)
+    weight_D = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    wait(EARLY)
     s_D = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
     if HAS_ADD:
         s_D += tl.load(add + row * add_stride + column, mask=inside, other=0.0).to(tl.float32)
         tl.store(total + row * D + column, s_D, mask=inside)
-    weight_D = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
     mean = tl.sum(s_D * s_D, axis=0) / D
     y_D = s_D * (1.0 / tl.sqrt_rn(mean + epsilon)) * weight_D
     tl.store(y + row * D + column, y_D.to(y.dtype.element_ty), mask=inside)
@@ -62,6 +66,7 @@ def norm(
             D=columns,
             BLOCK=triton.next_power_of_2(columns),
             HAS_ADD=add_TD is not None,
+            **options(x_TD.device),
             num_warps=warps or (8 if columns >= LARGE_ROW else 4),
         )
     return total_TD, y_TD

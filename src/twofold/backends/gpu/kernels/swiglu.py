@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twofold.backends.gpu.kernels.early import options, release, wait
+
 BLOCK = 1024
 """Columns of one program."""
 
@@ -19,12 +21,14 @@ def sigmoid(x):
 
 
 @triton.jit
-def swiglu_kernel(gate_up, a, stride, F, BLOCK: tl.constexpr):
+def swiglu_kernel(gate_up, a, stride, F, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """gate_up_RN f32 | bf16 with strided rows; a_RF."""
     row = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = column < F
     first = gate_up + row * stride + column
+    release(EARLY)
+    wait(EARLY)
     gate_F = tl.load(first, mask=inside, other=0.0).to(tl.float32)
     up_F = tl.load(first + F, mask=inside, other=0.0).to(tl.float32)
     a_F = gate_F * sigmoid(gate_F) * up_F
@@ -37,5 +41,6 @@ def swiglu(gate_up_RN: Tensor, out_dtype: torch.dtype = torch.float32) -> Tensor
     a_RF = torch.empty(rows, width, dtype=out_dtype, device=gate_up_RN.device)
     if rows:
         grid = (triton.cdiv(width, BLOCK), rows)
-        swiglu_kernel[grid](gate_up_RN, a_RF, gate_up_RN.stride(0), width, BLOCK=BLOCK, num_warps=4)
+        early = options(gate_up_RN.device)
+        swiglu_kernel[grid](gate_up_RN, a_RF, gate_up_RN.stride(0), width, BLOCK=BLOCK, **early, num_warps=4)
     return a_RF

@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twofold.backends.gpu.kernels.early import release, wait
+
 PLAIN_BLOCK = 128
 
 
@@ -121,9 +123,11 @@ def read_tile(pointers, mask, MASKED: tl.constexpr):
 
 
 @triton.jit
-def find_row(experts, row, ACTIVE: tl.constexpr):
-    """(token, expert) of a routed row, int64; those of one matrix where ACTIVE is 0."""
+def find_row(experts, row, ACTIVE: tl.constexpr, EARLY: tl.constexpr):
+    """(token, expert) of a routed row, int64, once they are known; those of one matrix where ACTIVE is 0, at once."""
+    release(EARLY)
     if ACTIVE > 0:
+        wait(EARLY)
         token = (row // ACTIVE).to(tl.int64)
         expert = tl.load(experts + row).to(tl.int64)
     else:

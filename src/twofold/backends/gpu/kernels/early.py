@@ -1,0 +1,48 @@
+"""Starting before the kernel in front has ended (CUDA's programmatic dependent launch, from compute capability 9.0 on).
+
+A step of decoding is a chain of kernels of a few microseconds, and between two of them a GPU idles for one or two while
+the last programs end and the first ones start. A kernel that is launched early begins while the one in front still
+runs, reads weights, which nobody writes, and waits before it touches anything else. `wait` returns when everything in
+front is done and seen; `release` lets the next kernel begin. A kernel that is launched early must wait, always.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from twofold.backends.gpu.kernels.target import target
+
+LEAST_CAPABILITY = (9, 0)
+
+
+def starts_early(device: torch.device) -> bool:
+    """Whether kernels on this device are launched early; TWOFOLD_EARLY=0 is for measuring what that gives."""
+    if target() != "cuda" or os.environ.get("TWOFOLD_EARLY") == "0":
+        return False
+    return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
+
+
+def options(device: torch.device) -> dict[str, Any]:
+    """What a launcher adds for a kernel that waits and releases: its constant EARLY, and how it is launched."""
+    return {"EARLY": True, "launch_pdl": True} if starts_early(device) else {"EARLY": False}
+
+
+@triton.jit
+def wait(EARLY: tl.constexpr):
+    """Nothing after this happens before the kernels in front are done."""
+    if EARLY:
+        tl.inline_asm_elementwise("griddepcontrol.wait; // $0", "=r", [], dtype=tl.int32, is_pure=False, pack=1)
+
+
+@triton.jit
+def release(EARLY: tl.constexpr):
+    """The next kernel may begin once all programs have come here."""
+    if EARLY:
+        tl.inline_asm_elementwise(
+            "griddepcontrol.launch_dependents; // $0", "=r", [], dtype=tl.int32, is_pure=False, pack=1
+        )
