@@ -120,10 +120,12 @@ class LLM:
     def with_kv_cache(self, kv_cache_dtype: KvDtype) -> LLM:
         """The same weights with a cache of their own that keeps keys and values in another way; no draft model.
 
-        Raises SettingsError for a model on several ranks.
+        Raises SettingsError for a model on several ranks or with experts in the host's memory.
         """
         if self.loaded.ranks is not None:
             raise SettingsError("a model on several ranks has one cache; leave out --ranks to compare two")
+        if self.loaded.settings.expert_cache:
+            raise SettingsError("a model with experts in the host's memory has one cache; leave out --expert-cache")
         settings = replace(self.loaded.settings, kv_cache_dtype=kv_cache_dtype)
         other = LLM.__new__(LLM)
         other.start(replace(self.loaded, settings=settings, ops=build_ops(settings), kv_reason="as asked for"), None)

@@ -50,7 +50,8 @@ class Settings:
     it runs as packed, else with this model's dtype. prefix_cache: what was computed for one prompt serves the next one
     that begins alike; answers are the same. ranks: processes that share one model on the gpu
     backend, each with a device of its own; automatic is 1. expert_split: how they share routed experts, each a part of
-    every one (width, automatic) or each some (expert).
+    every one (width, automatic) or each some (expert). expert_cache: bytes of the gpu backend's device for routed
+    experts, which then stay in the host's memory and take turns; automatic is all where they fit, else what is left.
     """
 
     dtype: str | None = None
@@ -67,6 +68,7 @@ class Settings:
     draft: str | Path | None = None
     prefix_cache: bool = False
     ranks: int | None = None
+    expert_cache: int | None = None
     expert_split: ExpertSplit | None = None
 
     def __post_init__(self) -> None:
@@ -74,7 +76,7 @@ class Settings:
             if getattr(self, name) not in (None, *known):
                 raise SettingsError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         self.check_device()
-        for name in ("context", "cache_tokens", "step_tokens", "max_sequences", "threads", "ranks"):
+        for name in ("context", "cache_tokens", "step_tokens", "max_sequences", "threads", "ranks", "expert_cache"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise SettingsError(f"{name} is {value!r}; it must be a whole number of at least 1")
@@ -125,6 +127,7 @@ class Resolved:
     guess_tokens: int
     prefix_cache: bool
     ranks: int = 1
+    expert_cache: int = 0
     expert_split: ExpertSplit = "width"
 
 

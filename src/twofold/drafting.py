@@ -67,6 +67,7 @@ def load_draft(settings: Settings, main: Loaded, progress: Progress | None) -> L
         cache_tokens=MOST_SEQUENCES * context,
         max_sequences=MOST_SEQUENCES,
         draft=None,
+        expert_cache=None,
         ranks=None,  # it is small: the first rank runs it alone
     )
     return load_model(settings.draft, chosen, progress)

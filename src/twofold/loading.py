@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from twofold.model_files import ModelFiles, open_files
 from twofold.models.network import Architecture, Forward
 from twofold.models.registry import read_architecture
 from twofold.networks import ORIGINAL, load_ranks, read_weights
+from twofold.offloading import place_experts
 from twofold.ops.cost import Footprint, cache_bytes, footprint, pool_bytes
 from twofold.ops.formats import Formats
 from twofold.ops.interface import Ops
@@ -166,6 +168,7 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
     per_token = cache_bytes(architecture.cache_shape, 1, kv_dtype)
     resolved = resolve(settings, place, dtype, kv_dtype, architecture.context, per_token)
     check_ranks(*place, resolved.ranks)
+    resolved = place_experts(model, settings.expert_cache, resolved, partial(needed_bytes, model))
     check_fits(model, resolved)
     phases.end("config")
     tokenizer = model.files.tokenizer()
@@ -185,7 +188,7 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
         template=template,
         phases=phases.seconds,
         kv_reason=kv_reason,
-        warnings=(*architecture.warnings, *kv_warnings),
+        warnings=(*architecture.warnings, *kv_warnings, *filter(None, [network.told])),
     )
 
 
@@ -236,19 +239,11 @@ def pack_model(path_or_id: str | Path, output: Path, dtype: str | None, progress
 
 def check_fits(model: Model, settings: Resolved) -> None:
     """Refuse a model whose weights and cache exceed the memory at hand, naming a setting that fits."""
-    shape, share = model.architecture.cache_shape, None
     if settings.ranks > 1:
         check_shares(model.architecture, model.targets, model.formats(settings.dtype), settings)
-        share = share_of(model.architecture, settings, settings.ranks - 1)  # the last one's is the largest
-        shape = share.cache_shape(shape)
 
     def needed(dtype: str, tokens: int) -> int:
-        layout = plan_cache(shape.chunk, replace(settings, cache_tokens=tokens))
-        slots = (layout.global_blocks * layout.block_size, layout.local_blocks * layout.block_size)
-        cache = pool_bytes(shape, slots, settings.kv_cache_dtype)
-        if share is not None:
-            return share.footprint_bytes(model.targets, model.formats(dtype)) + cache + WORKING_BYTES
-        return model.footprint(dtype).total_bytes + cache + WORKING_BYTES
+        return needed_bytes(model, replace(settings, dtype=dtype, cache_tokens=tokens))
 
     if isinstance(model.store, ExportedGraph):
         smaller: tuple[str, ...] = ()
@@ -258,6 +253,20 @@ def check_fits(model: Model, settings: Resolved) -> None:
     choices = [(f"--dtype {name}", needed(name, context)) for name in smaller]
     choices += [(f"--dtype {name} --context {short}", needed(name, short)) for name in (settings.dtype, *smaller)]
     check_memory(needed(settings.dtype, settings.cache_tokens), available_bytes(settings), choices)
+
+
+def needed_bytes(model: Model, settings: Resolved) -> int:
+    """Bytes that weights, cache and work need where they run: of several ranks, on the one that needs most."""
+    shape, counted = model.architecture.cache_shape, model.footprint(settings.dtype)
+    weights = counted.total_bytes
+    if settings.ranks > 1:
+        share = share_of(model.architecture, settings, settings.ranks - 1)  # the last one's is the largest
+        shape, weights = share.cache_shape(shape), share.footprint_bytes(model.targets, model.formats(settings.dtype))
+    if settings.expert_cache and settings.device != "cpu":  # there the host's memory is the device's
+        weights -= max(0, counted.bytes["expert"] - settings.expert_cache)
+    layout = plan_cache(shape.chunk, settings)
+    slots = (layout.global_blocks * layout.block_size, layout.local_blocks * layout.block_size)
+    return weights + pool_bytes(shape, slots, settings.kv_cache_dtype) + WORKING_BYTES
 
 
 def plan_cache(chunk: int | None, settings: Resolved) -> CacheLayout:

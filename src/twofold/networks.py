@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from twofold.config import Resolved
@@ -11,6 +12,7 @@ from twofold.export.manifest import ExportedGraph
 from twofold.graphs import open_forward
 from twofold.leading import LeadingOps, Ranks, led
 from twofold.models.network import Forward
+from twofold.offloading import load_offloaded
 from twofold.ops.interface import Ops
 from twofold.ops.packed import Packer
 from twofold.ops.types import CacheShape, Weight
@@ -28,12 +30,16 @@ ORIGINAL = "take the original checkpoint"
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A network with its weights, as one rank runs it. cache_shape: of the whole network. group: its ranks, if any."""
+    """A network with its weights, as one rank runs it. cache_shape: of the whole network. group: its ranks, if any.
+
+    told: what the user should know of where its weights are, empty when there is nothing.
+    """
 
     ops: Ops
     forward: Forward
     cache_shape: CacheShape
     group: Group | None = None
+    told: str = ""
 
 
 def load_ranks(
@@ -56,6 +62,10 @@ def load_ranks(
 def load_network(model: Model, settings: Resolved, rank: int, progress: Progress | None = None) -> Network:
     """A network with its weights on one rank (0 where there is only one)."""
     architecture = model.architecture
+    if settings.expert_cache:
+        bound = partial(bind, model, settings, progress=progress)
+        ops, forward, told = load_offloaded(model, settings, bound)
+        return Network(ops=ops, forward=forward, cache_shape=architecture.cache_shape, told=told)
     if settings.ranks == 1:
         ops = build_ops(settings)
         forward = captured(settings, ops, bind(model, settings, ops.packer, progress))
@@ -67,7 +77,7 @@ def load_network(model: Model, settings: Resolved, rank: int, progress: Progress
     return Network(ops=ops, forward=forward, cache_shape=architecture.cache_shape, group=group)
 
 
-def bind(model: Model, settings: Resolved, packer: Packer, progress: Progress | None) -> Forward:
+def bind(model: Model, settings: Resolved, packer: Packer, progress: Progress | None = None) -> Forward:
     """The network with its weights, or its graph in ONNX Runtime."""
     if isinstance(model.store, ExportedGraph):
         return open_forward(model.store, settings)

@@ -19,6 +19,7 @@ from twofold.weights.memory import available_memory
 
 if TYPE_CHECKING:
     from twofold.backends.gpu.group import Group
+    from twofold.backends.gpu.offloaded import OffloadedOps
     from twofold.backends.gpu.shards import Cut
 
 ACCELERATORS = ("nvidiactl", "nvidia0", "kfd", "dxg", "accel", "dri")
@@ -100,6 +101,14 @@ def captured(settings: Resolved, ops: Ops, forward: Forward) -> Forward:
 
     assert isinstance(ops, TorchOps)
     return ops.captured(forward)
+
+
+def build_offloaded(settings: Resolved) -> OffloadedOps:
+    """The gpu backend with routed experts in the host's memory."""
+    from twofold.backends.gpu.build import build
+    from twofold.backends.gpu.offloaded import OffloadedOps
+
+    return OffloadedOps(build(settings.device, host_packer(), settings.kv_cache_dtype), host_packer())
 
 
 def build_rank(settings: Resolved, rank: int, cut_of: Callable[[Target], Cut]) -> tuple[Ops, Group]:

@@ -11,7 +11,7 @@ from twofold.cli.main import VERBS, group
 
 LOADING = [
     *("--dtype", "--backend", "--device", "--kv-cache-dtype", "--context", "--threads"),
-    *("--ranks", "--expert-split", "--draft"),
+    *("--ranks", "--expert-split", "--expert-cache", "--draft"),
 ]
 SAMPLING = [
     *("--max-tokens", "--temperature", "--top-p", "--top-k", "--min-p", "--repetition-penalty", "--seed", "--stop"),

@@ -74,6 +74,7 @@ ROOT_FILES = {
     "phases.py": "api",
     "placing.py": "api",
     "shares.py": "api",
+    "offloading.py": "api",
     "networks.py": "api",
     "leading.py": "api",
     "following.py": "api",

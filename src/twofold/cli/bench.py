@@ -92,7 +92,7 @@ def measure_served(model: str, preset: str, rounds: int, loading: dict[str, Any]
     from twofold.bench.proof.contenders import read_candidate
     from twofold.bench.proof.workload import preset_workload
 
-    own = ("backend", "device", "kv_cache_dtype", "context", "ranks", "expert_split", "draft")
+    own = ("backend", "device", "kv_cache_dtype", "context", "ranks", "expert_split", "expert_cache", "draft")
     spec = read_candidate(model, loading["dtype"], loading["threads"], "", "")
     is_address, changed = spec.engine == "endpoint", [name for name, value in loading.items() if value is not None]
     if is_address and changed:

@@ -12,6 +12,22 @@ from twofold.config import BACKENDS, DTYPES, EXPERT_SPLITS, KV_DTYPES
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def read_size(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    """Bytes of a size as people write it: 8GiB, 500MB, or a number of bytes."""
+    from twofold.errors import SettingsError
+    from twofold.quant.budget import parse_budget
+
+    if value is None or value.isdecimal():
+        return None if value is None else int(value)
+    try:
+        found = parse_budget(value)
+    except SettingsError:
+        found = None
+    if found is None or found.kind != "bytes":
+        raise click.BadParameter(f"{value!r} is no size; 8GiB or 500MB would be", context, option)
+    return int(found.amount)
+
+
 LOADING = (
     click.option(
         "--dtype",
@@ -49,10 +65,28 @@ LOADING = (
         type=click.Choice(EXPERT_SPLITS),
         help="How ranks share experts: each a part of every expert, or each some experts. [default: width]",
     ),
+    click.option(
+        "--expert-cache",
+        metavar="SIZE",
+        callback=read_size,
+        help="Device memory for routed experts (gpu backend); they stay in the host's memory and take turns. "
+        "[default: all where they fit, else what is left]",
+    ),
     click.option("--draft", metavar="MODEL", help="A small model with the same vocabulary that guesses ahead."),
 )
 
-LOADING_NAMES = ("dtype", "backend", "device", "kv_cache_dtype", "context", "threads", "ranks", "expert_split", "draft")
+LOADING_NAMES = (
+    "dtype",
+    "backend",
+    "device",
+    "kv_cache_dtype",
+    "context",
+    "threads",
+    "ranks",
+    "expert_split",
+    "expert_cache",
+    "draft",
+)
 
 SAMPLING = (
     click.option("--max-tokens", type=int, help="Longest answer. [default: until it ends or the context is full]"),

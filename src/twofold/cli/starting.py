@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from twofold.api import LLM
@@ -42,6 +42,7 @@ def prepare(llm: LLM, version: str, price: Price | None, phases: Phases) -> Fact
         read_bytes=partial(expected_read_bytes, counted, architecture.expert_count),
         read_limit_bytes_per_s=limit,
         expert_counts=count_experts(llm),
+        expert_uses=expert_uses(llm),
     )
 
 
@@ -84,6 +85,14 @@ def count_experts(llm: LLM) -> Callable[[], list[list[int]]] | None:
     watched = ExpertLoad(llm.engine.ops)
     llm.engine.ops = watched
     return lambda: [count_E.tolist() for count_E in watched.counted()]
+
+
+def expert_uses(llm: LLM) -> Callable[[], tuple[int, int, int]] | None:
+    """What becomes of experts in the host's memory; None where they are all on the device."""
+    if not llm.loaded.settings.expert_cache:
+        return None
+    ops: Any = llm.loaded.ops
+    return lambda: (ops.uses.hits, ops.uses.misses, ops.uses.copied_bytes)
 
 
 def build(llm: LLM, version: str) -> dict[str, str]:

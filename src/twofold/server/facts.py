@@ -19,7 +19,8 @@ class Facts:
 
     price: None shows no cost. read_bytes(rows): bytes of weights a step of so many rows is expected to read.
     read_limit_bytes_per_s: what this machine reads at most, None when it was not measured. expert_counts: for each
-    layer with routed experts the tokens each expert has got, None for a network without.
+    layer with routed experts the tokens each expert has got, None for a network without. expert_uses: experts that
+    were on the device when needed, those that were not, and bytes copied for them; None where all are there.
     """
 
     build: Mapping[str, str] = field(default_factory=dict)
@@ -28,3 +29,4 @@ class Facts:
     read_bytes: Callable[[int], float] = reads_nothing
     read_limit_bytes_per_s: float | None = None
     expert_counts: Callable[[], Sequence[Sequence[int]]] | None = None
+    expert_uses: Callable[[], tuple[int, int, int]] | None = None

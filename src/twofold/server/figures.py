@@ -148,6 +148,8 @@ class OwnFigures(Collector):
         yield self.make.gauge("twofold:tasks", "Tasks of the event loop; more without requests is a leak.", tasks())
         if self.facts.expert_counts is not None:
             yield self.experts()
+        if self.facts.expert_uses is not None:
+            yield from self.offloading(*self.facts.expert_uses())
         if self.facts.price is not None:
             yield from self.costs(self.facts.price, now_s)
 
@@ -192,6 +194,16 @@ class OwnFigures(Collector):
         ratios = enumerate(unevenness(counts) for counts in self.facts.expert_counts())
         samples = [({"layer": str(layer)}, ratio) for layer, ratio in ratios if ratio is not None]
         return self.make.gauge("twofold:expert_load_max_to_mean", text, samples)
+
+    def offloading(self, hits: int, misses: int, copied_bytes: int) -> Iterator[Metric]:
+        """How often experts in the host's memory had to be fetched."""
+        counters = {
+            "expert_cache_hits": ("Experts that were on the device when a step needed them.", hits),
+            "expert_cache_misses": ("Experts that were copied to the device because a step needed them.", misses),
+            "expert_copied_bytes": ("Bytes of these copies.", copied_bytes),
+        }
+        for name, (text, value) in counters.items():
+            yield self.make.counter(f"twofold:{name}", text, [({}, value)])
 
     def costs(self, price: Price, now_s: float) -> Iterator[Metric]:
         """Money, in the price's currency."""
