@@ -142,6 +142,21 @@ def test_a_replay_asks_what_was_asked_though_the_prompt_file_is_gone(tmp_path: P
     assert "prompts.jsonl" in (tmp_path / "one" / "SHA256SUMS").read_text()
 
 
+def test_a_proof_that_is_told_to_end_takes_its_servers_along_and_keeps_what_it_has(tmp_path: Path) -> None:
+    with scripted(Script()) as url:
+        arguments = [*PROGRAM, "demo", "--baseline", url, "--rounds", "100", "-o", str(tmp_path / "bundle")]
+        process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+        assert process.stderr
+        assert any(line.startswith("warming up the candidate") for line in process.stderr)
+        process.terminate()
+        assert "stopped; what was measured is kept in" in process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    raw = json.loads((tmp_path / "bundle" / "result.json").read_text())
+    assert raw["status"] == "partial"
+    log = (tmp_path / "bundle" / "logs" / "candidate.log").read_text()
+    assert "shutting down" in log
+
+
 def run(arguments: list[str], folder: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
     found = subprocess.run([*PROGRAM, *arguments, "-o", str(folder)], capture_output=True, text=True, check=False)
     assert found.returncode == status, found.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -147,10 +148,13 @@ def run(plan: Plan, output: Path) -> Proof:
     from twofold.server.energy import Energy
 
     bundle = Bundle(output)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: else the servers would outlive us
     try:
         proof = prove(plan, bundle, Energy(), lambda text: click.echo(text, err=True))
     except KeyboardInterrupt:
         raise click.ClickException(f"stopped; what was measured is kept in {bundle.folder}, marked partial") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     show(proof)
     click.echo(f"report: {bundle.folder / REPORT}")
     return proof
