@@ -125,6 +125,7 @@ def text_of(model: Model) -> list[int]:
 def build_sides(graph: ExportedGraph, model: Model, longest: int, runtime: tuple[str | None, int | None]) -> Sides:
     """The three engines; `runtime` is the graph's execution provider and threads."""
     from twofold.export.forward import GraphForward
+    from twofold.export.session import EXACT as EXACT_PRODUCTS
     from twofold.export.session import open_session
     from twofold.export.weights import GraphWeight, read_as, stands_for
 
@@ -145,7 +146,7 @@ def build_sides(graph: ExportedGraph, model: Model, longest: int, runtime: tuple
     original = {target.name: values(target, "f32") for target in model.targets}
     build = partial(build_engine, architecture, longest)
     return Sides(
-        graph=build(cast(Forward, GraphForward(open_session(graph, *runtime)))),
+        graph=build(cast(Forward, GraphForward(open_session(graph, *runtime, EXACT_PRODUCTS)))),
         exported=build(architecture.bind(exported)),
         original=build(architecture.bind(original)),
     )

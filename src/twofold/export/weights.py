@@ -48,6 +48,8 @@ TYPES: Mapping[Form, int] = {
 }
 SYMMETRIC_ZERO = 8
 """The zero point at which stored codes 0..15 mean -8..7."""
+SLICE_ROWS = 16
+"""Rows that are rounded at a time: the copies this takes stay in the processor's cache."""
 SCALE_FACTORS = np.linspace(0.7, 1.1, 9, dtype=np.float32)
 """Scales tried for a group, relative to the one that sends its extreme value to -8."""
 
@@ -180,6 +182,12 @@ def int4_codes(packed: Packed, name: str) -> tuple[npt.NDArray[np.int8], Floats]
 
 def nearest_int4(w_ND: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
     """Nearest codes: of each group the extreme value goes to about -8, the scale with the least squared error wins."""
+    parts = [nearest_rows(w_ND[start : start + SLICE_ROWS]) for start in range(0, len(w_ND), SLICE_ROWS)]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def nearest_rows(w_ND: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
+    """nearest_int4 of a few rows."""
     rows, columns = w_ND.shape
     groups = -(-columns // GROUP_COLUMNS)
     padded = np.zeros((rows, groups * GROUP_COLUMNS), np.float32)
