@@ -27,7 +27,7 @@ from twofold.ops.formats import Formats
 from twofold.ops.interface import Ops
 from twofold.ops.types import KvDtype, Target
 from twofold.phases import Phases
-from twofold.placing import available_bytes, build_packer, check_ranks, choose_place
+from twofold.placing import available_bytes, build_packer, check_ranks, choose_place, roomier
 from twofold.quant.schemes import scheme
 from twofold.shares import check_shares, share_of
 from twofold.text.chat import ChatTemplate
@@ -167,6 +167,7 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
     kv_dtype, kv_reason, kv_warnings = choose_kv_cache(model.folder, settings, dtype)
     per_token = cache_bytes(architecture.cache_shape, 1, kv_dtype)
     resolved = resolve(settings, place, dtype, kv_dtype, architecture.context, per_token)
+    resolved = roomier(settings, resolved, model.footprint(dtype).total_bytes, per_token)
     check_ranks(*place, resolved.ranks)
     resolved = place_experts(model, settings.expert_cache, resolved, partial(needed_bytes, model))
     check_fits(model, resolved)

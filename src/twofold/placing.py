@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,12 +145,28 @@ def build_packer() -> Packer:
     return CpuOps().packer
 
 
+def roomier(settings: Settings, resolved: Resolved, weight_bytes: int, bytes_per_token: int) -> Resolved:
+    """With a larger cache where none was asked for and the device tells its memory: half of what the weights leave."""
+    free = device_bytes(resolved)
+    if free is None or settings.cache_tokens is not None:
+        return resolved
+    left = free - weight_bytes // resolved.ranks
+    tokens = min(resolved.max_sequences * resolved.context, left // 2 // max(1, bytes_per_token))
+    return replace(resolved, cache_tokens=max(resolved.cache_tokens, tokens))
+
+
 def available_bytes(settings: Resolved) -> int:
     """Memory for weights and cache: of the device where it tells, else of the host; for one rank of several."""
+    free = device_bytes(settings)
+    return available_memory() // settings.ranks if free is None else free
+
+
+def device_bytes(settings: Resolved) -> int | None:
+    """Free memory of the device of the gpu backend, the least of several; None elsewhere and where it does not tell."""
     if settings.backend != "gpu":
-        return available_memory()
+        return None
     from twofold.backends.gpu.devices import device_of, free_memory
 
     free = [free_memory(device_of(settings.device, rank)) for rank in range(settings.ranks)]
     known = [count for count in free if count is not None]
-    return min(known) if known else available_memory() // settings.ranks
+    return min(known) if known else None

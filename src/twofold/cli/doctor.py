@@ -58,9 +58,19 @@ def show_memory() -> None:
 
 
 def show_extras() -> None:
-    """Optional packages and how to get them."""
-    found = f"installed ({installed('torch')})" if find_spec("torch") else "not installed; only our tests need it"
-    click.echo(f"torch: {found}")
+    """Optional packages and how to get them; the devices that torch sees."""
+    if not find_spec("torch"):
+        click.echo("torch: not installed; the gpu backend needs it (pip install 'twofold[gpu]')")
+        return
+    from twofold.backends.gpu import devices
+
+    click.echo(f"torch: installed ({installed('torch')}), triton: {installed('triton')}")
+    for name in devices.seen()[1:]:
+        free = devices.free_memory(name)
+        memory = "" if free is None else f", {free / 2**30:.1f} GiB free"
+        click.echo(f"device {name}: {devices.describe(name)}{memory}")
+    if devices.first_device() is None:
+        click.echo("devices: torch sees none beside the CPU")
 
 
 def installed(package: str) -> str:

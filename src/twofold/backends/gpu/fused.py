@@ -12,10 +12,11 @@ from twofold.backends.gpu.graphs import MOST_ROWS, Captured, Slots
 from twofold.backends.gpu.kernels import heads as heads_kernel
 from twofold.backends.gpu.kernels.attend_few import attend_rows
 from twofold.backends.gpu.kernels.attend_many import attend_tiles
+from twofold.backends.gpu.kernels.embed import embed
 from twofold.backends.gpu.kernels.route import route
 from twofold.backends.gpu.lazy import Gated, Heads, Normed, Product, Routed, Rows, Sum, Turn, rows
 from twofold.backends.gpu.ops import Angles, Forward, TorchOps, factors
-from twofold.backends.gpu.weights import DenseWeight, GpuWeight
+from twofold.backends.gpu.weights import DenseWeight, GpuWeight, Int4Weight, RefinedWeight
 from twofold.ops.layout import Floats, Packed, Packer
 from twofold.ops.types import Array, Batch, KvDtype, Pages, Rope, Temperature
 
@@ -56,6 +57,14 @@ class KernelOps(TorchOps):
     def download(self, x: Given) -> Floats:
         """To the host, once it is computed."""
         return super().download(x.values() if isinstance(x, Rows) else x)
+
+    def embed(self, table_VD: Packed | GpuWeight, tokens_T: Tensor) -> Tensor:
+        """Rows of the table, decoded; of four bits in one launch."""
+        table = self.weight(table_VD)
+        if isinstance(table, Int4Weight | RefinedWeight):
+            return embed(table, tokens_T)
+        found: Tensor = super().embed(table, tokens_T)
+        return found
 
     def angles(self, positions_T: Tensor, setting: Rope) -> Angles:
         """Cosines and sines [T, K/2]; every forward pass begins with them, and forgets what it knew of positions."""
