@@ -14,8 +14,9 @@ from twofold.backends.gpu.kernels.attend_few import attend_rows
 from twofold.backends.gpu.kernels.attend_many import attend_tiles
 from twofold.backends.gpu.kernels.embed import embed
 from twofold.backends.gpu.kernels.route import route
-from twofold.backends.gpu.lazy import Gated, Heads, Normed, Product, Routed, Rows, Sum, Turn, rows
+from twofold.backends.gpu.lazy import Chosen, Gated, Heads, Normed, Product, Routed, Rows, Sum, Turn, rows
 from twofold.backends.gpu.ops import Angles, Forward, TorchOps, factors
+from twofold.backends.gpu.routed import Choice
 from twofold.backends.gpu.weights import DenseWeight, GpuWeight, Int4Weight, RefinedWeight
 from twofold.ops.layout import Floats, Packed, Packer
 from twofold.ops.types import Array, Batch, KvDtype, Pages, Rope, Temperature
@@ -50,13 +51,15 @@ class KernelOps(TorchOps):
         """A network's forward function, replayed as a graph where that can be done."""
         return Captured(forward) if self.device.type == "cuda" else forward
 
-    def numbers(self, x: Given) -> Tensor:
+    def numbers(self, x: Given | Chosen) -> Tensor:
         """See TorchOps."""
+        if isinstance(x, Chosen):
+            return x.choice.tensors[x.part]
         return x.values() if isinstance(x, Rows) else x
 
-    def download(self, x: Given) -> Floats:
+    def download(self, x: Given | Chosen) -> Floats:
         """To the host, once it is computed."""
-        return super().download(x.values() if isinstance(x, Rows) else x)
+        return super().download(self.numbers(x))
 
     def embed(self, table_VD: Packed | GpuWeight, tokens_T: Tensor) -> Tensor:
         """Rows of the table, decoded; of four bits in one launch."""
@@ -153,23 +156,28 @@ class KernelOps(TorchOps):
         """silu(first half) * second half, once it is known in which form."""
         return Gated(rows(gate_up_TN))
 
-    def route(self, x_TD: Given, router_ED: Packed | GpuWeight, active: int) -> tuple[Tensor, Tensor]:
-        """The best experts and their gates."""
-        router = self.weight(router_ED)
+    def route(self, x_TD: Given, router_ED: Packed | GpuWeight, active: int) -> tuple[Chosen, Chosen]:
+        """The best experts and their gates, once they are needed."""
+        router, x = self.weight(router_ED), rows(x_TD)
         assert isinstance(router, DenseWeight), "routers are Dense"
-        return route(rows(x_TD).values(), router.values, active)
+        choice = Choice(lambda: route(x.values(), router.values, active))
+        return Chosen(choice, 0, active), Chosen(choice, 1, active)
 
     def experts(
         self,
         x_TD: Given,
-        experts_TA: Tensor,
-        gates_TA: Tensor,
+        experts_TA: Chosen | Tensor,
+        gates_TA: Chosen | Tensor,
         gate_up_END: Packed | GpuWeight,
         down_EDF: Packed | GpuWeight,
     ) -> Rows:
         """Every token through each of its experts, once it is known what is added."""
         weights = self.weight(gate_up_END), self.weight(down_EDF)
-        return Routed(routed.Call(rows(x_TD), experts_TA, gates_TA, *weights))
+        if isinstance(experts_TA, Chosen):
+            return Routed(routed.Call(rows(x_TD), experts_TA.choice, experts_TA.active, *weights))
+        assert not isinstance(gates_TA, Chosen), "experts and gates come from one place"
+        given = experts_TA, gates_TA
+        return Routed(routed.Call(rows(x_TD), Choice(lambda: given), experts_TA.shape[1], *weights))
 
     def take(self, x_TD: Given, rows_R: Tensor) -> Given:
         """The named rows; all of them, where they are all there are, as they are."""

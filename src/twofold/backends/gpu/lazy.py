@@ -176,6 +176,15 @@ class Gated(Rows):
 
 
 @dataclass(frozen=True, eq=False)
+class Chosen:
+    """The experts (part 0) or the gates (part 1) of a choice of `active` experts for each token."""
+
+    choice: routed.Choice
+    part: int
+    active: int
+
+
+@dataclass(frozen=True, eq=False)
 class Turn:
     """Cosines and sines [T, K/2] to rotate by, and whether pairs lie side by side."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,15 +36,32 @@ BESIDE = 32
 """Rows up to which experts run beside the shared one."""
 
 
+class Choice:
+    """The experts of every token and their gates, computed when they are first needed."""
+
+    def __init__(self, compute: Callable[[], tuple[Tensor, Tensor]]) -> None:
+        self._compute = compute
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """experts_TA int32 and gates_TA float32."""
+        return self._compute()
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
-    """Rows x, their experts int32 [T, A] and gates float32 [T, A], and the experts' weights."""
+    """Rows x, the experts chosen for them, `active` of each, and the experts' weights."""
 
     x: Rows
-    experts_TA: Tensor
-    gates_TA: Tensor
+    choice: Choice
+    active: int
     gate_up: GpuWeight
     down: GpuWeight
+
+    @property
+    def rows(self) -> int:
+        """Pairs of a token and an expert."""
+        return len(self.x) * self.active
 
     @property
     def is_integer(self) -> bool:
@@ -58,11 +75,12 @@ class Call:
         return torch.float32 if is_exact else torch.bfloat16
 
     def prepare(self) -> None:
-        """Have x in the form the experts take."""
+        """Have x in the forms the router and the experts take."""
+        self.x.values()
         if self.is_integer:
             self.x.codes()
         else:
-            self.x.values(torch.float32 if self.experts_TA.numel() <= FEW else self.tile_dtype)
+            self.x.values(torch.float32 if self.rows <= FEW else self.tile_dtype)
 
 
 def experts(call: Call, add_TD: Tensor | None) -> Tensor:
@@ -72,19 +90,18 @@ def experts(call: Call, add_TD: Tensor | None) -> Tensor:
 
 def summed(call: Call, y_RD: Tensor, add_TD: Tensor | None) -> Tensor:
     """The rows of each token added up, and `add_TD` with them: float32 [T, D]."""
-    active = call.experts_TA.shape[1]
-    return y_RD.float() if active == 1 and add_TD is None else combine(y_RD, active, add_TD)
+    return y_RD.float() if call.active == 1 and add_TD is None else combine(y_RD, call.active, add_TD)
 
 
 def beside(call: Call, work: Callable[[], Tensor]) -> Tensor:
-    """experts(call, work()), with the experts on a stream of their own while `work` runs on this one.
+    """experts(call, work()), with router and experts on a stream of their own while `work` runs on this one.
 
     A decoding step's products are so short that starting and ending them takes a good part of their time; two chains
     of them at once fill each other's gaps.
     """
-    if not call.gates_TA.is_cuda or len(call.x) > BESIDE:
+    if call.x.device.type != "cuda" or len(call.x) > BESIDE:
         return experts(call, work())
-    here, side = torch.cuda.current_stream(), side_stream(call.gates_TA.device)
+    here, side = torch.cuda.current_stream(), side_stream(call.x.device)
     call.prepare()
     side.wait_stream(here)
     with torch.cuda.stream(side):
@@ -102,9 +119,8 @@ def side_stream(device: torch.device) -> torch.cuda.Stream:
 
 def pairs(call: Call) -> Tensor:
     """down(swiglu(gate_up(gate * x))) of every token and expert: [T * A, D]."""
-    active = call.experts_TA.shape[1]
-    experts_R, gates_R = call.experts_TA.reshape(-1), call.gates_TA.reshape(-1)
-    rows = len(experts_R)
+    active, rows = call.active, call.rows
+    experts_R, gates_R = (tensor.reshape(-1) for tensor in call.choice.tensors)
     if not rows:
         return torch.empty(0, call.down.shape[-2], device=call.x.device)
     sorted_rows = (
