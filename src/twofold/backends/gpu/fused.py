@@ -36,20 +36,22 @@ class KernelOps(TorchOps):
     def __init__(self, device: str | torch.device, packer: Packer, kv_dtype: KvDtype = "bf16") -> None:
         super().__init__(device, packer, kv_dtype)
         self._slots = Slots(self.device)
+        self._captures = False
         self._all_rows: Tensor | None = None
         self._factors: dict[Temperature, Tensor] = {}
 
     def upload(self, batch: Batch) -> DeviceBatch:
-        """All arrays in one transfer; on CUDA a decoding batch goes where its graph looks for it."""
+        """All arrays in one transfer; a decoding batch goes where its graph looks for it."""
         is_whole = is_decode(batch)
-        captures = self.device.type == "cuda" and is_whole and len(batch.tokens_T) <= MOST_ROWS
+        captures = self._captures and is_whole and len(batch.tokens_T) <= MOST_ROWS
         uploaded = self._slots.place(batch) if captures else super().upload(batch)
         self._all_rows = uploaded.rows_R if is_whole else None
         return uploaded
 
     def captured(self, forward: Forward) -> Forward:
-        """A network's forward function, replayed as a graph where that can be done."""
-        return Captured(forward) if self.device.type == "cuda" else forward
+        """A network's forward function, replayed as a graph where that can be done; batches are then made for it."""
+        self._captures = self.device.type == "cuda"
+        return Captured(forward) if self._captures else forward
 
     def numbers(self, x: Given | Chosen) -> Tensor:
         """See TorchOps."""

@@ -73,7 +73,7 @@ class OffloadedOps:
     def experts(self, x_TD: Array, experts_TA: Tensor, gates_TA: Tensor, gate_up: Hosted, down: Hosted) -> Tensor:
         """Every token through each of its experts, at once where all of those fit the slots, else some at a time."""
         pool = self._pool_of[gate_up.layer]
-        x_TD = self.inner.numbers(x_TD)
+        x_TD, experts_TA, gates_TA = (self.inner.numbers(x) for x in (x_TD, experts_TA, gates_TA))
         needed = torch.unique(experts_TA.cpu()).tolist()  # here the host waits for the router
         keys = [(gate_up.layer, expert) for expert in needed]
         if len(keys) > pool.experts.slots:

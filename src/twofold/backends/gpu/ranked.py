@@ -105,6 +105,7 @@ class RankedOps:
         Of experts that another rank has, this one computes expert 0 with a gate of 0, which gives zeros: shapes then
         do not depend on what was chosen, and the sum is exact.
         """
+        experts_TA, gates_TA = self.inner.numbers(experts_TA), self.inner.numbers(gates_TA)
         if isinstance(down, Partial):
             assert not isinstance(gate_up, Partial | Gathered | Own), "gate and up are cut by rows"
             if isinstance(down.weight, FLOATS):
