@@ -337,28 +337,22 @@ class Point:
         return {**result, "gb_per_s": round(self.bytes / microseconds / 1e3, 1)}
 
 
-def measure(device: str | torch.device) -> list[dict[str, Any]]:
+def measure(device: str | torch.device) -> Iterator[dict[str, Any]]:
     """Every kernel at Scout's shapes; the ones that matter most with all their configurations."""
     device = torch.device(device)
-    results: list[dict[str, Any]] = []
-    for points in (
-        few_points(device),
-        expert_points(device),
-        many_points(device),
-        chain_points(device),
-        small_points(device),
-    ):
-        ready = list(points)
-        failures = compile_all([point.calls[0] for point in ready])
-        results += [{"kernel": "failure", "shape": failure} for failure in failures]
+    for points in (chain_points, few_points, small_points, many_points, expert_points):
+        ready = list(points(device))
+        for failure in compile_all([point.calls[0] for point in ready]):
+            yield {"kernel": "failure", "shape": failure}
         for point in ready:
             try:
-                results.append(point.result())
+                yield point.result()
             except Exception as failure:  # the other points are still worth their time
-                results.append({"kernel": point.kernel, "shape": point.shape, "failure": str(failure)[:200]})
+                yield {"kernel": point.kernel, "shape": point.shape, "failure": str(failure)[:200]}
         del ready
         torch.cuda.empty_cache()
-    return results + check_sampling.measure(device)
+        if points is chain_points:
+            yield from check_sampling.measure(device)
 
 
 def bytes_of(weight: FloatWeight) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -44,16 +45,14 @@ def is_same(got: Drawn, expected: Drawn) -> bool:
     return abs(got.token - expected.token) <= 1 and close and best[0] == best[1]
 
 
-def measure(device: torch.device) -> list[dict[str, Any]]:
+def measure(device: torch.device) -> Iterator[dict[str, Any]]:
     """Milliseconds from logits on the device to tokens on the host, for one row and for many."""
-    results = []
     zipf = -1.5 * torch.arange(1, VOCABULARY + 1, device=device).float().log()
     for count in (1, ROWS):
         logits = torch.stack([zipf[torch.randperm(VOCABULARY, device=device)] for _ in range(count)])
-        results += [timed(name, logits, settings) for name, settings in SETTINGS.items()]
+        yield from (timed(name, logits, settings) for name, settings in SETTINGS.items())
         flat = torch.randn(count, VOCABULARY, device=device)
-        results.append(timed("top_p 0.9 of flat rows", flat, SETTINGS["top_p 0.9"]))
-    return results
+        yield timed("top_p 0.9 of flat rows", flat, SETTINGS["top_p 0.9"])
 
 
 def timed(name: str, logits: torch.Tensor, settings: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def compile_for(signature: Signature, target: str) -> Resources:
     backend, architecture, warp = TARGETS[target]
     names = signature.kernel.arg_names
     types = dict(part.split(":", 1) for part in signature.arguments.split())
-    constants = dict(signature.constants) | ({"TARGET": backend} if "TARGET" in names else {})
+    given = {"TARGET": backend, "EARLY": target == "sm_90", "NATIVE": target == "sm_90"}
+    constants = {name: value for name, value in given.items() if name in names} | dict(signature.constants)
     even = [name for name, kind in types.items() if kind.startswith("*") or kind.endswith(":16")]
     source = ASTSource(
         signature.kernel,
@@ -90,7 +91,7 @@ def hip_usage(assembly: str) -> tuple[int, int]:
 def measure(prefixes: list[str]) -> dict[str, dict[str, Resources]]:
     """Of every kernel that begins with one of the prefixes (all without), for every target."""
     chosen = {n: s for n, s in signatures().items() if not prefixes or n.startswith(tuple(prefixes))}
-    jobs = [(name, target) for name in chosen for target in TARGETS]
+    jobs = [(name, target) for name in chosen for target in chosen[name].targets]
     with ThreadPoolExecutor(2) as pool:
         results = pool.map(lambda job: compile_for(chosen[job[0]], job[1]), jobs)
     found: dict[str, dict[str, Resources]] = {}

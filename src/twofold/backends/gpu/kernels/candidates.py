@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twofold.backends.gpu.kernels.signature import Signature
+
 BINS = 512
 FIRST = (127 - 16) * 16
 """Bits of 2^-16, less the last nineteen: nearer ones share a bin."""
@@ -80,3 +82,20 @@ def best_ids(logits_RV: Tensor, best_R: Tensor, wanted_R: Tensor) -> tuple[Tenso
     collect_kernel[grid](logits_RV, best_R, limits_R, filled_R, keys, vocabulary, **shape, ROOM=ROOM, num_warps=8)
     ids = LOWEST - (keys.sort(dim=1, descending=True).values & LOWEST)
     return ids, torch.where(found_R <= ROOM, found_R, 0), sums_RB[:, -1]
+
+
+SIGNATURES = {
+    "count": Signature(
+        kernel=count_kernel,
+        arguments="logits:*fp32 best:*fp32 counts:*i32 V:i32:16 blocks:i32",
+        constants={"FIRST": FIRST, "BINS": BINS, "BLOCK": BLOCK},
+        warps=8,
+    ),
+    "collect": Signature(
+        kernel=collect_kernel,
+        arguments="logits:*fp32 best:*fp32 limits:*i64 filled:*i32 keys:*i64 V:i32:16",
+        constants={"FIRST": FIRST, "BINS": BINS, "BLOCK": BLOCK, "ROOM": ROOM},
+        warps=8,
+    ),
+}
+"""What test_compiles watches."""

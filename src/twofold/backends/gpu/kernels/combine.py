@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.early import options, release, wait
+from twofold.backends.gpu.kernels.signature import Signature
 
 BLOCK = 1024
 """Columns of one program."""
@@ -62,3 +63,14 @@ def combine(y_RN: Tensor, active: int, add1: Tensor | None = None, add2: Tensor 
             num_warps=4,
         )
     return out_TN
+
+
+SIGNATURES = {
+    "one expert": Signature(
+        kernel=combine_kernel,
+        arguments="y:*fp32 first:*fp32 second:*fp32 out:*fp32 y_stride:i32:16 first_stride:i32:16 second_stride:i32:16"
+        " N:i32:16",
+        constants={"ACTIVE": 1, "ADDS": 2, "BLOCK": BLOCK},
+    )
+}
+"""What test_compiles watches."""

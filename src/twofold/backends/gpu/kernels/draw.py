@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twofold.backends.gpu.kernels.signature import Signature
 from twofold.ops.sampling import STRETCH
 
 AT_ONCE = 8
@@ -91,3 +92,19 @@ def draw(logits_RV: Tensor, best_R: Tensor, settings_RF: Tensor, tokens_R: Tenso
         num_warps=4,
     )
     return sums_RS
+
+
+SIGNATURES = {
+    "sums": Signature(
+        kernel=sums_kernel,
+        arguments="logits:*fp32 best:*fp32 settings:*fp64 sums:*fp64 V:i32:16 stretches:i32",
+        constants={"FIELDS": FIELDS, "STRETCH": STRETCH, "AT_ONCE": AT_ONCE},
+        warps=8,
+    ),
+    "invert": Signature(
+        kernel=invert_kernel,
+        arguments="logits:*fp32 best:*fp32 settings:*fp64 sums:*fp64 tokens:*i64 V:i32:16 stretches:i32",
+        constants={"FIELDS": FIELDS, "STRETCH": STRETCH, "SLOTS": 256},
+    ),
+}
+"""What test_compiles watches."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from twofold.backends.gpu.kernels.early import options, wait
 from twofold.backends.gpu.kernels.fp8 import decode_fp8, decode_words, has_fp8
 from twofold.backends.gpu.kernels.group4_few import Rows, Tiling, launch_group4
+from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.tiles import find_row, read_tile
 from twofold.backends.gpu.weights import DenseWeight, Fp8Weight, Group4Weight
 
@@ -74,8 +75,8 @@ def few_kernel(
     for start in range(0, D, COLUMNS):
         column = start + lane
         inside = column < D
-        tile += COLUMNS // ITEMS  # what comes next is under way while this is multiplied
-        following = tl.load(tile, mask=(place < (D - start - COLUMNS) // ITEMS)[None, :], other=0.0)
+        after = (start + COLUMNS) // ITEMS  # what comes next is under way while this is multiplied
+        following = tl.load(tile + after, mask=(after + place < D // ITEMS)[None, :], other=0.0)
         w = values_of(raw, ROWS, COLUMNS, FORMAT, NATIVE)
         grown = ()
         for t in tl.static_range(TOKENS):
@@ -164,3 +165,26 @@ def launch(rows: Rows, weight: FloatWeight, tiling: Tiling | None) -> None:
         **options(values.device),
         num_warps=tiling.warps,
     )
+
+
+_ARGUMENTS = (
+    "x:*fp32 weight:*{} scales:*fp32 experts:*i32 gates:*fp32 add:*fp32 y:*fp32 N:i32:16 x_stride:i32:16"
+    " add_stride:i32:16"
+)
+_CONSTANTS = {"D": 5120, "ACTIVE": 0, "HAS_GATES": False, "HAS_ADD": True, "COLUMNS": 1024}
+SIGNATURES = {
+    name: Signature(
+        kernel=few_kernel,
+        arguments=_ARGUMENTS.format("bf16" if kind == "dense" else "i32"),
+        constants=_CONSTANTS | {"FORMAT": kind, "PER_LOAD": 8 if kind == "dense" else 16, "ROWS": rows} | changes,
+        warps=4 if kind == "dense" else 2,
+    )
+    for name, kind, rows, changes in (
+        ("one token, bfloat16", "dense", 2, {"TOKENS": 1}),
+        ("four tokens, bfloat16", "dense", 4, {"TOKENS": 4}),
+        ("one token, float8", "words", 4, {"TOKENS": 1}),
+        ("four tokens, float8", "words", 4, {"TOKENS": 4}),
+        ("an expert, bfloat16", "dense", 2, {"TOKENS": 1, "ACTIVE": 1, "HAS_GATES": True, "HAS_ADD": False}),
+    )
+}
+"""What test_compiles watches."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from twofold.backends.gpu.kernels.fp8 import decode_fp8, has_fp8, quantize_fp8
 from twofold.backends.gpu.kernels.group4_many import launch_group4
+from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.tiles import Blocks, Order, Tiling, block_rows, place_program, read_tile
 from twofold.backends.gpu.weights import DenseWeight, Fp8Weight, Group4Weight
@@ -161,3 +162,29 @@ def launch(blocks: Blocks, weight: FloatWeight, y_RN: Tensor, tiling: Tiling | N
         num_warps=tiling.warps,
         num_stages=tiling.stages,
     )
+
+
+_ARGUMENTS = (
+    "x:*{} x_scales:*fp32 weight:*{} weight_scales:*fp32 rows:*i32 experts:*i32 gates:*fp32 y:*bf16 N:i32:16"
+    " x_stride:i32:16 row_count:i32 block_count:i32"
+)
+_CONSTANTS = {"D": 5120, "ACTIVE": 1, "HAS_GATES": True, "TOGETHER": 4}
+SIGNATURES = {
+    name: Signature(
+        kernel=many_kernel,
+        arguments=_ARGUMENTS.format(x, weight),
+        constants=_CONSTANTS | {"FORMAT": kind, "BLOCK": block, "ROWS": tile.rows, "COLUMNS": tile.row_bytes // item},
+        warps=tile.warps,
+        stages=tile.stages,
+        targets=targets,
+    )
+    for name, x, weight, kind, item, block, tile, targets in (
+        ("prefill, bfloat16", "bf16", "bf16", "dense", 2, 128, CONFIGS[128][0], ("sm_80", "sm_90")),
+        ("prefill, bfloat16, AMD", "bf16", "bf16", "dense", 2, 128, choose(128, 2, "hip"), ("gfx942",)),
+        ("prefill, float8", "fp8e4nv", "fp8e4nv", "fp8", 1, 128, CONFIGS[128][0], ("sm_90",)),
+        ("prefill, float8 as bfloat16", "bf16", "u8", "bits", 2, 128, choose(128, 2, "hip"), ("sm_80", "gfx942")),
+        ("prefill, float32", "fp32", "fp32", "dense", 4, 128, choose(128, 4, "cuda"), ("sm_80", "sm_90", "gfx942")),
+        ("16 rows, bfloat16", "bf16", "bf16", "dense", 2, 16, CONFIGS[16][0], ("sm_80", "sm_90")),
+    )
+}
+"""What test_compiles watches."""

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.weights import Fp8Weight
 
@@ -34,12 +35,13 @@ def decode_fp8(bits, NATIVE: tl.constexpr):
     return values
 
 
-_FOUR = tl.constexpr(
-    "{ .reg .b16 l, h, p, q; .reg .b32 a, b; mov.b32 {l, h}, $4;"
-    " cvt.rn.f16x2.e4m3x2 a, l; cvt.rn.f16x2.e4m3x2 b, h;"
-    " mov.b32 {p, q}, a; cvt.f32.f16 $0, p; cvt.f32.f16 $1, q;"
-    " mov.b32 {p, q}, b; cvt.f32.f16 $2, p; cvt.f32.f16 $3, q; }"
-)
+_HALVES = tl.constexpr("{ .reg .b16 l, h; mov.b32 {l, h}, $2; cvt.rn.f16x2.e4m3x2 $0, l; cvt.rn.f16x2.e4m3x2 $1, h; }")
+
+
+@triton.jit
+def low_half(words):
+    """The float16 in the lower half of words, as float32."""
+    return words.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
 
 
 @triton.jit
@@ -55,14 +57,10 @@ def decode_words(words, ROWS: tl.constexpr, COLUMNS: tl.constexpr, NATIVE: tl.co
     Words that wait in registers stay whole; bytes would be taken apart and put together again.
     """
     if NATIVE:
-        first, second, third, fourth = tl.inline_asm_elementwise(
-            _FOUR,
-            "=f,=f,=f,=f,r",
-            [words],
-            dtype=(tl.float32, tl.float32, tl.float32, tl.float32),
-            is_pure=True,
-            pack=1,
+        low, high = tl.inline_asm_elementwise(
+            _HALVES, "=r,=r,r", [words], dtype=(tl.int32, tl.int32), is_pure=True, pack=1
         )
+        first, second, third, fourth = low_half(low), low_half(low >> 16), low_half(high), low_half(high >> 16)
     else:
         first, second, third, fourth = (
             decode_byte(words, 0),
@@ -143,3 +141,14 @@ def dense_many(x_TD: Tensor, weight: Fp8Weight) -> Tensor:
     values_TD, scales_T = quantize_fp8(x_TD)
     scales_N = weight.scales.reshape(1, -1)
     return torch._scaled_mm(values_TD, weight.values.t(), scale_a=scales_T, scale_b=scales_N, out_dtype=torch.bfloat16)
+
+
+SIGNATURES = {
+    "quantise 5120 columns": Signature(
+        kernel=quantize_fp8_kernel,
+        arguments="x:*fp32 values:*u8 scales:*fp32 stride:i32:16",
+        constants={"D": 5120, "BLOCK": 8192},
+        warps=8,
+    )
+}
+"""What test_compiles watches."""

@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.early import options, wait
+from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.tiles import find_row, read_tile
 from twofold.backends.gpu.weights import Group4Weight
@@ -233,3 +234,17 @@ def launch_group4(rows: Rows, weight: Group4Weight, tiling: Tiling | None) -> No
         **options(words.device),
         num_warps=tiling.warps,
     )
+
+
+SIGNATURES = {
+    name: Signature(
+        kernel=few_group4_kernel,
+        arguments="x:*fp32 codes:*i32 scales:*fp16 zeros:*fp16 experts:*i32 gates:*fp32 add:*fp32 y:*fp32 N:i32:16"
+        " stored_rows:i32:16 x_stride:i32:16 add_stride:i32:16",
+        constants={"D": 5120, "GROUPS_OF_ROW": 160, "TOKENS": tokens, "ACTIVE": 0, "HAS_GATES": False, "HAS_ADD": True,
+                   "ROWS": 4, "GROUPS": 32, "PER_LOAD": 4},
+        warps=1,
+    )
+    for name, tokens in (("one token", 1), ("four tokens", 4))
+}  # fmt: skip
+"""What test_compiles watches."""

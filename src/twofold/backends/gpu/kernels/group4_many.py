@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.tiles import Blocks, Tiling, block_rows, place_program, read_tile
 from twofold.backends.gpu.weights import Group4Weight
@@ -142,3 +143,23 @@ def launch_group4(blocks: Blocks, weight: Group4Weight, y_RN: Tensor, tiling: Ti
         num_warps=tiling.warps,
         num_stages=tiling.stages,
     )
+
+
+SIGNATURES = {
+    f"blocks of {block}{where}": Signature(
+        kernel=many_group4_kernel,
+        arguments="x:*bf16 codes:*u8 scales:*fp16 zeros:*fp16 rows:*i32 experts:*i32 gates:*fp32 y:*bf16 N:i32:16"
+        " stored_rows:i32:16 x_stride:i32:16 row_count:i32 block_count:i32",
+        constants={"D": 5120, "GROUPS_OF_ROW": 160, "ACTIVE": 1, "HAS_GATES": True, "BLOCK": block, "ROWS": tile.rows,
+                   "GROUPS": tile.row_bytes // 16, "TOGETHER": tile.together},
+        warps=tile.warps,
+        stages=tile.stages,
+        targets=targets,
+    )
+    for block, where, tile, targets in (
+        (128, "", choose(128, "cuda"), ("sm_80", "sm_90")),
+        (16, "", choose(16, "cuda"), ("sm_80", "sm_90")),
+        (128, ", AMD", choose(128, "hip"), ("gfx942",)),
+    )
+}  # fmt: skip
+"""What test_compiles watches."""

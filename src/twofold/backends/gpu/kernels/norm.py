@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.early import options, release, wait
+from twofold.backends.gpu.kernels.signature import Signature
 
 LARGE_ROW = 4096
 """Columns from which a row is given eight warps instead of four."""
@@ -70,3 +71,14 @@ def norm(
             num_warps=warps or (8 if columns >= LARGE_ROW else 4),
         )
     return total_TD, y_TD
+
+
+SIGNATURES = {
+    "5120 columns": Signature(
+        kernel=norm_kernel,
+        arguments="x:*fp32 add:*fp32 weight:*fp32 total:*fp32 y:*bf16 x_stride:i32:16 add_stride:i32:16 epsilon:fp32",
+        constants={"D": 5120, "BLOCK": 8192, "HAS_ADD": True},
+        warps=8,
+    )
+}
+"""What test_compiles watches."""

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.early import options, release, wait
+from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.swiglu import sigmoid
 
 MOST_TOKENS = 128
@@ -84,3 +85,19 @@ def route(x_TD: Tensor, router_ED: Tensor, active: int) -> tuple[Tensor, Tensor]
         logits_TE, experts_TA, gates_TA, E=count, SLOTS=slots, ACTIVE=active, **early, num_warps=4 if slots > 32 else 1
     )
     return experts_TA, gates_TA
+
+
+SIGNATURES = {
+    "logits of 5120 columns": Signature(
+        kernel=logits_kernel,
+        arguments="x:*fp32 router:*bf16 logits:*fp32 x_stride:i32:16",
+        constants={"D": 5120, "E": 16, "BLOCK": 8192},
+        warps=8,
+    ),
+    "one of 128": Signature(
+        kernel=choose_kernel,
+        arguments="logits:*fp32 experts:*i32 gates:*fp32",
+        constants={"E": 128, "SLOTS": 128, "ACTIVE": 1},
+    ),
+}
+"""What test_compiles watches."""

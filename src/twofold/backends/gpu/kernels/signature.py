@@ -11,7 +11,7 @@ class Signature:
     """A kernel with the types of its arguments and the values of its constants.
 
     `arguments` is "name:type name:type"; types as Triton writes them (*fp32, i32), i32:16 for a multiple of 16;
-    pointers are multiples of 16 anyway. A constant TARGET is filled in.
+    pointers are multiples of 16 anyway. Constants TARGET, EARLY and NATIVE are filled in. `targets`: those it is for.
     """
 
     kernel: Any
@@ -20,3 +20,4 @@ class Signature:
     warps: int = 4
     stages: int | None = None
     fusion: bool = True
+    targets: tuple[str, ...] = ("sm_80", "sm_90", "gfx942")

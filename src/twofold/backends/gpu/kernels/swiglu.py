@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.early import options, release, wait
+from twofold.backends.gpu.kernels.signature import Signature
 
 BLOCK = 1024
 """Columns of one program."""
@@ -44,3 +45,13 @@ def swiglu(gate_up_RN: Tensor, out_dtype: torch.dtype = torch.float32) -> Tensor
         early = options(gate_up_RN.device)
         swiglu_kernel[grid](gate_up_RN, a_RF, gate_up_RN.stride(0), width, BLOCK=BLOCK, **early, num_warps=4)
     return a_RF
+
+
+SIGNATURES = {
+    "bfloat16": Signature(
+        kernel=swiglu_kernel,
+        arguments="gate_up:*fp32 a:*bf16 stride:i32:16 F:i32:16",
+        constants={"BLOCK": BLOCK},
+    )
+}
+"""What test_compiles watches."""
