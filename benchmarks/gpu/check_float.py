@@ -461,6 +461,9 @@ def many_points(device: torch.device) -> Iterator[Point]:
     x_TD, fp8 = torch.randn(4096, HIDDEN, device=device, dtype=torch.bfloat16), large("fp8", device, 2 * WIDTH, HIDDEN)
     flops = 2.0 * 4096 * 2 * WIDTH * HIDDEN
     yield Point("dense_many fp8", "4096", "library", [partial(dense_many, x_TD, fp8)] * 2, flops=flops)
+    group4 = large("group4", device, 2 * WIDTH, HIDDEN)
+    wide = [partial(many, x_TD, group4, torch.bfloat16)] * 2
+    yield Point("many group4", "4096", "widened, then the library", wide, flops=flops)
     bf16 = large("bf16", device, 2 * WIDTH, HIDDEN).values
     yield Point("torch bf16", "4096", "library", [partial(torch.matmul, x_TD, bf16.T)] * 2, flops=flops)
 

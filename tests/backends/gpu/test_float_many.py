@@ -8,8 +8,9 @@ import torch
 from tests.backends.gpu.float_weights import FLOATS, activations, choices, error, make, ordered, products
 from twofold.backends.gpu.kernels.float_few import few
 from twofold.backends.gpu.kernels.float_many import many, many_routed
+from twofold.backends.gpu.kernels.group4_many import widened
 from twofold.backends.gpu.kernels.tiles import Tiling
-from twofold.backends.gpu.weights import Fp8Weight, decode
+from twofold.backends.gpu.weights import Fp8Weight, Group4Weight, decode
 from twofold.ops.packed import Format
 
 PRODUCTS: dict[Format, float] = {"f32": 1e-5, "bf16": 1e-5, "fp8": 1e-5, "group4": 1e-5}
@@ -70,6 +71,13 @@ def test_programs_share_out_all_tiles(form: Format, together: int) -> None:
         x_TD, 1, ordered(experts_R, 4, 16), gates_R, weight, tiling=Tiling(32, 32, 4, 2, together=together)
     )
     assert error(got, products(x_TD, 1, experts_R, gates_R, weight)) <= PRODUCTS[form]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (5, 40), (18, 1100)])
+def test_four_bits_are_widened_to_the_nearest_bfloat16(rows: int, columns: int) -> None:
+    weight = make("group4", rows, columns)
+    assert isinstance(weight, Group4Weight)
+    assert error(widened(weight), decode(weight)) <= 2**-7  # the interpreter cuts off where devices round
 
 
 def test_results_can_be_bfloat16() -> None:

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.fp8 import decode_fp8, has_fp8, quantize_fp8
-from twofold.backends.gpu.kernels.group4_many import launch_group4
+from twofold.backends.gpu.kernels.group4_many import WIDENED_FROM, launch_group4, widened
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.tiles import Blocks, Order, Tiling, block_rows, place_program, read_tile
@@ -113,6 +113,8 @@ def many(
     x_TD: Tensor, weight: FloatWeight, out_dtype: torch.dtype = torch.float32, tiling: Tiling | None = None
 ) -> Tensor:
     """W x of many tokens: [T, N] in `out_dtype`. The library's products serve dense and float8 weights better."""
+    if isinstance(weight, Group4Weight) and len(x_TD) >= WIDENED_FROM:
+        return (x_TD.to(torch.bfloat16) @ widened(weight).t()).to(out_dtype)
     blocks = Blocks.plain(x_TD)
     y_TN = torch.empty(len(x_TD), weight.shape[-2], dtype=out_dtype, device=x_TD.device)
     if blocks.rows:

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twofold.backends.gpu.kernels.early import options, release, wait
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.weights import Fp8Weight
@@ -87,11 +88,13 @@ def encode_fp8(x):
 
 
 @triton.jit
-def quantize_fp8_kernel(x, values, scales, stride, D: tl.constexpr, BLOCK: tl.constexpr):
+def quantize_fp8_kernel(x, values, scales, stride, D: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     """x_TD f32 | bf16 with strided rows; values_TD uint8; scales_T f32. One program takes a row."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < D
+    release(EARLY)
+    wait(EARLY)
     x_D = tl.load(x + row * stride + column, mask=inside, other=0.0).to(tl.float32)
     scale = tl.div_rn(tl.max(tl.abs(x_D), axis=0), 448.0)
     inverse = tl.where(scale > 0, tl.div_rn(1.0, tl.where(scale > 0, scale, 1.0)), 0.0)
@@ -122,6 +125,7 @@ def quantize_fp8(x_TD: Tensor) -> tuple[Tensor, Tensor]:
             x_TD.stride(0),
             D=columns,
             BLOCK=triton.next_power_of_2(columns),
+            **options(x_TD.device),
             num_warps=8,
         )
     return bits_TD.view(torch.float8_e4m3fn), scales_T

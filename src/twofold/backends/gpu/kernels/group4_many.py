@@ -12,11 +12,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twofold.backends.gpu.kernels.group4_few import read_codes, unpack_groups
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.tiles import Blocks, Tiling, block_rows, place_program, read_tile
 from twofold.backends.gpu.weights import Group4Weight
 
+WIDENED_FROM = 256
+"""Rows from which a whole matrix is better widened to bfloat16 first and multiplied by the library."""
 CONFIGS = {
     128: (Tiling(128, 64, 8, 3), Tiling(64, 64, 4, 3), Tiling(64, 32, 4, 4)),
     64: (Tiling(128, 64, 8, 3), Tiling(64, 64, 4, 4)),
@@ -107,6 +110,48 @@ def many_group4_kernel(
     tl.store(y + places, sums.to(y.dtype.element_ty), mask=is_row[None, :] & (out < N)[:, None])
 
 
+@triton.jit
+def widen_kernel(
+    codes, scales, zeros, values, N, stored_rows,
+    D: tl.constexpr, GROUPS_OF_ROW: tl.constexpr, TARGET: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr,
+):  # fmt: skip
+    """codes int32 words [N16, G, 4]; scales, zeros f16 [N16, G]; values_ND bf16: s (q - z), rounded once."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    start = tl.program_id(1) * GROUPS
+    first = tl.minimum(row, stored_rows - 1).to(tl.int64) * GROUPS_OF_ROW
+    words, scale, zero_point = read_codes(codes, scales, zeros, first, start, GROUPS_OF_ROW, GROUPS)
+    units = unpack_groups(words, ROWS, GROUPS, TARGET)
+    factor = scale.to(tl.float32)
+    offset = -factor * (zero_point.to(tl.float32) + 128.0)
+    tile = tl.fma(units, tl.broadcast_to((factor * 128.0)[:, :, None], [ROWS, GROUPS, 32]), offset[:, :, None])
+    column = start * 32 + tl.arange(0, GROUPS * 32)
+    places = values + row.to(tl.int64)[:, None] * D + column[None, :]
+    inside = (row < N)[:, None] & (column < D)[None, :]
+    tl.store(places, tl.reshape(tile, [ROWS, GROUPS * 32]).to(tl.bfloat16), mask=inside)
+
+
+def widened(weight: Group4Weight) -> Tensor:
+    """The values of a matrix as bfloat16 [N, D]: worth the while from WIDENED_FROM rows of x on."""
+    rows, columns = weight.shape
+    groups = weight.scales.shape[-1]
+    values = torch.empty(rows, columns, dtype=torch.bfloat16, device=weight.codes.device)
+    widen_kernel[(triton.cdiv(rows, 4), triton.cdiv(groups, 32))](
+        weight.codes.view(torch.int32),
+        weight.scales,
+        weight.zeros,
+        values,
+        rows,
+        weight.scales.shape[-2],
+        D=columns,
+        GROUPS_OF_ROW=groups,
+        TARGET=target(),
+        ROWS=4,
+        GROUPS=32,
+        num_warps=1,
+    )
+    return values
+
+
 def choose(block: int, target_name: str) -> Tiling:
     """The tiling for blocks of so many rows. AMD's 64 KiB of shared memory hold fewer stages."""
     chosen = CONFIGS[block][0]
@@ -162,4 +207,12 @@ SIGNATURES = {
         (128, ", AMD", choose(128, "hip"), ("gfx942",)),
     )
 }  # fmt: skip
+SIGNATURES |= {
+    "widened": Signature(
+        kernel=widen_kernel,
+        arguments="codes:*i32 scales:*fp16 zeros:*fp16 values:*bf16 N:i32:16 stored_rows:i32:16",
+        constants={"D": 5120, "GROUPS_OF_ROW": 160, "ROWS": 4, "GROUPS": 32},
+        warps=1,
+    )
+}
 """What test_compiles watches."""
