@@ -18,7 +18,7 @@ from torch import Tensor
 from twofold.backends.gpu import codes as plain
 from twofold.backends.gpu.codes import Codes
 from twofold.backends.gpu.kernels import integer_few, integer_many
-from twofold.backends.gpu.kernels.integer_few import few, few_routed
+from twofold.backends.gpu.kernels.integer_few import Cut, few, few_routed
 from twofold.backends.gpu.kernels.integer_many import Tile, many, many_routed
 from twofold.backends.gpu.kernels.order import order
 from twofold.backends.gpu.kernels.quantize import norm_quantize, quantize, swiglu_quantize
@@ -74,9 +74,10 @@ def expected(codes: Codes, weight: IntegerWeight, gates_T: Tensor | None = None)
     return torch.where(codes.wide_T[:, None] != 0, y_TN + more_TN, y_TN)[:, : weight.shape[-2]]
 
 
-def check(device: torch.device) -> list[str]:
+def check(device: str | torch.device) -> list[str]:
     """Names of what differs."""
     torch.manual_seed(0)
+    device = torch.device(device)
     parts = (check_codes, check_reference, check_large, check_routed, check_refined)
     return [name for part_of_it in parts for name in part_of_it(device)]
 
@@ -218,24 +219,29 @@ def weight_bytes(weight: IntegerWeight) -> int:
     return sum(field.nbytes for field in fields)
 
 
-def measure(device: torch.device) -> list[dict[str, Any]]:
-    """Times of every kernel, sweeping what can be cut differently. Compilations run side by side first."""
+def measure(device: str | torch.device) -> Iterator[dict[str, Any]]:
+    """Times of every kernel as they are found, the most wanted first; what shares them compiles side by side before."""
     torch.manual_seed(0)
-    found: list[dict[str, Any]] = []
-    jobs = [*few_jobs(device), *many_jobs(device)]
-    kinds = {str({**facts, "shape": str(facts.get("shape")).split("x")[-1]}): launch for facts, launch, *_ in jobs}
-    with ThreadPoolExecutor(12) as pool:
-        list(pool.map(compiled, kinds.values()))
-    for facts, launch, copies, size, operations in jobs:
-        try:
-            time_us = microseconds(launch, copies)
-        except Exception as error:  # a tile that does not fit says so; the others go on
-            found.append({**facts, "failed": repr(error)[:200]})
-            continue
-        rate = {"GB/s": round(size / time_us / 1e3)} if size else {}
-        rate |= {"TOP/s": round(operations / time_us / 1e6, 1)} if operations > 1e9 else {}
-        found.append({**facts, "us": round(time_us, 2), **rate})
-    return found
+    device = torch.device(device)
+    for jobs_of in (one_token_jobs, routed_jobs, few_jobs, many_jobs, prefill_jobs, small_jobs):
+        jobs = list(jobs_of(device))
+        kinds = {str({**facts, "shape": str(facts.get("shape")).split("x")[-1]}): launch for facts, launch, *_ in jobs}
+        with ThreadPoolExecutor(12) as pool:
+            list(pool.map(compiled, kinds.values()))
+        yield from (timed(*job) for job in jobs)
+
+
+def timed(
+    facts: dict[str, Any], launch: Callable[[int], Any], copies: int, size: int, operations: float
+) -> dict[str, Any]:
+    """The facts with the time and the rate; a tile that does not fit says so."""
+    try:
+        time_us = microseconds(launch, copies)
+    except Exception as error:
+        return {**facts, "failed": repr(error)[:200]}
+    rate = {"GB/s": round(size / time_us / 1e3)} if size else {}
+    rate |= {"TOP/s": round(operations / time_us / 1e6, 1)} if operations > 1e9 else {}
+    return {**facts, "us": round(time_us, 2), **rate}
 
 
 def compiled(launch: Callable[[int], Any]) -> None:
@@ -249,27 +255,38 @@ def compiled(launch: Callable[[int], Any]) -> None:
 Job = tuple[dict[str, Any], Callable[[int], Any], int, int, float]
 
 
-def few_jobs(device: torch.device) -> Iterator[Job]:
-    """Few tokens: all shapes, one token with all cuts, routed rows, and the small kernels between them."""
+def matrices(form: str, rows: int, columns: int, device: torch.device) -> list[IntegerWeight]:
+    """So many that they are not in the cache when it is their turn again."""
+    size = rows * columns // (2 if form == "int4" else 1)
+    return [random_weight(form, rows, columns, device=device) for _ in range(max(2, -(-ROTATED_BYTES // size)))]
+
+
+def few_job(form: str, tokens: int, rows: int, weights: list[IntegerWeight], cut: Cut | None = None) -> Job:
+    """A product of few tokens."""
+    columns = weights[0].shape[-1]
+    codes = random_codes(tokens, columns, weights[0].scales.device)
+    facts = {"kernel": f"few {form}", "tokens": tokens, "shape": f"{rows}x{columns}", "cut": cut and astuple(cut)}
+    operations = 2.0 * tokens * rows * columns
+    return facts, lambda i: few(codes, weights[i], None, cut), len(weights), weight_bytes(weights[0]), operations
+
+
+def one_token_jobs(device: torch.device) -> Iterator[Job]:
+    """One token, all cuts."""
     for rows, columns in SCOUT:
-        for form in ("int4", "int8") if rows != 7168 else ("int4",):
-            size = rows * columns // (2 if form == "int4" else 1)
-            copies = max(2, -(-ROTATED_BYTES // size))
-            weights = [random_weight(form, rows, columns, device=device) for _ in range(copies)]
-            for tokens in (1, 2, 8) if form == "int4" else (1, 8):
-                codes = random_codes(tokens, columns, device)
-                sweep = integer_few.CONFIGS if (tokens, form, columns) == (1, "int4", 5120) else (None,)
-                for shape in sweep:
-                    facts = {
-                        "kernel": f"few {form}",
-                        "tokens": tokens,
-                        "shape": f"{rows}x{columns}",
-                        "cut": shape and astuple(shape),
-                    }
-                    launch = lambda i, c=codes, w=weights, s=shape: few(c, w[i], None, s)  # noqa: E731
-                    yield facts, launch, copies, weight_bytes(weights[0]), 2.0 * tokens * rows * columns
-    yield from routed_jobs(device)
-    yield from small_jobs(device)
+        weights = matrices("int4", rows, columns, device)
+        for cut in integer_few.CONFIGS if (rows, columns) != (7168, 5120) else integer_few.CONFIGS[:2]:
+            yield few_job("int4", 1, rows, weights, cut)
+
+
+def few_jobs(device: torch.device) -> Iterator[Job]:
+    """Two to eight tokens, and eight-bit weights."""
+    for rows, columns in ((16384, 5120), (5120, 5120)):
+        weights = matrices("int4", rows, columns, device)
+        for tokens in (2, 4, 8):
+            yield few_job("int4", tokens, rows, weights)
+        weights = matrices("int8", rows, columns, device)
+        for tokens in (1, 8):
+            yield few_job("int8", tokens, rows, weights)
 
 
 def routed_jobs(device: torch.device) -> Iterator[Job]:
@@ -300,37 +317,34 @@ def small_jobs(device: torch.device) -> Iterator[Job]:
         yield {"kernel": "order", **facts}, launch, 1, 0, 0.0
 
 
+def many_job(form: str, tokens: int, rows: int, weights: list[IntegerWeight], tile: Tile | None) -> Job:
+    """A product of many tokens."""
+    columns = weights[0].shape[-1]
+    codes = random_codes(tokens, columns, weights[0].scales.device)
+    facts = {"kernel": f"many {form}", "tokens": tokens, "shape": f"{rows}x{columns}", "cut": tile and astuple(tile)}
+    size = weight_bytes(weights[0]) if tokens < 128 else 0
+    return facts, lambda i: many(codes, weights[i], tile), len(weights), size, 2.0 * tokens * rows * columns
+
+
 def many_jobs(device: torch.device) -> Iterator[Job]:
-    """Tiles: 8 to 64 tokens, and prefill with and without unpacking."""
+    """Tiles of four-bit weights for 8 to 64 tokens."""
     for rows, columns in ((16384, 5120), (5120, 5120)):
-        size = rows * columns // 2
-        copies = max(2, -(-ROTATED_BYTES // size))
-        weights = [random_weight("int4", rows, columns, device=device) for _ in range(copies)]
-        for tokens, tiles in ((8, 16), (16, 16), (32, 32), (64, 64), (2048, 128)):
-            codes = random_codes(tokens, columns, device)
-            swept = [tile for tile in integer_many.CONFIGS if tile.tokens in (tiles, 2 * tiles if tokens > 64 else 0)]
-            for tile in swept if tokens in (16, 64, 2048) else [None]:
-                facts = {
-                    "kernel": "many int4",
-                    "tokens": tokens,
-                    "shape": f"{rows}x{columns}",
-                    "cut": tile and astuple(tile),
-                }
-                launch = lambda i, c=codes, w=weights, t=tile: many(c, w[i], t)  # noqa: E731
-                yield (
-                    facts,
-                    launch,
-                    copies,
-                    weight_bytes(weights[0]) if tokens < 128 else 0,
-                    2.0 * tokens * rows * columns,
-                )
-        eight = random_weight("int8", rows, columns, device=device)
-        codes = random_codes(2048, columns, device)
-        for tile in (Tile(256, 128, 128, 8, 4), Tile(128, 256, 128, 8, 4), Tile(128, 128, 128, 8, 4)):
-            launch = lambda i, c=codes, w=eight, t=tile: many(c, w, t)  # noqa: E731
-            facts = {"kernel": "many int8", "tokens": 2048, "shape": f"{rows}x{columns}", "cut": astuple(tile)}
-            yield facts, launch, 1, 0, 2.0 * 2048 * rows * columns
-        x_TW = codes.codes_TCW[:, 0].contiguous()
-        launch = lambda i, x=x_TW, w=weights: torch._int_mm(x, unpack(w[i]).T)  # noqa: E731
-        facts = {"kernel": "unpack + _int_mm", "tokens": 2048, "shape": f"{rows}x{columns}"}
-        yield facts, launch, copies, 0, 2.0 * 2048 * rows * columns
+        weights = matrices("int4", rows, columns, device)
+        for tokens in (8, 16, 64):
+            for tile in integer_many.CONFIGS[max(tokens, 16)]:
+                yield many_job("int4", tokens, rows, weights, tile)
+
+
+def prefill_jobs(device: torch.device) -> Iterator[Job]:
+    """Tiles for 2,048 tokens, and the library's product with and without unpacking."""
+    rows, columns = 16384, 5120
+    weights, eight = matrices("int4", rows, columns, device)[:2], matrices("int8", rows, columns, device)[:2]
+    for tile in integer_many.CONFIGS_INT8:
+        yield many_job("int8", 2048, rows, eight, tile)
+    for tile in integer_many.CONFIGS[128]:
+        yield many_job("int4", 2048, rows, weights, tile)
+    x_TW = random_codes(2048, columns, device).codes_TCW[:, 0].contiguous()
+    operations, facts = 2.0 * 2048 * rows * columns, {"tokens": 2048, "shape": f"{rows}x{columns}"}
+    yield {"kernel": "_int_mm", **facts}, lambda i: torch._int_mm(x_TW, eight[i].codes.T), 2, 0, operations
+    four = [weight for weight in weights if isinstance(weight, Int4Weight)]
+    yield {"kernel": "unpack", **facts}, lambda i: unpack(four[i]), 2, 3 * weight_bytes(four[0]), 0.0

@@ -8,6 +8,7 @@ import torch
 
 from tests.backends.gpu.integer_weights import INTEGERS, product, routed
 from twofold.backends.gpu.codes import Codes
+from twofold.backends.gpu.kernels import integer_many
 from twofold.backends.gpu.kernels.integer_many import Tile, block_of, choose, many, many_routed
 from twofold.backends.gpu.kernels.order import order
 from twofold.backends.gpu.weights import Int8Weight
@@ -48,6 +49,17 @@ def test_routed_rows_meet_their_experts(
     codes, weight, experts_R, gates_R, wanted = routed(form, tokens, active, experts, 33, 96, experts=chosen)
     ordered = order(experts_R, experts, block_of(tokens * active, experts))
     assert np.array_equal(many_routed(codes, active, ordered, gates_R, weight).numpy(), wanted)
+
+
+@pytest.mark.parametrize("form", INTEGERS)
+def test_wide_tokens_of_large_tiles_are_gathered(form: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integer_many, "SPARSE_TOKENS", 16)
+    codes, weight, wanted = product(form, 20, 33, 96)
+    assert np.array_equal(many(codes, weight, SMALL).numpy(), wanted)
+    for active in (1, 2):
+        codes, weight, experts_R, gates_R, wanted = routed(form, 9, active, 3, 33, 96)
+        got = many_routed(codes, active, order(experts_R, 3, 16), gates_R, weight, SMALL)
+        assert np.array_equal(got.numpy(), wanted)
 
 
 def test_offsets_into_a_stack_have_64_bits() -> None:

@@ -292,8 +292,10 @@ _ARGUMENTS = (
     "x:*i32 scales_T:*fp32 wide_T:*i32 tokens:i32 experts_R:*i32 gates_R:*fp32 codes:*i32 multipliers:*i32"
     " scales_N:*fp32 add:*fp32 y:*fp32 rows:i32:16 stack_rows:i32:16"
 )
-_CONSTANTS: dict[str, Any] = {"WIDTH": 5120, "FOUR": True, "TOKENS": 1, "ROWS": 4, "LANES": 32, "STAGES": 4, "ACTIVE": 0,  # noqa: E501
-              "HAS_GATES": False, "HAS_ADD": False}  # fmt: skip
+_CONSTANTS: dict[str, Any] = {
+    "WIDTH": 5120, "FOUR": True, "TOKENS": 1, "ROWS": 4, "LANES": 32, "STAGES": 4, "ACTIVE": 0, "HAS_GATES": False,
+    "HAS_ADD": False,
+}  # fmt: skip
 _CHANGES: dict[str, dict[str, Any]] = {
     "one token": {},
     "one token, added": {"HAS_ADD": True},

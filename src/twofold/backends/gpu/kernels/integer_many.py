@@ -2,8 +2,8 @@
 
 Four-bit codes become int8 in registers: a group's multiplier chooses one of sixteen rows of sixteen products m * level,
 and byte permutations take them out of it by the codes. The low and the high nibbles of a tile are two products, with
-columns [0, 16) and [16, 32) of every group. Sums are int32 and exact; second rows of codes are multiplied only in
-blocks that have a wide token.
+columns [0, 16) and [16, 32) of every group. Sums are int32 and exact; second rows of codes are multiplied only
+where a token is wide.
 """
 
 from __future__ import annotations  # noqa: I001
@@ -21,6 +21,7 @@ from torch import Tensor
 from twofold.backends.gpu.codes import Codes
 from twofold.backends.gpu.kernels.integer_few import word_view
 from twofold.backends.gpu.kernels.order import Order
+from twofold.backends.gpu.kernels.order import order as put_in_order
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import product_levels, target
 from twofold.backends.gpu.weights import Int4Weight, IntegerWeight
@@ -43,23 +44,30 @@ class Tile:
     stages: int
 
 
-CONFIGS = (
-    Tile(64, 16, 256, 4, 4), Tile(64, 16, 256, 4, 3), Tile(64, 16, 128, 4, 4), Tile(128, 16, 256, 4, 3),
-    Tile(64, 64, 256, 4, 3), Tile(64, 64, 128, 4, 4), Tile(128, 64, 128, 4, 3),
-    Tile(128, 128, 128, 8, 3), Tile(128, 256, 128, 8, 3),
+CONFIGS = {
+    16: (Tile(64, 16, 256, 4, 4), Tile(64, 16, 256, 4, 3), Tile(64, 16, 128, 4, 4), Tile(128, 16, 256, 4, 3)),
+    32: (Tile(64, 32, 256, 4, 3), Tile(64, 32, 128, 4, 4)),
+    64: (Tile(64, 64, 256, 4, 3), Tile(64, 64, 128, 4, 4), Tile(128, 64, 128, 4, 3)),
+    128: (Tile(128, 128, 128, 8, 3), Tile(128, 256, 128, 8, 3)),
+}
+"""What a sweep tries by tokens of a tile; the first is what is used."""
+CONFIGS_INT8 = (
+    Tile(256, 128, 128, 8, 4), Tile(128, 128, 128, 4, 3), Tile(128, 128, 128, 8, 3), Tile(256, 128, 64, 8, 4)
 )  # fmt: skip
-"""What a sweep tries."""
+"""The same for eight-bit weights and 128 tokens and more."""
+REST_TILES = {True: Tile(64, 32, 128, 4, 4), False: Tile(64, 32, 128, 4, 4)}
+"""For the wide rows of many tokens, by whether weights have four bits."""
+SHARED_RESERVE_BYTES = 24 << 10
+"""Shared memory left for what is unpacked and for results on their way out."""
+SPARSE_TOKENS = 128
+"""From this many tokens of a tile on, second rows of codes are multiplied by a launch of their own."""
 
 
-def choose(tokens: int) -> Tile:
+def choose(tokens: int, is_four: bool = True) -> Tile:
     """The tile for so many tokens of one matrix."""
-    if tokens <= 16:
-        return Tile(64, 16, 256, 4, 4)
-    if tokens <= 32:
-        return Tile(64, 32, 128, 4, 4)
-    if tokens <= 64:
-        return Tile(64, 64, 128, 4, 4)
-    return Tile(128, 128, 128, 8, 3)
+    if tokens > 64:
+        return CONFIGS[128][0] if is_four else CONFIGS_INT8[0]
+    return CONFIGS[max(16, triton.next_power_of_2(tokens))][0]
 
 
 def block_of(rows: int, experts: int) -> int:
@@ -72,9 +80,16 @@ def many(codes: Codes, weight: IntegerWeight, tile: Tile | None = None) -> Tenso
     """The product of any number of tokens with a matrix, float32 [T, N]."""
     tokens, rows = len(codes), weight.shape[-2]
     y_TN = torch.empty(tokens, rows, device=codes.scales_T.device)
-    tile = tile or choose(tokens)
-    if tokens:
-        launch(codes, weight, y_TN, triton.cdiv(tokens, tile.tokens), tile)
+    tile = tile or choose(tokens, isinstance(weight, Int4Weight))
+    if not tokens:
+        return y_TN
+    blocks = triton.cdiv(tokens, tile.tokens)
+    if tile.tokens < SPARSE_TOKENS:
+        launch(codes, weight, y_TN, blocks, tile, passes="both")
+        return y_TN
+    launch(codes, weight, y_TN, blocks, tile, passes="first")
+    experts_R = torch.zeros(tokens, dtype=torch.int32, device=y_TN.device)
+    launch_rest(codes, weight, y_TN, experts_R, 1, None)
     return y_TN
 
 
@@ -90,11 +105,35 @@ def many_routed(
 
     `order` is of kernels.order, its block the tile's tokens.
     """
-    y_RN = torch.empty(len(codes) * active, weight.shape[-2], device=codes.scales_T.device)
-    tile = tile or choose(order.block)
-    if len(codes):
-        launch(codes, weight, y_RN, len(order.expert_of_block), tile, active=active, order=order, gates=gates_R)
+    count = len(codes) * active
+    y_RN = torch.empty(count, weight.shape[-2], device=codes.scales_T.device)
+    tile = tile or choose(order.block, isinstance(weight, Int4Weight))
+    if not count:
+        return y_RN
+    blocks = len(order.expert_of_block)
+    passes = "both" if tile.tokens < SPARSE_TOKENS else "first"
+    launch(codes, weight, y_RN, blocks, tile, passes=passes, active=active, order=order, gates=gates_R)
+    if passes == "first":
+        experts_R = torch.empty(count + 1, dtype=torch.int32, device=y_RN.device)
+        places = torch.where(order.rows < 0, count, order.rows).long()
+        experts_R[places] = order.expert_of_block.repeat_interleave(order.block)
+        launch_rest(codes, weight, y_RN, experts_R[:count], active, gates_R)
     return y_RN
+
+
+def launch_rest(
+    codes: Codes, weight: IntegerWeight, y: Tensor, experts_R: Tensor, active: int, gates: Tensor | None
+) -> None:
+    """Add the second rows' products: wide rows alone, put in order by expert, so that a few cost what a few cost.
+
+    Of rows of swiglu one in fifty is wide; hardly a block of 128 tokens would be without.
+    """
+    experts = weight.shape[0] if len(weight.shape) > 2 else 1
+    wide_R = codes.wide_T if active == 1 else codes.wide_T.repeat_interleave(active)
+    tile = REST_TILES[isinstance(weight, Int4Weight)]
+    ordered = put_in_order(torch.where(wide_R != 0, experts_R, experts), experts + 1, tile.tokens)
+    blocks = len(ordered.expert_of_block)
+    launch(codes, weight, y, blocks, tile, passes="rest", active=active, order=ordered, gates=gates)
 
 
 def launch(
@@ -104,24 +143,41 @@ def launch(
     blocks: int,
     tile: Tile,
     *,
+    passes: str,
     active: int = 0,
     order: Order | None = None,
     gates: Tensor | None = None,
 ) -> None:
     """Start the kernel; what is not there is stood in for by y, which is then not read."""
     is_four = isinstance(weight, Int4Weight)
-    row_tiles, compiled_for = triton.cdiv(weight.shape[-2], tile.rows), target()
-    stages = min(tile.stages, 2) if compiled_for == "hip" else tile.stages  # 64 KiB of shared memory there
+    row_tiles = triton.cdiv(weight.shape[-2], tile.rows)
     many_kernel[(row_tiles * blocks,)](
         codes.codes_TCW, codes.scales_T, codes.wide_T, len(codes),
         y if order is None else order.rows, y if order is None else order.expert_of_block,
         y if gates is None else gates, weight.codes,
         word_view(weight.multipliers) if isinstance(weight, Int4Weight) else y, weight.scales,
         level_rows(y.device), y, weight.shape[-2], weight.scales.shape[-1], row_tiles, blocks,
+        weight.shape[0] if len(weight.shape) > 2 else 1,
         WIDTH=codes.codes_TCW.shape[-1], FOUR=is_four, ROWS=tile.rows, TOKENS=tile.tokens, COLUMNS=tile.columns,
-        STAGES=stages, ACTIVE=active, HAS_GATES=gates is not None, TARGET=compiled_for,
-        num_warps=tile.warps, enable_fp_fusion=False,
+        STAGES=stages_of(tile, is_four, y.device), PASSES=passes, ACTIVE=active, HAS_GATES=gates is not None,
+        TARGET=target(), num_warps=tile.warps, enable_fp_fusion=False,
     )  # fmt: skip
+
+
+def stages_of(tile: Tile, is_four: bool, device: torch.device) -> int:
+    """The tile's stages, or as many as the shared memory of the device holds."""
+    if device.type != "cuda":
+        return tile.stages
+    step_bytes = tile.columns * (tile.tokens + (tile.rows // 2 if is_four else tile.rows))
+    most = 2 if torch.version.hip else max(1, (shared_bytes(device) - SHARED_RESERVE_BYTES) // step_bytes)
+    return min(tile.stages, most)
+
+
+@cache
+def shared_bytes(device: torch.device) -> int:
+    """Shared memory that one program can have."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return int(triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
 
 
 @cache
@@ -135,11 +191,14 @@ def level_rows(device: torch.device) -> Tensor:
 @triton.jit
 def many_kernel(
     x, scales_T, wide_T, tokens, rows_P, experts_B, gates_R, codes, multipliers, scales_N, tables, y,
-    rows, stack_rows, row_tiles, blocks,
+    rows, stack_rows, row_tiles, blocks, experts,
     WIDTH: tl.constexpr, FOUR: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr,
-    STAGES: tl.constexpr, ACTIVE: tl.constexpr, HAS_GATES: tl.constexpr, TARGET: tl.constexpr,
+    STAGES: tl.constexpr, PASSES: tl.constexpr, ACTIVE: tl.constexpr, HAS_GATES: tl.constexpr, TARGET: tl.constexpr,
 ):  # fmt: skip
-    """A tile of ROWS x TOKENS; bands of BAND row tiles take all blocks of tokens, one after the other."""
+    """A tile of ROWS x TOKENS; bands of BAND row tiles take all blocks of tokens, one after the other.
+
+    PASSES: "first" and "rest" are the products of either row of codes, the second added to what is there; "both".
+    """
     program = tl.program_id(0)
     band = program // (BAND * blocks)
     height = tl.minimum(row_tiles - band * BAND, BAND)
@@ -155,7 +214,7 @@ def many_kernel(
         expert = tl.load(experts_B + block)
         row += tl.maximum(expert, 0).to(tl.int64) * stack_rows
         results_T = tl.load(rows_P + places_T)
-        is_there_T = (results_T >= 0) & (expert >= 0)
+        is_there_T = (results_T >= 0) & (expert >= 0) & (expert < experts)
         tokens_T = tl.maximum(results_T, 0) // ACTIVE
     if tl.max(is_there_T.to(tl.int32), axis=0) != 0:
         results_N = first + tl.arange(0, ROWS)
@@ -164,23 +223,26 @@ def many_kernel(
         codes += row * (WIDTH // 2 if FOUR else WIDTH)
         multipliers += row * (WIDTH // 256 if WIDTH % 256 == 0 else WIDTH // 64)
         x_T = x + tokens_T.to(tl.int64) * (2 * WIDTH)
-        sums_TN = tile_sums(x_T, codes, multipliers, tables, rows_N, WIDTH, FOUR, ROWS, TOKENS, COLUMNS, STAGES, TARGET)
         s_T = tl.load(scales_T + tokens_T)
         gates_T = tl.load(gates_R + results_T, mask=is_there_T, other=0.0) if HAS_GATES else 1.0
         w_N = tl.load(scales_N + row + results_N, mask=is_row_N, other=0.0)
         y_TN = y + results_T.to(tl.int64)[:, None] * rows + results_N[None, :]
         is_there_TN = is_there_T[:, None] & is_row_N[None, :]
-        tl.store(y_TN, sums_TN.to(tl.float32) * ((s_T * gates_T)[:, None] * w_N[None, :]), mask=is_there_TN)
-        is_wide_T = (tl.load(wide_T + tokens_T) != 0) & is_there_T
-        if tl.max(is_wide_T.to(tl.int32), axis=0) != 0:
-            # what was stored is read again rather than kept: registers are what tiles are short of
-            tl.debug_barrier()
+        if PASSES != "rest":
             sums_TN = tile_sums(
-                x_T + WIDTH, codes, multipliers, tables, rows_N, WIDTH, FOUR, ROWS, TOKENS, COLUMNS, STAGES, TARGET
+                x_T, codes, multipliers, tables, rows_N, WIDTH, FOUR, ROWS, TOKENS, COLUMNS, STAGES, TARGET
             )
-            rests_TN = sums_TN.to(tl.float32) * (((s_T * _REST) * gates_T)[:, None] * w_N[None, :])
-            is_wide_TN = is_wide_T[:, None] & is_row_N[None, :]
-            tl.store(y_TN, tl.load(y_TN, mask=is_wide_TN, other=0.0) + rests_TN, mask=is_wide_TN)
+            tl.store(y_TN, sums_TN.to(tl.float32) * ((s_T * gates_T)[:, None] * w_N[None, :]), mask=is_there_TN)
+        if PASSES != "first":
+            is_wide_T = (tl.load(wide_T + tokens_T) != 0) & is_there_T
+            if tl.max(is_wide_T.to(tl.int32), axis=0) != 0:
+                tl.debug_barrier()  # what was stored is read again rather than kept: registers are what tiles lack
+                sums_TN = tile_sums(
+                    x_T + WIDTH, codes, multipliers, tables, rows_N, WIDTH, FOUR, ROWS, TOKENS, COLUMNS, STAGES, TARGET
+                )
+                rests_TN = sums_TN.to(tl.float32) * (((s_T * _REST) * gates_T)[:, None] * w_N[None, :])
+                is_wide_TN = is_wide_T[:, None] & is_row_N[None, :]
+                tl.store(y_TN, tl.load(y_TN, mask=is_wide_TN, other=0.0) + rests_TN, mask=is_wide_TN)
 
 
 @triton.jit
@@ -204,14 +266,14 @@ def eight_bit_sums(
 ):  # fmt: skip
     """The sums of eight-bit weights."""
     columns_C = tl.arange(0, COLUMNS)
-    weights_NC = codes + rows_N[:, None].to(tl.int64) * WIDTH + columns_C[None, :]
+    weights_CN = codes + rows_N[None, :].to(tl.int64) * WIDTH + columns_C[:, None]
     x_TC = x_T[:, None] + columns_C[None, :]
     sums_TN = tl.zeros((TOKENS, ROWS), tl.int32)
     for step in tl.range((WIDTH + COLUMNS - 1) // COLUMNS, num_stages=STAGES):
-        is_there_1C = (step * COLUMNS + columns_C < WIDTH)[None, :]
-        weight_NC = read(weights_NC + step * COLUMNS, is_there_1C, WIDTH % COLUMNS == 0)
-        x_TC_here = read(x_TC + step * COLUMNS, is_there_1C, WIDTH % COLUMNS == 0)
-        sums_TN = tl.dot(x_TC_here, tl.trans(weight_NC), sums_TN, out_dtype=tl.int32)
+        is_there_C = step * COLUMNS + columns_C < WIDTH
+        weight_CN = read(weights_CN + step * COLUMNS, is_there_C[:, None], WIDTH % COLUMNS == 0)
+        x_TC_here = read(x_TC + step * COLUMNS, is_there_C[None, :], WIDTH % COLUMNS == 0)
+        sums_TN = tl.dot(x_TC_here, weight_CN, sums_TN, out_dtype=tl.int32)
     return sums_TN
 
 
@@ -242,11 +304,14 @@ def four_bit_sums(
 
 @triton.jit
 def stored_multipliers(multipliers, rows_N, step, WIDTH: tl.constexpr, COLUMNS: tl.constexpr):
-    """What is stored of the multipliers of a step's groups, int32 [N, G]; a word of eight is read where it is one."""
+    """What is stored of the multipliers of a step's groups, int32 [N, G]; by words of eight where rows are words."""
     groups_G = tl.arange(0, COLUMNS // 32)
     if WIDTH % 256 == 0:
-        words_N = tl.load(multipliers + rows_N.to(tl.int64) * (WIDTH // 256) + step * COLUMNS // 256)
-        stored_NG = words_N[:, None] >> (4 * (groups_G + step * COLUMNS // 32 % 8))[None, :]
+        # group by group, so that lanes side by side read the same word, and more values than threads: of fewer Triton
+        # makes a copy for every use
+        words_G = (groups_G + step * (COLUMNS // 32)) // 8
+        words_GN = tl.load(multipliers + rows_N.to(tl.int64)[None, :] * (WIDTH // 256) + words_G[:, None])
+        stored_NG = tl.trans(words_GN) >> (4 * ((groups_G + step * (COLUMNS // 32)) % 8))[None, :]
     else:
         groups_G += step * (COLUMNS // 32)
         places_NG = rows_N[:, None].to(tl.int64) * (WIDTH // 64) + (groups_G // 2)[None, :]
@@ -265,10 +330,12 @@ def read(pointers, mask, IS_FULL: tl.constexpr):
 
 _ARGUMENTS = (
     "x:*i8 scales_T:*fp32 wide_T:*i32 tokens:i32 rows_P:*i32 experts_B:*i32 gates_R:*fp32 codes:*{} multipliers:*i32"
-    " scales_N:*fp32 tables:*i32 y:*fp32 rows:i32:16 stack_rows:i32:16 row_tiles:i32 blocks:i32"
+    " scales_N:*fp32 tables:*i32 y:*fp32 rows:i32:16 stack_rows:i32:16 row_tiles:i32 blocks:i32 experts:i32"
 )
-_CONSTANTS: dict[str, Any] = {"WIDTH": 5120, "FOUR": True, "ROWS": 64, "TOKENS": 16, "COLUMNS": 256, "STAGES": 2, "ACTIVE": 0,  # noqa: E501
-              "HAS_GATES": False}  # fmt: skip
+_CONSTANTS: dict[str, Any] = {
+    "WIDTH": 5120, "FOUR": True, "ROWS": 64, "TOKENS": 16, "COLUMNS": 256, "STAGES": 2, "PASSES": "both", "ACTIVE": 0,
+    "HAS_GATES": False,
+}  # fmt: skip
 SIGNATURES = {
     name: Signature(
         kernel=many_kernel,
@@ -280,8 +347,8 @@ SIGNATURES = {
     for name, warps, changes in (
         ("16 tokens", 4, {}),
         ("routed", 4, {"ACTIVE": 1, "HAS_GATES": True, "TOKENS": 64, "COLUMNS": 128}),
-        ("prefill", 8, {"ROWS": 128, "TOKENS": 128, "COLUMNS": 128}),
-        ("int8 prefill", 8, {"FOUR": False, "ROWS": 128, "TOKENS": 128, "COLUMNS": 128}),
+        ("prefill", 8, {"ROWS": 128, "TOKENS": 128, "COLUMNS": 128, "PASSES": "first"}),
+        ("int8 prefill", 8, {"FOUR": False, "ROWS": 256, "TOKENS": 128, "COLUMNS": 128, "PASSES": "first"}),
     )
 }
 """What test_compiles watches."""
