@@ -66,16 +66,20 @@ def test_attention_agrees_with_the_reference(case: Any, step: int) -> None:
     assert found <= SOFTMAX.relative
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("scout", "w4a8"), ("maverick", "bf16"), ("llama3-tied", "f32")])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("scout", "f32"),
+        pytest.param("maverick", "f32", marks=pytest.mark.slow),
+        pytest.param("scout", "w4a8", marks=pytest.mark.slow),
+        pytest.param("llama3-tied", "w8a8", marks=pytest.mark.slow),
+    ],
+)
 def test_networks_give_the_logits_of_the_reference(name: str, dtype: str, toy_folder: ToyFolder) -> None:
     folder, _ = toy_folder(name)
     expected = np.concatenate(list(build_engine(folder, ReferenceOps(), dtype).score(PROMPT)))
     found = np.concatenate(list(build_engine(folder, kernel_ops(), dtype, step_tokens=17).score(PROMPT)))
-    errors_T = np.abs(found - expected).max(axis=1) / np.abs(expected).max()
-    if dtype == "bf16":  # a token whose best experts are nearly equal may take the other one
-        assert np.mean(errors_T < 0.05) > 0.8
-    else:
-        assert errors_T.max() < (1e-4 if dtype == "f32" else 0.05)
+    assert np.abs(found - expected).max() / np.abs(expected).max() < (1e-4 if dtype == "f32" else 0.05)
 
 
 class PaddedOps(KernelOps):
@@ -90,14 +94,14 @@ class PaddedOps(KernelOps):
 
 
 def test_padding_rows_change_nothing(toy_folder: ToyFolder) -> None:
-    folder, _ = toy_folder("scout")
-    params = SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True)
+    folder, _ = toy_folder("llama3-tied")
+    params = SamplingParams(temperature=0.0, max_tokens=3, ignore_eos=True)
     answers = []
     for kind in (KernelOps, PaddedOps):
-        engine = build_engine(folder, kind("cpu", CpuOps().packer, "f32"), "w8a8")
+        engine = build_engine(folder, kind("cpu", CpuOps().packer, "f32"))
         forward = engine.forward
         engine.forward = lambda ops, batch, cache, forward=forward: forward(ops, batch, cache)[: batch.rows]
-        found: dict[int, list[int]] = {engine.add(PROMPT[:n], params).id: [] for n in (5, 7, 9)}
+        found: dict[int, list[int]] = {engine.add(PROMPT[:n], params).id: [] for n in (2, 3, 4)}
         while not engine.is_idle:
             for event in engine.step():
                 found[event.request_id].append(event.drawn.token)
