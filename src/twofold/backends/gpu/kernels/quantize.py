@@ -21,6 +21,7 @@ _ROUNDER = tl.constexpr(ROUNDER)
 _COLUMNS = tl.constexpr(BLOCK_COLUMNS)
 _WIDE_RATIO = tl.constexpr(WIDE_RATIO)
 _REST_STEPS = tl.constexpr(REST_STEPS)
+_OUTWEIGHS = tl.constexpr(1 << 21)
 
 
 def quantize(x_TD: Tensor) -> Codes:
@@ -29,7 +30,7 @@ def quantize(x_TD: Tensor) -> Codes:
     codes = empty_codes(tokens, columns, x_TD.device)
     if tokens:
         quantize_kernel[(tokens,)](
-            x_TD, codes.codes_TCW, codes.scales_T, codes.wide_T, x_TD.stride(0), columns,
+            x_TD, codes.codes_TCW.view(torch.int32), codes.scales_T, codes.wide_T, x_TD.stride(0), columns,
             GATED=False, **sizes(codes),
         )  # fmt: skip
     return codes
@@ -41,7 +42,7 @@ def swiglu_quantize(gate_up_RN: Tensor) -> Codes:
     codes = empty_codes(tokens, columns, gate_up_RN.device)
     if tokens:
         quantize_kernel[(tokens,)](
-            gate_up_RN, codes.codes_TCW, codes.scales_T, codes.wide_T, gate_up_RN.stride(0), columns,
+            gate_up_RN, codes.codes_TCW.view(torch.int32), codes.scales_T, codes.wide_T, gate_up_RN.stride(0), columns,
             GATED=True, **sizes(codes),
         )  # fmt: skip
     return codes
@@ -61,7 +62,7 @@ def norm_quantize(
     if tokens:
         norm_quantize_kernel[(tokens,)](
             x_TD, x_TD if add_TD is None else add_TD, weight_D, sum_TD, y_TD,
-            codes.codes_TCW, codes.scales_T, codes.wide_T, columns, epsilon,
+            codes.codes_TCW.view(torch.int32), codes.scales_T, codes.wide_T, columns, epsilon,
             HAS_ADD=add_TD is not None, **sizes(codes),
         )  # fmt: skip
     return sum_TD, y_TD, codes
@@ -98,7 +99,7 @@ def quantize_kernel(
         up_BC = tl.load(x + columns + places_BC, mask=is_there_BC, other=0.0).to(tl.float32)
         small_BC = tl.exp(-tl.abs(x_BC))
         x_BC = x_BC * tl.div_rn(tl.where(x_BC >= 0, 1.0, small_BC), 1.0 + small_BC) * up_BC
-    store_codes(x_BC, places_BC, codes, scales_T, wide_T, token, WIDTH)
+    store_codes(x_BC, codes, scales_T, wide_T, token, WIDTH)
 
 
 @triton.jit
@@ -116,14 +117,14 @@ def norm_quantize_kernel(
     if HAS_ADD:
         x_BC += tl.load(add + start + places_BC, mask=is_there_BC, other=0.0)
         tl.store(sums + start + places_BC, x_BC, mask=is_there_BC)
-    mean = tl.div_rn(tl.sum(tl.sum(x_BC * x_BC, axis=1), axis=0), columns.to(tl.float32))
-    y_BC = tl.div_rn(x_BC, tl.sqrt_rn(mean + epsilon)) * weight_BC
+    mean = tl.div_rn(tl.sum(x_BC * x_BC), columns.to(tl.float32))
+    y_BC = x_BC * tl.div_rn(1.0, tl.sqrt_rn(mean + epsilon)) * weight_BC
     tl.store(y + start + places_BC, y_BC, mask=is_there_BC)
-    store_codes(y_BC, places_BC, codes, scales_T, wide_T, token, WIDTH)
+    store_codes(y_BC, codes, scales_T, wide_T, token, WIDTH)
 
 
 @triton.jit
-def store_codes(x_BC, places_BC, codes, scales_T, wide_T, token, WIDTH: tl.constexpr):
+def store_codes(x_BC, codes, scales_T, wide_T, token, WIDTH: tl.constexpr):
     """Scale, both rows of codes and whether the second one counts; x_BC is zero behind the columns."""
     most_B = tl.max(tl.abs(x_BC), axis=1)
     most = tl.max(most_B, axis=0)
@@ -132,15 +133,25 @@ def store_codes(x_BC, places_BC, codes, scales_T, wide_T, token, WIDTH: tl.const
     units_BC = x_BC * inverse
     first_BC = tl.minimum(tl.maximum(rounded(units_BC), -127.0), 127.0)
     rest_BC = tl.minimum(tl.maximum(rounded((units_BC - first_BC) * _REST_STEPS), -128.0), 127.0)
-    codes += token.to(tl.int64) * (2 * WIDTH)
-    tl.store(codes + places_BC, first_BC.to(tl.int8), mask=places_BC < WIDTH)
-    tl.store(codes + WIDTH + places_BC, rest_BC.to(tl.int8), mask=places_BC < WIDTH)
+    codes += token.to(tl.int64) * (WIDTH // 2)
+    store_words(codes, first_BC, WIDTH)
+    store_words(codes + WIDTH // 4, rest_BC, WIDTH)
+    # one sum for both reasons: a stretch that is small outweighs all the codes that are not zero
+    balance_BC = 2 * (first_BC != 0).to(tl.int32) - (x_BC != 0).to(tl.int32)
     is_small_B = (most_B * _WIDE_RATIO < most) & (most_B > 0)
-    used = tl.sum(tl.sum((x_BC != 0).to(tl.int32), axis=1), axis=0)
-    kept = tl.sum(tl.sum((first_BC != 0).to(tl.int32), axis=1), axis=0)
-    is_wide = (tl.max(is_small_B.to(tl.int32), axis=0) != 0) | (2 * kept < used)
+    balance_B = tl.sum(balance_BC, axis=1) - tl.where(is_small_B, _OUTWEIGHS, 0)
     tl.store(scales_T + token, scale)
-    tl.store(wide_T + token, is_wide.to(tl.int32))
+    tl.store(wide_T + token, (tl.sum(balance_B, axis=0) < 0).to(tl.int32))
+
+
+@triton.jit
+def store_words(codes, q_BC, WIDTH: tl.constexpr):
+    """Integers from -128 to 127 as int8, packed in words: four neighbours are in one thread as they are."""
+    STRETCHES: tl.constexpr = q_BC.shape[0]
+    q_BW4 = tl.reshape(q_BC.to(tl.int32) & 255, (STRETCHES, _COLUMNS // 4, 4))
+    words_BW = tl.sum(q_BW4 << (8 * tl.arange(0, 4))[None, None, :], axis=2)
+    places_BW = tl.arange(0, STRETCHES)[:, None] * (_COLUMNS // 4) + tl.arange(0, _COLUMNS // 4)[None, :]
+    tl.store(codes + places_BW, words_BW, mask=places_BW < WIDTH // 4)
 
 
 @triton.jit
@@ -152,12 +163,12 @@ def rounded(x):
 SIGNATURES = {
     "swiglu": Signature(
         kernel=quantize_kernel,
-        arguments="x:*bf16 codes:*i8 scales_T:*fp32 wide_T:*i32 stride:i32:16 columns:i32:16",
+        arguments="x:*bf16 codes:*i32 scales_T:*fp32 wide_T:*i32 stride:i32:16 columns:i32:16",
         constants={"GATED": True, "WIDTH": 8192, "STRETCHES": 64}, warps=16, fusion=False,
     ),
     "norm": Signature(
         kernel=norm_quantize_kernel,
-        arguments="x:*fp32 add:*fp32 weight_D:*fp32 sums:*fp32 y:*fp32 codes:*i8 scales_T:*fp32 wide_T:*i32"
+        arguments="x:*fp32 add:*fp32 weight_D:*fp32 sums:*fp32 y:*fp32 codes:*i32 scales_T:*fp32 wide_T:*i32"
         " columns:i32:16 epsilon:fp32",
         constants={"HAS_ADD": True, "WIDTH": 5120, "STRETCHES": 64}, warps=16, fusion=False,
     ),
