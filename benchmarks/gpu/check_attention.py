@@ -64,14 +64,22 @@ class Rows:
     def few(self, config: attend_few.Config | None = None) -> Tensor:
         """By the kernel of single rows."""
         return attend_rows(
-            self.q_THK, self.cache, self.positions_T, self.sequence_T, self.blocks_SB, self.bases_S, self.chunk, config
+            self.q_THK,
+            self.cache,
+            self.positions_T,
+            self.starts_S,
+            self.blocks_SB,
+            self.bases_S,
+            self.chunk,
+            max(self.counts),
+            config,
         )
 
     def many(self, config: attend_many.Config | None = None) -> Tensor:
         """By the kernel of tiles."""
         return attend_tiles(
             self.q_THK, self.cache, self.positions_T, self.starts_S, self.blocks_SB, self.bases_S, self.chunk,
-            max(self.counts), config,
+            max(self.counts), 1, config,
         )  # fmt: skip
 
     def row(self, row: int) -> Rows:
@@ -304,14 +312,15 @@ def measure(device: str | torch.device) -> list[dict[str, Any]]:
 def few_points(device: torch.device) -> Iterator[Point]:
     """One sequence at several depths, and many sequences."""
     for kv_dtype, count, depth in [
-        ("bf16", 1, 4096), ("bf16", 1, 16384), ("bf16", 1, 131072), ("bf16", 64, 4096), ("bf16", 256, 2048),
+        ("bf16", 1, 1024), ("bf16", 1, 4096), ("bf16", 1, 8192), ("bf16", 1, 131072),
+        ("bf16", 64, 4096), ("bf16", 256, 2048),
         ("int8", 1, 131072), ("int8", 64, 4096),
     ]:  # fmt: skip
         item = 2 if kv_dtype == "bf16" else 1 + 4 / SCOUT.size
         size_bytes = 2 * item * count * depth * SCOUT.kv_heads * SCOUT.size
         turns = max(1, int(CACHE_BYTES // size_bytes))
         every = [random_rows(kv_dtype, [depth] * count, [1] * count, SCOUT, 0, device) for _ in range(turns)]
-        for config in attend_few.CONFIGS if kv_dtype == "bf16" else (None,):
+        for config in attend_few.CONFIGS if kv_dtype == "bf16" and depth < 99999 else (None,):
             yield Point(
                 kernel=f"attend_few {kv_dtype}",
                 shape=f"{count} x {depth}",
@@ -327,6 +336,8 @@ def many_points(device: torch.device) -> Iterator[Point]:
         ("bf16", 8192, 8192, 0), ("bf16", 32768, 1024, 0), ("bf16", 16384, 16384, CHUNK), ("int8", 8192, 8192, 0),
     ]:  # fmt: skip
         rows = random_rows(kv_dtype, [depth], [count], SCOUT, chunk, device)
+        if kv_dtype == "bf16":
+            rows = replace(rows, q_THK=rows.q_THK.bfloat16())
         positions = np.arange(depth - count, depth)
         seen = float((positions % (chunk or 1 << 40) + 1).sum())
         for config in attend_many.CONFIGS if count == 8192 and kv_dtype == "bf16" else (None,):

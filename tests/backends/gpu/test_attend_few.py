@@ -23,11 +23,10 @@ SHORT = Config(unit=8, splits=4, block=16, warps=4, stages=3)
 
 def ops_with(config: Config | None, kv_dtype: KvDtype = "bf16") -> AttentionOps:
     def launch(q_THK: Tensor, cache: GpuCache, batch: Batch, pages: Pages, chunk: int | None) -> Tensor:
-        counts = np.diff(batch.starts_S)
-        sequence_T = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        longest = int(np.diff(batch.starts_S).max())
         return attend_rows(
-            q_THK, cache, tensor(batch.positions_T), tensor(sequence_T), tensor(pages.blocks_SB), tensor(pages.bases_S),
-            chunk, config,
+            q_THK, cache, tensor(batch.positions_T), tensor(batch.starts_S), tensor(pages.blocks_SB),
+            tensor(pages.bases_S), chunk, longest, config,
         )  # fmt: skip
 
     return AttentionOps(launch, kv_dtype)
@@ -73,12 +72,34 @@ def test_a_batch_with_more_rows_than_counters_is_attended_to() -> None:
     assert COUNTERS > 3
 
 
+def test_rows_of_longer_sequences_are_left_alone() -> None:
+    case = SMALL_CASES[2]
+    ops = ops_with(SHORT)
+    whole = attend(case, ops, 22)
+
+    def launch(q_THK: Tensor, cache: GpuCache, batch: Batch, pages: Pages, chunk: int | None) -> Tensor:
+        o_TD = torch.full((len(q_THK), q_THK[0].numel()), -5.0)
+        found = attend_rows(
+            q_THK, cache, tensor(batch.positions_T), tensor(batch.starts_S), tensor(pages.blocks_SB),
+            tensor(pages.bases_S), chunk, 3, SHORT, o_TD,
+        )  # fmt: skip
+        assert found is o_TD
+        return o_TD
+
+    ops.launch = launch
+    some = attend(case, ops, 22)
+    assert (some[:19] == -5).all()
+    assert np.array_equal(some[19:], whole[19:])
+
+
 def test_no_row_gives_no_row() -> None:
     ops = ops_with(None)
     case = SMALL_CASES[1]
     ops.new_cache(CacheShape(kv_heads=2, head_size=16, chunks=(None,)), (1, 1), case.block_size)
     none = torch.empty(0, dtype=torch.int32)
-    empty = attend_rows(torch.empty(0, 4, 16), ops.caches[0], none, none, torch.empty(0, 1, dtype=torch.int32), none, 0)
+    empty = attend_rows(
+        torch.empty(0, 4, 16), ops.caches[0], none, none, torch.empty(0, 1, dtype=torch.int32), none, 0, 1
+    )
     assert empty.shape == (0, 64)
 
 

@@ -28,7 +28,7 @@ def ops_with(config: Config | None, kv_dtype: KvDtype = "bf16") -> AttentionOps:
         longest = int(np.diff(batch.starts_S).max())
         return attend_tiles(
             q_THK, cache, tensor(batch.positions_T), tensor(batch.starts_S), tensor(pages.blocks_SB),
-            tensor(pages.bases_S), chunk, longest, config,
+            tensor(pages.bases_S), chunk, longest, 1, config,
         )  # fmt: skip
 
     return AttentionOps(launch, kv_dtype)
@@ -50,6 +50,22 @@ def test_a_row_has_the_same_bits_however_tokens_are_cut_into_steps(kv_dtype: KvD
         assert np.array_equal(attend(case, ops_with(SHORT, kv_dtype), 5), whole)
 
 
+def test_sequences_with_fewer_rows_are_left_alone() -> None:
+    case = SMALL_CASES[2]
+    whole = attend(case, ops_with(SHORT), 22)
+
+    def launch(q_THK: Tensor, cache: GpuCache, batch: Batch, pages: Pages, chunk: int | None) -> Tensor:
+        o_TD = torch.full((len(q_THK), q_THK[0].numel()), -5.0)
+        return attend_tiles(
+            q_THK, cache, tensor(batch.positions_T), tensor(batch.starts_S), tensor(pages.blocks_SB),
+            tensor(pages.bases_S), chunk, 19, 4, SHORT, o_TD,
+        )  # fmt: skip
+
+    some = attend(case, AttentionOps(launch, "bf16"), 22)
+    assert (some[19:] == -5).all()
+    assert np.array_equal(some[:19], whole[:19])
+
+
 def test_a_cache_of_more_than_2_31_elements_is_read_where_it_should_be() -> None:
     blocks, size = 2**31 // (32 * 128) + 2, 128
     small = new_layer("int8", (2, 1, 32, size), torch.device("cpu"))
@@ -65,9 +81,8 @@ def test_a_cache_of_more_than_2_31_elements_is_read_where_it_should_be() -> None
     for cache, block in ((small, 1), (large, blocks - 1)):
         prepare(qkv_TN, 1, 1, size, block * 32 + positions_T.long(), cache)
         blocks_SB = torch.tensor([[block]], dtype=torch.int32)
-        results.append(attend_tiles(q_THK, cache, positions_T, starts_S, blocks_SB, bases_S, None, 5, SHORT))
-        sequence_T = torch.zeros(5, dtype=torch.int32)
-        results.append(attend_rows(q_THK, cache, positions_T, sequence_T, blocks_SB, bases_S, None))
+        results.append(attend_tiles(q_THK, cache, positions_T, starts_S, blocks_SB, bases_S, None, 5, 1, SHORT))
+        results.append(attend_rows(q_THK, cache, positions_T, starts_S, blocks_SB, bases_S, None, 5))
     assert torch.equal(results[0], results[2])
     assert torch.equal(results[1], results[3])
     assert torch.allclose(results[0], results[1], atol=1e-5)

@@ -64,6 +64,10 @@ def test_queries_have_a_temperature_and_keys_none(dtype: torch.dtype) -> None:
     cache = new_layer("f32", (3, kv_heads, BLOCK_SIZE, size), CPU)
     found = prepare(qkv, heads, kv_heads, size, tensor(SLOTS_T), cache, factors_T=tensor(factors.reshape(-1)))
     assert np.array_equal(found.numpy(), q * factors)
+    less = prepare(
+        qkv, heads, kv_heads, size, tensor(SLOTS_T), cache, factors_T=tensor(factors.reshape(-1)), dtype=torch.bfloat16
+    )
+    assert torch.equal(less, found.bfloat16())
     assert np.array_equal(cached(cache.keys, cache.key_scales), k)
     assert np.array_equal(cached(cache.values, cache.value_scales), v)
 

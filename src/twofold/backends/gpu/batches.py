@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from twofold.ops.types import Array, Batch, Pages
 Ints = npt.NDArray[np.int32]
 SMALL_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32)
 LARGE_STEP = 32
+TILE_ROWS = 16
+"""Rows of one sequence from which attention works in tiles of queries."""
 LEAST_WIDTH = 32
 """Least columns of a padded block table."""
 
@@ -33,6 +36,12 @@ class DeviceBatch(Batch):
     sequence_T: Array
     longest: int
     slot: Any = None
+
+    @cached_property
+    def longest_short(self) -> int:
+        """Rows of the longest sequence that has fewer than TILE_ROWS; 0 without one."""
+        counts_S = np.diff(self.host.starts_S)
+        return int(counts_S[counts_S < TILE_ROWS].max(initial=0))
 
     @property
     def rows(self) -> int:

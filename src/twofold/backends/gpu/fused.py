@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from twofold.backends.gpu import dense, routed
-from twofold.backends.gpu.batches import DeviceBatch, is_decode
+from twofold.backends.gpu.batches import TILE_ROWS, DeviceBatch, is_decode
 from twofold.backends.gpu.cache import GpuCache
 from twofold.backends.gpu.graphs import MOST_ROWS, Captured, Slots
 from twofold.backends.gpu.kernels import heads as heads_kernel
@@ -21,8 +21,6 @@ from twofold.backends.gpu.weights import DenseWeight, GpuWeight, Int4Weight, Ref
 from twofold.ops.layout import Floats, Packed, Packer
 from twofold.ops.types import Array, Batch, KvDtype, Pages, Rope, Temperature
 
-TILE_ROWS = 16
-"""Rows of one sequence from which attention works in tiles of queries."""
 Given = Rows | Tensor
 
 
@@ -141,14 +139,9 @@ class KernelOps(TorchOps):
             turn.interleaved if turn else False,
             q.epsilon,
             q.factors_T,
+            torch.bfloat16 if cache.keys.dtype == torch.bfloat16 and is_tiled(batch) else torch.float32,
         )
-        if batch.longest < TILE_ROWS:
-            return attend_rows(
-                prepared_THK, cache, batch.positions_T, batch.sequence_T, pages.blocks_SB, pages.bases_S, chunk
-            )
-        return attend_tiles(
-            prepared_THK, cache, batch.positions_T, batch.starts_S, pages.blocks_SB, pages.bases_S, chunk, batch.longest
-        )
+        return attend_each(prepared_THK, cache, batch, pages, chunk)
 
     def add(self, x_TD: Given, y_TD: Given) -> Rows:
         """The sum, by the kernels that compute its parts."""
@@ -195,3 +188,19 @@ def joined(q: Array, k: Array, v: Array) -> tuple[Heads, Heads, Heads]:
     assert not any(isinstance(x, Heads) for x in (q, k, v)), "all heads, or all tensors"
     qkv, counts = rows(torch.cat([q, k, v], dim=1).flatten(1)), (q.shape[1], k.shape[1])
     return Heads(qkv, "q", counts), Heads(qkv, "k", counts), Heads(qkv, "v", counts)
+
+
+def is_tiled(batch: DeviceBatch) -> bool:
+    """Whether every sequence has so many rows that they are attended to in tiles."""
+    return batch.longest >= TILE_ROWS and batch.longest_short == 0
+
+
+def attend_each(q_THK: Tensor, cache: GpuCache, batch: DeviceBatch, pages: Pages, chunk: int | None) -> Tensor:
+    """o_TD: each sequence in tiles or row by row, by the number of its own rows alone: its bits depend on no other."""
+    tables = (pages.blocks_SB, pages.bases_S, chunk)
+    if batch.longest < TILE_ROWS:
+        return attend_rows(q_THK, cache, batch.positions_T, batch.starts_S, *tables, batch.longest)
+    o_TD = attend_tiles(q_THK, cache, batch.positions_T, batch.starts_S, *tables, batch.longest, TILE_ROWS)
+    if batch.longest_short:
+        attend_rows(q_THK, cache, batch.positions_T, batch.starts_S, *tables, batch.longest_short, o_TD=o_TD)
+    return o_TD

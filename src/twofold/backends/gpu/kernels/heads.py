@@ -16,7 +16,9 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.cache import GpuCache
-from twofold.backends.gpu.kernels.paging import codes_of, is_plain, largest, row_of, scales_of, to_bfloat16
+from twofold.backends.gpu.kernels.early import options, release, wait
+from twofold.backends.gpu.kernels.paging import codes_of, is_plain, largest, scales_of, to_bfloat16
+from twofold.backends.gpu.kernels.signature import Signature
 
 HEADS_AT_ONCE = 8
 """Heads of a program: a token of Scout (40 + 16 of them) is seven programs, enough of them and full ones."""
@@ -46,6 +48,14 @@ def turned(
 
 
 @triton.jit
+def rounded(x, pointer, IS_PLAIN: tl.constexpr):
+    """x in the float dtype that is pointed to."""
+    if pointer.dtype.element_ty == tl.bfloat16:
+        x = to_bfloat16(x, IS_PLAIN)
+    return x
+
+
+@triton.jit
 def keep(
     items_ptr, scales_ptr, rows_H, first_HK2, second_HK2, places_HK2, others_HK2, inside_HK2,
     K: tl.constexpr, IS_PLAIN: tl.constexpr,
@@ -57,8 +67,9 @@ def keep(
         scales_H, inverse_H = scales_of(tl.maximum(largest(first_HK2), largest(second_HK2)))
         tl.store(scales_ptr + rows_H, scales_H, mask=rows_H >= 0)
         first_HK2, second_HK2 = codes_of(first_HK2, inverse_H), codes_of(second_HK2, inverse_H)
-    elif kind == tl.bfloat16:
-        first_HK2, second_HK2 = to_bfloat16(first_HK2, IS_PLAIN), to_bfloat16(second_HK2, IS_PLAIN)
+    else:
+        first_HK2 = rounded(first_HK2, items_ptr, IS_PLAIN)
+        second_HK2 = rounded(second_HK2, items_ptr, IS_PLAIN)
     tl.store(items_ptr + rows_H[:, None] * K + places_HK2, first_HK2, mask=inside_HK2)
     tl.store(items_ptr + rows_H[:, None] * K + others_HK2, second_HK2, mask=inside_HK2)
 
@@ -69,8 +80,11 @@ def heads_kernel(
     cosines_ptr, sines_ptr, factors_ptr, heads, kv_heads, epsilon,
     K: tl.constexpr, KP: tl.constexpr, BLOCK_SIZE: tl.constexpr, HEADS: tl.constexpr, IS_INTERLEAVED: tl.constexpr,
     ROTATES: tl.constexpr, NORMS: tl.constexpr, TEMPERS: tl.constexpr, IS_PLAIN: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
-    """qkv_TN float32 or bfloat16 with rows `row_stride` apart; writes q_THK float32 and rows of the cache."""
+    """qkv_TN float32 or bfloat16 with rows `row_stride` apart; writes q_THK in either and rows of the cache."""
+    release(EARLY)
+    wait(EARLY)
     token = tl.program_id(0).to(tl.int64)
     heads_H = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     pairs_K2 = tl.arange(0, KP // 2)
@@ -88,13 +102,14 @@ def heads_kernel(
                                    K, KP, epsilon, ROTATES, NORMS)  # fmt: skip
     factor = tl.load(factors_ptr + token) if TEMPERS else 1.0
     target_H1 = q_ptr + (token * heads + heads_H[:, None]) * K
-    tl.store(target_H1 + places_HK2, first_HK2 * factor, mask=inside_HK2 & is_query_H[:, None])
-    tl.store(target_H1 + others_HK2, second_HK2 * factor, mask=inside_HK2 & is_query_H[:, None])
+    is_query_HK2 = inside_HK2 & is_query_H[:, None]
+    tl.store(target_H1 + places_HK2, rounded(first_HK2 * factor, q_ptr, IS_PLAIN), mask=is_query_HK2)
+    tl.store(target_H1 + others_HK2, rounded(second_HK2 * factor, q_ptr, IS_PLAIN), mask=is_query_HK2)
 
     slot = tl.load(slots_ptr + token)
     if slot >= 0:
         heads_G = (heads_H - heads) % kv_heads
-        rows_H = row_of(slot // BLOCK_SIZE, heads_G, kv_heads, slot % BLOCK_SIZE, BLOCK_SIZE)
+        rows_H = (slot // BLOCK_SIZE * kv_heads + heads_G) * BLOCK_SIZE + slot % BLOCK_SIZE
         keep(keys_ptr, key_scales_ptr, tl.where(is_key_H, rows_H, -1), first_HK2, second_HK2,
              places_HK2, others_HK2, inside_HK2, K, IS_PLAIN)  # fmt: skip
         keep(values_ptr, value_scales_ptr, tl.where(is_value_H, rows_H, -1), first_HK2, second_HK2,
@@ -104,9 +119,9 @@ def heads_kernel(
 def prepare(
     qkv_TN: Tensor, heads: int, kv_heads: int, size: int, slots_T: Tensor, cache: GpuCache,
     cosine_TK2: Tensor | None = None, sine_TK2: Tensor | None = None, interleaved: bool = False,
-    norm_epsilon: float | None = None, factors_T: Tensor | None = None,
+    norm_epsilon: float | None = None, factors_T: Tensor | None = None, dtype: torch.dtype = torch.float32,
 ) -> Tensor:  # fmt: skip
-    """q_THK float32, ready for attention; keys and values are written to the cache.
+    """q_THK in `dtype`, float32 or bfloat16, ready for attention; keys and values are written to the cache.
 
     qkv_TN float32 or bfloat16, its columns all q, then all k, then all v heads of `size` elements, an even number.
     slots_T int64: block * block size + offset; what has a negative slot is not written. cosine_TK2 and sine_TK2
@@ -114,7 +129,7 @@ def prepare(
     without one. factors_T float32: temperature of the queries, None without one.
     """
     tokens = len(qkv_TN)
-    q_THK = torch.empty(tokens, heads, size, dtype=torch.float32, device=qkv_TN.device)
+    q_THK = torch.empty(tokens, heads, size, dtype=dtype, device=qkv_TN.device)
     if tokens == 0:
         return q_THK
     unused = cache.counters  # a pointer that is never followed
@@ -125,6 +140,21 @@ def prepare(
         unused if factors_T is None else factors_T, heads, kv_heads, norm_epsilon or 0.0,
         K=size, KP=max(2, triton.next_power_of_2(size)), BLOCK_SIZE=cache.block_size, HEADS=HEADS_AT_ONCE,
         IS_INTERLEAVED=interleaved, ROTATES=cosine_TK2 is not None, NORMS=norm_epsilon is not None,
-        TEMPERS=factors_T is not None, IS_PLAIN=is_plain(), num_warps=4,
+        TEMPERS=factors_T is not None, IS_PLAIN=is_plain(), num_warps=4, **options(qkv_TN.device),
     )  # fmt: skip
     return q_THK
+
+
+SIGNATURES = {
+    "bf16": Signature(
+        kernel=heads_kernel,
+        arguments="qkv_ptr:*fp32 row_stride:i32:16 q_ptr:*fp32 keys_ptr:*bf16 values_ptr:*bf16 key_scales_ptr:*fp32"
+        " value_scales_ptr:*fp32 slots_ptr:*i64 cosines_ptr:*fp32 sines_ptr:*fp32 factors_ptr:*fp32 heads:i32"
+        " kv_heads:i32 epsilon:fp32",
+        constants={
+            "K": 128, "KP": 128, "BLOCK_SIZE": 32, "HEADS": HEADS_AT_ONCE, "IS_INTERLEAVED": True, "ROTATES": True,
+            "NORMS": True, "TEMPERS": False, "IS_PLAIN": False, "EARLY": False,
+        },
+    ),
+}  # fmt: skip
+"""What test_compiles watches."""

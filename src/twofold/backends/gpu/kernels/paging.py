@@ -1,7 +1,8 @@
 """What the kernels of attention share: where a position lies in a paged cache, and rows of it as operands of products.
 
 A row is one position of one KV head: row (block * G + head) * block size + offset of keys and values, and the same
-element of their scales. Rows and offsets are int64: a cache may have more than 2^31 elements.
+element of their scales. A cache may have more than 2^31 elements, so offsets are int64; it has fewer rows than that,
+which are int32: tables are looked up and rows counted in the innermost loops.
 """
 
 from __future__ import annotations
@@ -27,19 +28,32 @@ def first_of(position, chunk):
 
 
 @triton.jit
-def row_of(block, head, kv_heads, offset, BLOCK_SIZE: tl.constexpr):
-    """The row of an offset in a block, int64."""
-    return (block.to(tl.int64) * kv_heads + head) * BLOCK_SIZE + offset
+def rows_of(
+    table_ptr, start, stop, head, KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK: tl.constexpr,
+    IS_WHOLE: tl.constexpr, IS_MASKED: tl.constexpr,
+):  # fmt: skip
+    """The rows of BLOCK slots of a table from `start` on, int32, and whether each lies in 0..stop.
 
-
-@triton.jit
-def rows_of(table_ptr, slots_N, mask_N, head, kv_heads, BLOCK_SIZE: tl.constexpr, IS_MASKED: tl.constexpr):
-    """The rows of slots of a block table, int64 [N]; when masked, slots outside the mask are not looked up."""
-    if IS_MASKED:
-        blocks_N = tl.load(table_ptr + slots_N // BLOCK_SIZE, mask=mask_N, other=0)
+    IS_WHOLE: `start` is the first slot of a block and a tile consists of whole ones, so that a block is looked up once
+    and not for each of its slots. When masked, slots that are not there are not looked up.
+    """
+    slots_N = start + tl.arange(0, BLOCK)
+    is_there_N = (slots_N >= 0) & (slots_N < stop)
+    if IS_WHOLE:
+        firsts_B = start + tl.arange(0, BLOCK // BLOCK_SIZE) * BLOCK_SIZE
+        if IS_MASKED:
+            blocks_B = tl.load(table_ptr + firsts_B // BLOCK_SIZE, mask=(firsts_B >= 0) & (firsts_B < stop), other=0)
+        else:
+            blocks_B = tl.load(table_ptr + firsts_B // BLOCK_SIZE)
+        offsets_B1 = (blocks_B * KV_HEADS + head)[:, None] * BLOCK_SIZE
+        rows_N = tl.reshape(offsets_B1 + tl.arange(0, BLOCK_SIZE)[None, :], (BLOCK,))
     else:
-        blocks_N = tl.load(table_ptr + slots_N // BLOCK_SIZE)
-    return row_of(blocks_N, head, kv_heads, slots_N % BLOCK_SIZE, BLOCK_SIZE)
+        if IS_MASKED:
+            blocks_N = tl.load(table_ptr + slots_N // BLOCK_SIZE, mask=is_there_N, other=0)
+        else:
+            blocks_N = tl.load(table_ptr + slots_N // BLOCK_SIZE)
+        rows_N = (blocks_N * KV_HEADS + head) * BLOCK_SIZE + slots_N % BLOCK_SIZE
+    return rows_N, is_there_N
 
 
 @triton.jit
@@ -49,7 +63,7 @@ def load_rows(items_ptr, rows_N, mask_N, K: tl.constexpr, KP: tl.constexpr, IS_M
     What is outside may be anything that was left in the block, NaN too, so it is never read into a product.
     """
     columns_K = tl.arange(0, KP)
-    pointers_NK = items_ptr + rows_N[:, None] * K + columns_K[None, :]
+    pointers_NK = items_ptr + (rows_N.to(tl.int64) * K)[:, None] + columns_K[None, :]
     if IS_MASKED:
         items_NK = tl.load(pointers_NK, mask=mask_N[:, None] & (columns_K < K)[None, :], other=0)
     elif K == KP:
@@ -130,3 +144,8 @@ def is_plain() -> bool:
 def dot_dtype() -> tl.dtype:
     """What products of float operands are given as."""
     return tl.float32 if is_plain() else tl.bfloat16
+
+
+def is_whole(block: int, block_size: int, chunk: int) -> bool:
+    """Whether tiles of `block` positions consist of whole blocks of the cache, wherever a chunk begins."""
+    return block % block_size == 0 and block_size & (block_size - 1) == 0 and chunk % block_size == 0
