@@ -14,7 +14,7 @@ from twofold import LLM, SamplingParams
 from twofold.config import Resolved, Settings, resolve
 from twofold.errors import OutOfMemory, SettingsError
 from twofold.loading import needed_bytes, open_model
-from twofold.offloading import least_bytes, place_experts
+from twofold.offloading import SPARED, least_bytes, place_experts
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
 SETTINGS: dict[str, Any] = {
@@ -85,6 +85,7 @@ def test_experts_leave_a_device_that_is_too_small_for_all_of_them(monkeypatch: p
     every, experts = needed_bytes(model, settings), model.footprint("w4a8").bytes["expert"]
     least = least_bytes(model, "w4a8")
     assert placed(monkeypatch, every).expert_cache == 0
+    monkeypatch.setattr("twofold.offloading.SPARED", 10**12)
     found = placed(monkeypatch, every - 1)
     assert found.expert_cache == experts - 1
     assert needed_bytes(model, found) == every - 1
@@ -93,6 +94,15 @@ def test_experts_leave_a_device_that_is_too_small_for_all_of_them(monkeypatch: p
         placed(monkeypatch, every - experts + least - 1)
     with pytest.raises(OutOfMemory, match="the routed experts take"):
         placed(monkeypatch, every - 1, host=experts - 1)
+
+
+def test_a_part_of_the_device_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = open_model("demo")
+    experts = model.footprint("w4a8").bytes["expert"]
+    monkeypatch.setattr("twofold.offloading.available_bytes", lambda _: experts // 2)
+    settings = resolve(Settings(), ("gpu", "cuda"), "w4a8", "bf16", 2048, 1024)
+    found = place_experts(model, None, settings, lambda _: experts + 1000)
+    assert found.expert_cache == experts // 2 - experts // 2 // SPARED - 1000
 
 
 def test_a_server_counts_what_it_fetched() -> None:

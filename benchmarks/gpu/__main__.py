@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import checks, limits, speed
+from benchmarks.gpu import check_offloaded, checks, limits, speed
 
 KERNELS = ("integer", "float", "attention")
 
@@ -34,6 +34,7 @@ def main() -> None:
         "prefill": measure_prefill,
         "full": measure_full,
         "profile": measure_profiles,
+        "offloaded": check_offloaded_experts,
     }
     for name in given.parts:
         start = time.perf_counter()
@@ -114,6 +115,12 @@ def check_all(report: Report) -> None:
     for name in KERNELS:
         report.run(name, lambda report, name=name: report.fail(kernel_module(name).check("cuda")))
     report.fail(checks.check_networks("cuda"))
+
+
+def check_offloaded_experts(report: Report) -> None:
+    """Experts in the host's memory: their bits, and how fast one is copied."""
+    report.fail(check_offloaded.check("cuda"))
+    report.add("offloaded", check_offloaded.measure("cuda"))
 
 
 def measure_kernels(report: Report) -> None:

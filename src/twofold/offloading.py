@@ -20,6 +20,8 @@ from twofold.weights.memory import available_memory, gigabytes
 if TYPE_CHECKING:
     from twofold.loading import Model
 
+SPARED = 20
+"""One part in so many of the device's free memory is left alone: what is allocated in a step comes in pieces."""
 LEAST_EXPERTS = 2
 """Of each format that many are on the device at least: one is copied while the other is used."""
 
@@ -40,7 +42,8 @@ def place_experts(
     is_accelerator = settings.backend == "gpu" and settings.device != "cpu"
     if settings.ranks > 1 or not experts or not is_accelerator or needed_bytes(settings) <= free:
         return settings
-    rest, least = needed_bytes(settings) - experts, least_bytes(model, settings.dtype)
+    rest = needed_bytes(settings) - experts + free // SPARED
+    least = least_bytes(model, settings.dtype)
     if rest + least > free:
         raise OutOfMemory(
             f"{gigabytes(rest + least)} of device memory are needed even with the routed experts in the host's memory, "
