@@ -44,8 +44,8 @@ CONFIGS = (Cut(4, 1, 4), Cut(4, 1, 3), Cut(8, 1, 3), Cut(8, 1, 4), Cut(16, 1, 2)
 def choose(tokens: int, rows: int) -> Cut:
     """The cut for a weight of so many rows: with more tokens a lane has room for fewer rows of sums."""
     if tokens > 2:
-        return Cut(2, 1, 3)
-    return Cut(4 if rows >= 2048 else 2 if rows >= 512 else 1, 1, 4)
+        return Cut(4 if rows >= 2048 else 2, 1, 3)
+    return Cut(8 if rows >= 12288 else 4 if rows >= 2048 else 2 if rows >= 512 else 1, 1, 4)
 
 
 def few(codes: Codes, weight: IntegerWeight, add_TN: Tensor | None = None, cut: Cut | None = None) -> Tensor:
@@ -300,7 +300,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "one token": {},
     "one token, added": {"HAS_ADD": True},
     "routed": {"ACTIVE": 1, "HAS_GATES": True},
-    "eight tokens": {"TOKENS": 8, "ROWS": 2, "STAGES": 3},
+    "eight tokens": {"TOKENS": 8, "ROWS": 4, "STAGES": 3},
     "int8": {"FOUR": False},
 }
 SIGNATURES = {

@@ -36,7 +36,7 @@ _LOW_HALF, _HIGH_HALF = (tl.constexpr(int(half)) for half in LEVELS.view(np.int6
 # words one is an operand: prmt takes one constant, and ptxas would move the other into a register anew for each.
 _CUDA_LEVELS = tl.constexpr(
     "{ .reg .b32 s, h, p, q;"
-    " and.b32 s, $2, 0x77777777; shr.u32 h, $2, 1; and.b32 h, h, 0x44444444; or.b32 h, h, 0x32103210;"
+    " and.b32 s, $2, 0x77777777; shr.u32 h, $2, 1; lop3.b32 h, h, 0x44444444, $5, 0xEA;"
     f" prmt.b32 p, $3, {_WORDS[1]:#x}, s; prmt.b32 q, $4, {_WORDS[3]:#x}, s;"
     " prmt.b32 $0, p, q, h; shr.u32 s, s, 16; shr.u32 h, h, 16;"
     f" prmt.b32 p, $3, {_WORDS[1]:#x}, s; prmt.b32 q, $4, {_WORDS[3]:#x}, s;"
@@ -45,18 +45,18 @@ _CUDA_LEVELS = tl.constexpr(
 _CUDA_TABLES = tl.constexpr(
     "{ .reg .b32 below, above, none;"
     " mov.u32 below, %lanemask_lt; mov.u32 above, %lanemask_ge; and.b32 none, below, above;"
-    f" or.b32 $0, none, {_WORDS[0]:#x}; or.b32 $1, none, {_WORDS[2]:#x}; }}"
+    f" or.b32 $0, none, {_WORDS[0]:#x}; or.b32 $1, none, {_WORDS[2]:#x}; or.b32 $2, none, 0x32103210; }}"
 )
 
 
 @triton.jit
 def level_tables(anything, TARGET: tl.constexpr):
-    """Two words of levels for `levels32`, kept in registers: ptxas does not know that `none` is always zero."""
+    """Three constants of `levels32`, kept in registers: ptxas does not know that `none` is always zero."""
     if TARGET == "cuda":
         return tl.inline_asm_elementwise(
-            _CUDA_TABLES, "=&r,=&r,r", [anything], dtype=(tl.int32, tl.int32), is_pure=True, pack=1
+            _CUDA_TABLES, "=&r,=&r,=&r,r", [anything], dtype=(tl.int32, tl.int32, tl.int32), is_pure=True, pack=1
         )
-    return anything, anything
+    return anything, anything, anything
 
 
 @triton.jit
@@ -72,7 +72,7 @@ def levels32(words, tables, TARGET: tl.constexpr):
     for quarter in tl.static_range(4):
         if TARGET == "cuda":
             found = found + tl.inline_asm_elementwise(
-                _CUDA_LEVELS, "=&r,=&r,r,r,r", [words[quarter], tables[0], tables[1]],
+                _CUDA_LEVELS, "=&r,=&r,r,r,r,r", [words[quarter], tables[0], tables[1], tables[2]],
                 dtype=(tl.int32, tl.int32), is_pure=True, pack=1,
             )  # fmt: skip
         else:
