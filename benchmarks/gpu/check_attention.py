@@ -84,8 +84,13 @@ class Rows:
 
     def row(self, row: int) -> Rows:
         """One row alone."""
-        one = slice(row, row + 1)
-        return replace(self, q_THK=self.q_THK[one], positions_T=self.positions_T[one], sequence_T=self.sequence_T[one])
+        sequence = int(self.sequence_T[row])
+        one, its = slice(row, row + 1), slice(sequence, sequence + 1)
+        return replace(
+            self, q_THK=self.q_THK[one], positions_T=self.positions_T[one], blocks_SB=self.blocks_SB[its],
+            bases_S=self.bases_S[its], starts_S=torch.arange(2, dtype=torch.int32, device=self.q_THK.device),
+            counts=[1],
+        )  # fmt: skip
 
     def first(self, rows: int) -> Rows:
         """The first rows of the only sequence."""
