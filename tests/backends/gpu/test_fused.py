@@ -13,11 +13,11 @@ import torch
 from tests.conftest import build_ops
 from tests.toys import build_engine
 from twofold.backends.cpu.ops import CpuOps
-from twofold.backends.gpu.batches import DeviceBatch, bucket_of, is_decode, width_of
+from twofold.backends.gpu.batches import TILE_ROWS, DeviceBatch, bucket_of, is_decode, width_of
 from twofold.backends.gpu.dense import FEW_CODES
 from twofold.backends.gpu.fused import KernelOps
 from twofold.engine.request import SamplingParams
-from twofold.ops.attention_cases import ATTENTION_CASES, attend
+from twofold.ops.attention_cases import ATTENTION_CASES, AttentionCase, attend, new_cache, step_batch
 from twofold.ops.cases import BUILDERS, SOFTMAX, Case, cases, error, run
 from twofold.ops.reference import ReferenceOps
 from twofold.ops.types import Batch
@@ -107,6 +107,25 @@ def test_padding_rows_change_nothing(toy_folder: ToyFolder) -> None:
                 found[event.request_id].append(event.drawn.token)
         answers.append(list(found.values()))
     assert answers[0] == answers[1]
+
+
+def test_a_decoding_row_has_the_same_bits_beside_a_prompt_in_tiles() -> None:
+    case = AttentionCase(lengths=(TILE_ROWS + 2, 9), heads=2, kv_heads=1, size=16)
+    ops, (q_THK, k_TGK, v_TGK) = kernel_ops("bf16"), case.inputs()
+    cache = new_cache(case, ops)
+
+    def step(*parts: tuple[int, int, int]) -> np.ndarray:
+        rows = np.concatenate([np.arange(first, last) + sequence * case.lengths[0] for sequence, first, last in parts])
+        batch = ops.upload(step_batch(case, list(parts)))
+        given = (torch.from_numpy(x[rows]) for x in (q_THK, k_TGK, v_TGK))
+        return ops.download(ops.attend(*given, cache, batch, batch.global_pages, None))
+
+    step((1, 0, 8))
+    alone = step((1, 8, 9))
+    together = step((0, 0, TILE_ROWS + 2), (1, 8, 9))
+    assert np.array_equal(together[-1:], alone)
+    expected = attend(case, ReferenceOps("bf16"), 40)
+    assert error((together[:-1],), (expected[: TILE_ROWS + 2],)) <= SOFTMAX.relative
 
 
 def test_buckets_and_widths_hold_what_they_are_for() -> None:
