@@ -159,7 +159,7 @@ def measure_prefill(report: Report) -> None:
 
 def measure_full(report: Report) -> None:
     """All of Scout at four bits on one card."""
-    report.add("decode", speed.decode("w4a8", None, (1, 8, 64, 256), report.limits, context=192))
+    report.add("decode", speed.decode("w4a8", None, (1, 8, 64, 256), report.limits, context=128))
 
 
 if __name__ == "__main__":

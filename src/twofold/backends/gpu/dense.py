@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FEW_CODES, FEW_FLOATS = 8, 4
 """Rows up to which a weight is read by dot products of its own, not by tiles."""
-WIDENED_FROM = 9
+WIDENED_FROM = 128
 """Rows from which four-bit weights are widened to eight bits first, once for all tiles."""
 
 

@@ -28,9 +28,9 @@ from twofold.backends.gpu.weights import (
 if TYPE_CHECKING:
     from twofold.backends.gpu.lazy import Rows
 
-FEW = 4
+FEW_CODES, FEW_FLOATS = 24, 4
 """Pairs of a token and an expert up to which each reads its expert for itself."""
-WIDENED_FROM = 9
+WIDENED_FROM = 2048
 """Pairs from which four-bit stacks are widened to eight bits first, once for all tiles."""
 BESIDE = 32
 """Rows up to which experts run beside the shared one."""
@@ -64,6 +64,11 @@ class Call:
         return len(self.x) * self.active
 
     @property
+    def few(self) -> int:
+        """Pairs up to which each reads its expert for itself."""
+        return FEW_CODES if self.is_integer else FEW_FLOATS
+
+    @property
     def is_integer(self) -> bool:
         """Whether the experts take codes."""
         return isinstance(self.gate_up, Int8Weight | Int4Weight)
@@ -80,7 +85,7 @@ class Call:
         if self.is_integer:
             self.x.codes()
         else:
-            self.x.values(torch.float32 if self.rows <= FEW else self.tile_dtype)
+            self.x.values(torch.float32 if self.rows <= self.few else self.tile_dtype)
 
 
 def experts(call: Call, add_TD: Tensor | None) -> Tensor:
@@ -125,7 +130,7 @@ def pairs(call: Call) -> Tensor:
         return torch.empty(0, call.down.shape[-2], device=call.x.device)
     sorted_rows = (
         None
-        if rows <= FEW
+        if rows <= call.few
         else order(experts_R, call.gate_up.shape[0], integer_many.block_of(rows, call.gate_up.shape[0]))
     )
     through = through_integers if call.is_integer else through_floats
