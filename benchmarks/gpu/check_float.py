@@ -488,7 +488,7 @@ def chain_points(device: torch.device) -> Iterator[Point]:
 
 def chain(setting: str, x_TD: Tensor, weight_D: Tensor, gate_up: Any, down: Any) -> Tensor:
     """norm, product, swiglu, product."""
-    before = os.environ.get("TWOFOLD_EARLY", "1")
+    before = os.environ.get("TWOFOLD_EARLY", "0")
     os.environ["TWOFOLD_EARLY"] = setting
     try:
         hidden = swiglu(few(norm(x_TD, weight_D, 1e-5)[1], gate_up))
