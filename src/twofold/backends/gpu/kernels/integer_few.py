@@ -41,18 +41,25 @@ CONFIGS = (Cut(4, 1, 4), Cut(4, 1, 3), Cut(8, 1, 3), Cut(8, 1, 4), Cut(16, 1, 2)
 """What a sweep tries for one token."""
 
 
-def choose(tokens: int, rows: int) -> Cut:
-    """The cut for a weight of so many rows: with more tokens a lane has room for fewer rows of sums."""
+def choose(tokens: int, rows: int, is_four: bool = True) -> Cut:
+    """The cut for a weight of so many rows, measured on an H100 (benchmarks/results, 2026-11-26-1107).
+
+    With more tokens a lane has room for fewer rows of sums.
+    """
     if tokens > 2:
-        return Cut(4 if rows >= 2048 else 2, 1, 3)
-    return Cut(8 if rows >= 12288 else 4 if rows >= 2048 else 2 if rows >= 512 else 1, 1, 4)
+        return Cut(2, 1, 3)
+    if rows < 2048:  # enough programs for every multiprocessor; not measured
+        return Cut(2 if rows >= 512 else 1, 1, 4)
+    if tokens > 1 or not is_four:
+        return Cut(4, 1, 4)
+    return Cut(8 if rows >= 12288 else 4, 1, 3)
 
 
 def few(codes: Codes, weight: IntegerWeight, add_TN: Tensor | None = None, cut: Cut | None = None) -> Tensor:
     """The product of at most MOST_TOKENS tokens with a matrix, float32 [T, N], plus `add_TN` (contiguous) if given."""
     tokens, rows = len(codes), weight.shape[-2]
     y_TN = torch.empty(tokens, rows, device=codes.scales_T.device)
-    cut = cut or choose(tokens, rows)
+    cut = cut or choose(tokens, rows, isinstance(weight, Int4Weight))
     if tokens:
         slots = 1 << (tokens - 1).bit_length()
         launch(codes, weight, y_TN, (triton.cdiv(rows, cut.rows),), cut, TOKENS=slots, add=add_TN)
@@ -70,7 +77,7 @@ def few_routed(
     """Row r: the codes of token r // active, their scale times gates_R[r], with matrix experts_R[r] (int32): [R, N]."""
     rows = weight.shape[-2]
     y_RN = torch.empty(len(experts_R), rows, device=codes.scales_T.device)
-    cut = cut or choose(1, rows)
+    cut = cut or choose(1, rows, isinstance(weight, Int4Weight))
     grid = (triton.cdiv(rows, cut.rows), len(experts_R))
     if len(experts_R):
         launch(codes, weight, y_RN, grid, cut, TOKENS=1, experts=experts_R, gates=gates_R, ACTIVE=active)
@@ -300,7 +307,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "one token": {},
     "one token, added": {"HAS_ADD": True},
     "routed": {"ACTIVE": 1, "HAS_GATES": True},
-    "eight tokens": {"TOKENS": 8, "ROWS": 4, "STAGES": 3},
+    "eight tokens": {"TOKENS": 8, "ROWS": 2, "STAGES": 3},
     "int8": {"FOUR": False},
 }
 SIGNATURES = {

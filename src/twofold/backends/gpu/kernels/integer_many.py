@@ -20,10 +20,11 @@ from torch import Tensor
 
 from twofold.backends.gpu.codes import Codes
 from twofold.backends.gpu.kernels.integer_few import word_view
+from twofold.backends.gpu.kernels.integer_tiles import tile_sums
 from twofold.backends.gpu.kernels.order import Order
 from twofold.backends.gpu.kernels.order import order as put_in_order
 from twofold.backends.gpu.kernels.signature import Signature
-from twofold.backends.gpu.kernels.target import product_levels, target
+from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.weights import Int4Weight, IntegerWeight
 from twofold.ops.activations import REST_STEPS
 from twofold.ops.levels import LEVELS
@@ -45,14 +46,16 @@ class Tile:
 
 
 CONFIGS = {
-    16: (Tile(64, 16, 256, 4, 4), Tile(64, 16, 256, 4, 3), Tile(64, 16, 128, 4, 4), Tile(128, 16, 256, 4, 3)),
+    16: (Tile(64, 16, 128, 4, 4), Tile(64, 16, 256, 4, 4), Tile(64, 16, 256, 4, 3), Tile(128, 16, 256, 4, 3)),
     32: (Tile(64, 32, 256, 4, 3), Tile(64, 32, 128, 4, 4)),
-    64: (Tile(64, 64, 256, 4, 3), Tile(64, 64, 128, 4, 4), Tile(128, 64, 128, 4, 3)),
+    64: (Tile(64, 64, 256, 4, 3), Tile(128, 64, 128, 4, 3), Tile(64, 64, 128, 4, 4)),
     128: (Tile(128, 128, 128, 8, 3), Tile(128, 256, 128, 8, 3)),
 }
 """What a sweep tries by tokens of a tile; the first is what is used."""
+TALL_ROWS = 12288
+"""From this many rows on there are programs enough for 64 tokens with the second tile, which reads more at once."""
 CONFIGS_INT8 = (
-    Tile(256, 128, 128, 8, 4), Tile(128, 128, 128, 4, 3), Tile(128, 128, 128, 8, 3), Tile(256, 128, 64, 8, 4)
+    Tile(128, 128, 128, 4, 3), Tile(256, 128, 128, 8, 4), Tile(128, 128, 128, 8, 3), Tile(256, 128, 64, 8, 4)
 )  # fmt: skip
 """The same for eight-bit weights and 128 tokens and more."""
 REST_TILES = {True: Tile(64, 32, 128, 4, 4), False: Tile(64, 32, 128, 4, 4)}
@@ -63,11 +66,14 @@ SPARSE_TOKENS = 128
 """From this many tokens of a tile on, second rows of codes are multiplied by a launch of their own."""
 
 
-def choose(tokens: int, is_four: bool = True) -> Tile:
-    """The tile for so many tokens of one matrix."""
+def choose(tokens: int, rows: int, is_four: bool = True) -> Tile:
+    """The tile for so many tokens and rows, measured on an H100 (benchmarks/results, 2026-11-26-1107).
+
+    The smallest one is what is best where half of its tokens are missing, as in most blocks of routed rows.
+    """
     if tokens > 64:
         return CONFIGS[128][0] if is_four else CONFIGS_INT8[0]
-    return CONFIGS[max(16, triton.next_power_of_2(tokens))][0]
+    return CONFIGS[max(16, triton.next_power_of_2(tokens))][tokens > 32 and rows >= TALL_ROWS]
 
 
 def block_of(rows: int, experts: int) -> int:
@@ -80,7 +86,7 @@ def many(codes: Codes, weight: IntegerWeight, tile: Tile | None = None) -> Tenso
     """The product of any number of tokens with a matrix, float32 [T, N]."""
     tokens, rows = len(codes), weight.shape[-2]
     y_TN = torch.empty(tokens, rows, device=codes.scales_T.device)
-    tile = tile or choose(tokens, isinstance(weight, Int4Weight))
+    tile = tile or choose(tokens, rows, isinstance(weight, Int4Weight))
     if not tokens:
         return y_TN
     blocks = triton.cdiv(tokens, tile.tokens)
@@ -107,7 +113,7 @@ def many_routed(
     """
     count = len(codes) * active
     y_RN = torch.empty(count, weight.shape[-2], device=codes.scales_T.device)
-    tile = tile or choose(order.block, isinstance(weight, Int4Weight))
+    tile = tile or choose(order.block, weight.shape[-2], isinstance(weight, Int4Weight))
     if not count:
         return y_RN
     blocks = len(order.expert_of_block)
@@ -189,22 +195,28 @@ def level_rows(device: torch.device) -> Tensor:
 
 
 @triton.jit
+def place_program(row_tiles, blocks):
+    """(row tile, block) of this program: bands of BAND row tiles take all blocks of tokens, one after the other."""
+    program = tl.program_id(0)
+    band = program // (BAND * blocks)
+    height = tl.minimum(row_tiles - band * BAND, BAND)
+    inside = program % (BAND * blocks)
+    return band * BAND + inside % height, inside // height
+
+
+@triton.jit
 def many_kernel(
     x, scales_T, wide_T, tokens, rows_P, experts_B, gates_R, codes, multipliers, scales_N, tables, y,
     rows, stack_rows, row_tiles, blocks, experts,
     WIDTH: tl.constexpr, FOUR: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr,
     STAGES: tl.constexpr, PASSES: tl.constexpr, ACTIVE: tl.constexpr, HAS_GATES: tl.constexpr, TARGET: tl.constexpr,
 ):  # fmt: skip
-    """A tile of ROWS x TOKENS; bands of BAND row tiles take all blocks of tokens, one after the other.
+    """A tile of ROWS x TOKENS.
 
     PASSES: "first" and "rest" are the products of either row of codes, the second added to what is there; "both".
     """
-    program = tl.program_id(0)
-    band = program // (BAND * blocks)
-    height = tl.minimum(row_tiles - band * BAND, BAND)
-    inside = program % (BAND * blocks)
-    first = (band * BAND + inside % height) * ROWS
-    block = inside // height
+    tile, block = place_program(row_tiles, blocks)
+    first = tile * ROWS
     places_T = block * TOKENS + tl.arange(0, TOKENS)
     row = tl.full((), 0, tl.int64)
     results_T = places_T
@@ -243,89 +255,6 @@ def many_kernel(
                 rests_TN = sums_TN.to(tl.float32) * (((s_T * _REST) * gates_T)[:, None] * w_N[None, :])
                 is_wide_TN = is_wide_T[:, None] & is_row_N[None, :]
                 tl.store(y_TN, tl.load(y_TN, mask=is_wide_TN, other=0.0) + rests_TN, mask=is_wide_TN)
-
-
-@triton.jit
-def tile_sums(
-    x_T, codes, multipliers, tables, rows_N,
-    WIDTH: tl.constexpr, FOUR: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr,
-    STAGES: tl.constexpr, TARGET: tl.constexpr,
-):  # fmt: skip
-    """Sums of the tile's tokens with its rows, int32 [T, N]. x_T points at rows of codes."""
-    if FOUR:
-        sums_TN = four_bit_sums(x_T, codes, multipliers, tables, rows_N, WIDTH, ROWS, TOKENS, COLUMNS, STAGES, TARGET)
-    else:
-        sums_TN = eight_bit_sums(x_T, codes, rows_N, WIDTH, ROWS, TOKENS, COLUMNS, STAGES)
-    return sums_TN
-
-
-@triton.jit
-def eight_bit_sums(
-    x_T, codes, rows_N,
-    WIDTH: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
-):  # fmt: skip
-    """The sums of eight-bit weights."""
-    columns_C = tl.arange(0, COLUMNS)
-    weights_CN = codes + rows_N[None, :].to(tl.int64) * WIDTH + columns_C[:, None]
-    x_TC = x_T[:, None] + columns_C[None, :]
-    sums_TN = tl.zeros((TOKENS, ROWS), tl.int32)
-    for step in tl.range((WIDTH + COLUMNS - 1) // COLUMNS, num_stages=STAGES):
-        is_there_C = step * COLUMNS + columns_C < WIDTH
-        weight_CN = read(weights_CN + step * COLUMNS, is_there_C[:, None], WIDTH % COLUMNS == 0)
-        x_TC_here = read(x_TC + step * COLUMNS, is_there_C[None, :], WIDTH % COLUMNS == 0)
-        sums_TN = tl.dot(x_TC_here, weight_CN, sums_TN, out_dtype=tl.int32)
-    return sums_TN
-
-
-@triton.jit
-def four_bit_sums(
-    x_T, codes, multipliers, tables, rows_N,
-    WIDTH: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
-    TARGET: tl.constexpr,
-):  # fmt: skip
-    """The same of four-bit weights. They are the left side: what was unpacked in registers can stay there."""
-    BYTES: tl.constexpr = COLUMNS // 2
-    bytes_B = tl.arange(0, BYTES)
-    columns_B = bytes_B // 16 * 32 + bytes_B % 16
-    weights_NB = codes + rows_N[:, None].to(tl.int64) * (WIDTH // 2) + bytes_B[None, :]
-    x_TB = x_T[:, None] + columns_B[None, :]
-    sums_NT = tl.zeros((ROWS, TOKENS), tl.int32)
-    for step in tl.range((WIDTH + COLUMNS - 1) // COLUMNS, num_stages=STAGES):
-        is_there_1B = (step * BYTES + bytes_B < WIDTH // 2)[None, :]
-        weight_NB = read(weights_NB + step * BYTES, is_there_1B, WIDTH % COLUMNS == 0)
-        low_TB = read(x_TB + step * COLUMNS, is_there_1B, WIDTH % COLUMNS == 0)
-        high_TB = read(x_TB + (step * COLUMNS + 16), is_there_1B, WIDTH % COLUMNS == 0)
-        stored_NG = stored_multipliers(multipliers, rows_N, step, WIDTH, COLUMNS)
-        low_NB, high_NB = product_levels(weight_NB, stored_NG, tables, TARGET)
-        sums_NT = tl.dot(low_NB, tl.trans(low_TB), sums_NT, out_dtype=tl.int32)
-        sums_NT = tl.dot(high_NB, tl.trans(high_TB), sums_NT, out_dtype=tl.int32)
-    return tl.trans(sums_NT)
-
-
-@triton.jit
-def stored_multipliers(multipliers, rows_N, step, WIDTH: tl.constexpr, COLUMNS: tl.constexpr):
-    """What is stored of the multipliers of a step's groups, int32 [N, G]; by words of eight where rows are words."""
-    groups_G = tl.arange(0, COLUMNS // 32)
-    if WIDTH % 256 == 0:
-        # group by group, so that lanes side by side read the same word, and more values than threads: of fewer Triton
-        # makes a copy for every use
-        words_G = (groups_G + step * (COLUMNS // 32)) // 8
-        words_GN = tl.load(multipliers + rows_N.to(tl.int64)[None, :] * (WIDTH // 256) + words_G[:, None])
-        stored_NG = tl.trans(words_GN) >> (4 * ((groups_G + step * (COLUMNS // 32)) % 8))[None, :]
-    else:
-        groups_G += step * (COLUMNS // 32)
-        places_NG = rows_N[:, None].to(tl.int64) * (WIDTH // 64) + (groups_G // 2)[None, :]
-        stored_NG = read(multipliers + places_NG, (groups_G * 32 < WIDTH)[None, :], WIDTH % COLUMNS == 0)
-        stored_NG = stored_NG.to(tl.int32) >> (groups_G % 2 * 4)[None, :]
-    return stored_NG & 15
-
-
-@triton.jit
-def read(pointers, mask, IS_FULL: tl.constexpr):
-    """Zeros where the mask is off; no mask when everything is there."""
-    if IS_FULL:
-        return tl.load(pointers)
-    return tl.load(pointers, mask=mask, other=0)
 
 
 _ARGUMENTS = (

@@ -42,6 +42,7 @@ _CUDA_LEVELS = tl.constexpr(
     f" prmt.b32 p, $3, {_WORDS[1]:#x}, s; prmt.b32 q, $4, {_WORDS[3]:#x}, s;"
     " prmt.b32 $1, p, q, h; }"
 )
+_CUDA_PAIRS = tl.constexpr("prmt.b32 $0, $2, $3, 0x5140; prmt.b32 $1, $2, $3, 0x7362;")
 _CUDA_TABLES = tl.constexpr(
     "{ .reg .b32 below, above, none;"
     " mov.u32 below, %lanemask_lt; mov.u32 above, %lanemask_ge; and.b32 none, below, above;"
@@ -106,8 +107,8 @@ def paired32(low, high, TARGET: tl.constexpr):
     for quarter in tl.static_range(4):
         if TARGET == "cuda":
             found = found + tl.inline_asm_elementwise(
-                "prmt.b32 $0, $2, $3, 0x5140; prmt.b32 $1, $2, $3, 0x7362;",
-                "=&r,=&r,r,r", [low[quarter], high[quarter]], dtype=(tl.int32, tl.int32), is_pure=True, pack=1,
+                _CUDA_PAIRS, "=&r,=&r,r,r", [low[quarter], high[quarter]],
+                dtype=(tl.int32, tl.int32), is_pure=True, pack=1,
             )  # fmt: skip
         else:
             found = found + (low[quarter], high[quarter])  # noqa: RUF005
