@@ -20,11 +20,11 @@ Launch = Callable[[Tensor, GpuCache, Batch, Pages, int | None], Tensor]
 
 SMALL_CASES = [
     AttentionCase(lengths=(1,), heads=1, kv_heads=1, size=4),
-    AttentionCase(lengths=(11, 1, 18), heads=4, kv_heads=2, size=16),
+    AttentionCase(lengths=(9, 1, 12), heads=4, kv_heads=2, size=16),
     AttentionCase(lengths=(19, 3), heads=2, kv_heads=1, size=16, chunk=8),
     AttentionCase(lengths=(19, 5), heads=3, kv_heads=1, size=20, chunk=16, block_size=16),
-    AttentionCase(lengths=(33,), heads=5, kv_heads=1, size=128, block_size=32),
-    AttentionCase(lengths=(22, 2), heads=40, kv_heads=1, size=12, chunk=20, block_size=7),
+    AttentionCase(lengths=(18,), heads=5, kv_heads=1, size=128, block_size=16),
+    AttentionCase(lengths=(14, 2), heads=20, kv_heads=1, size=12, chunk=12, block_size=7),
 ]
 """As ops.attention_cases has them, but short: the interpreter takes tens of milliseconds for each program."""
 
