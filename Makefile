@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(BIN)/python -m pip --quiet
 INSTALLED_FROM := pyproject.toml CMakeLists.txt $(shell find native -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test test-slow fuzz api-fuzz test-arm format lint types native-test python-test python-kernels python-rest bench-peers needs clean
+.PHONY: demo test test-slow fuzz api-fuzz test-arm format lint types native-test python-test python-served python-rest bench-peers needs clean
 
 demo: build/installed
 	@$(BIN)/twofold demo
@@ -84,17 +84,17 @@ native-test: build/installed-for-tests
 	$(BIN)/cmake --build build/native
 	$(BIN)/ctest --test-dir build/native --output-on-failure
 
-# Two processes beside each other: Triton's interpreter and the graphs of exports take one core for minutes.
+# Two halves beside each other: one after the other they take close to 20 minutes on two cores.
 python-test: build/installed-for-tests
-	@$(MAKE) --no-print-directory -j2 python-rest python-kernels
+	@$(MAKE) --no-print-directory -j2 python-rest python-served
 
-KERNEL_TESTS := tests/backends/gpu tests/export tests/test_verifying.py
+SERVED := tests/backends/gpu tests/export tests/server tests/test_leading.py tests/test_offloading.py tests/test_verifying.py
 
-python-kernels: build/installed-for-tests
-	$(BIN)/python -m pytest $(KERNEL_TESTS)
+python-served: build/installed-for-tests
+	$(BIN)/python -m pytest $(SERVED)
 
 python-rest: build/installed-for-tests
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(KERNEL_TESTS))
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(SERVED))
 
 clean:
 	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

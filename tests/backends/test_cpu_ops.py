@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import backends
+from twofold.backends.cpu import machine
 from twofold.backends.cpu import ops as cpu
 from twofold.backends.cpu.ops import CpuOps, load_native
 from twofold.errors import NativeUnavailable
@@ -21,7 +21,7 @@ from twofold.ops.attention_cases import ATTENTION_CASES, attend
 from twofold.ops.cases import BUILDERS, FORMATS, cases, generator, normal, outliers, pack, run
 from twofold.ops.types import CacheShape
 
-ISAS = [name.removeprefix("cpu-") for name in backends() if name != "reference"]
+ISAS = machine.testable_isas()
 
 
 @pytest.fixture(autouse=True)
