@@ -6,7 +6,9 @@ import argparse
 import importlib
 import json
 import platform
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +21,8 @@ from benchmarks.gpu import check_offloaded, checks, limits, speed
 KERNELS = ("integer", "float", "attention")
 
 
-def main() -> None:
-    """Run the parts asked for; what was found so far is written after each of them."""
+def main() -> int:
+    """Run the parts asked for; what was found so far is written after each of them. 1 where anything failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--parts", nargs="+", default=["limits", "checks", "kernels", "decode", "prefill", "full"])
@@ -41,6 +43,7 @@ def main() -> None:
         report.run(name, parts[name])
         print(f"-- {name}: {time.perf_counter() - start:.1f} s", flush=True)
     report.write()
+    return 1 if report.content["failures"] else 0
 
 
 class Report:
@@ -72,8 +75,6 @@ class Report:
             part(self)
         except Exception as error:
             self.fail([f"{name}: {type(error).__name__}: {str(error)[:1500]}"])
-            import traceback
-
             traceback.print_exc(limit=-6)
         torch.cuda.empty_cache()
         self.write()
@@ -88,6 +89,8 @@ class Report:
         """Note and print figures."""
         for figure in figures:
             self.content["figures"].append({"part": part, **figure})
+            if "failed" in figure:
+                self.fail([f"{part} {figure.get('kernel', '')}: {figure['failed']}"])
             print(part, " ".join(f"{key}={shown(value)}" for key, value in figure.items()), flush=True)
 
     def write(self) -> None:
@@ -163,4 +166,4 @@ def measure_full(report: Report) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

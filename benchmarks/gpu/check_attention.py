@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.timing import compile_all, graph_us
+from benchmarks.gpu.timing import Check, Point, errors_of, measured
 from twofold.backends.gpu import attention
 from twofold.backends.gpu.cache import GpuCache, new_layer
 from twofold.backends.gpu.kernels import attend_few, attend_many
@@ -131,23 +131,12 @@ def random_rows(
 
 # Correctness ------------------------------------------------------------------------------------------------------
 
-Check = tuple[str, Callable[[], float], float]
-"""A name, what gives the error, and the largest error allowed."""
-
 
 def check(device: str | torch.device) -> list[str]:
     """What is wrong, one line each."""
     device = torch.device(device)
     checks = [*head_checks(device), *few_checks(device), *many_checks(device)]
-    found: dict[str, float | str] = {}
-
-    def attempt(name: str, measure: Callable[[], float]) -> None:
-        try:
-            found[name] = measure()
-        except Exception as failure:  # one kernel that does not compile must not hide what the others do
-            found[name] = f"{type(failure).__name__}: {str(failure)[:300]}"
-
-    compile_all([partial(attempt, name, measure) for name, measure, _ in checks])
+    found = errors_of(checks)
     failures = []
     for name, _, allowed in checks:
         result = found.get(name, "was not run")
@@ -273,43 +262,11 @@ def heads_error(kv_dtype: KvDtype, shape: Heads, device: torch.device) -> float:
 # Speed ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Point:
-    """Something to measure, and what one call reads or computes."""
-
-    kernel: str
-    shape: str
-    configuration: str
-    calls: list[Callable[[], object]]
-    bytes: float = 0.0
-    flops: float = 0.0
-
-    def result(self) -> dict[str, Any]:
-        """The figures."""
-        microseconds = graph_us(self.calls)
-        rate = {"tflop_per_s": round(self.flops / microseconds / 1e6, 1)}
-        if not self.flops:
-            rate = {"gb_per_s": round(self.bytes / microseconds / 1e3, 1)}
-        return {
-            "kernel": self.kernel, "shape": self.shape, "configuration": self.configuration,
-            "microseconds": round(microseconds, 2), **rate,
-        }  # fmt: skip
-
-
 def measure(device: str | torch.device) -> Iterator[dict[str, Any]]:
     """Decode and prefill at Scout's shapes, with all configurations where it matters most."""
     device = torch.device(device)
     for points in (few_points(device), many_points(device), head_points(device)):
-        ready = list(points)
-        for failure in compile_all([point.calls[0] for point in ready]):
-            yield {"kernel": "failure", "shape": failure}
-        for point in ready:
-            try:
-                yield point.result()
-            except Exception as failure:  # the other points are still worth their time
-                yield {"kernel": point.kernel, "shape": point.shape, "failure": str(failure)[:200]}
-        del ready
-        torch.cuda.empty_cache()
+        yield from measured(points)
 
 
 def few_points(device: torch.device) -> Iterator[Point]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu import check_sampling
-from benchmarks.gpu.timing import compile_all, graph_us
+from benchmarks.gpu.timing import Check, Point, errors_of, measured
 from twofold.backends.gpu.kernels import float_few, float_many, group4_few, group4_many
 from twofold.backends.gpu.kernels.combine import combine
 from twofold.backends.gpu.kernels.float_few import few, few_routed
@@ -99,23 +99,11 @@ def error(got: Tensor, expected: Tensor) -> float:
 # Correctness ------------------------------------------------------------------------------------------------------
 
 
-Check = tuple[str, Callable[[], float], float]
-"""A name, what gives the error, and the largest error allowed."""
-
-
 def check(device: str | torch.device) -> list[str]:
     """What is wrong, one line each."""
     device = torch.device(device)
     checks = [*few_checks(device), *routed_checks(device), *many_checks(device), *small_checks(device)]
-    found: dict[str, float | str] = {}
-
-    def attempt(name: str, measure: Callable[[], float]) -> None:
-        try:
-            found[name] = measure()
-        except Exception as failure:  # one kernel that does not compile must not hide what the others do
-            found[name] = f"{type(failure).__name__}: {str(failure)[:300]}"
-
-    compile_all([partial(attempt, name, measure) for name, measure, _ in checks])
+    found = errors_of(checks)
     failures = []
     for name, _, allowed in checks:
         result = found[name]
@@ -312,45 +300,11 @@ def route_error(x_TD: Tensor, router_ED: Tensor, active: int) -> float:
 # Speed ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Point:
-    """Something to measure: calls that together outgrow the cache, and what one of them reads or computes."""
-
-    kernel: str
-    shape: str
-    configuration: str
-    calls: list[Callable[[], object]]
-    bytes: float = 0.0
-    flops: float = 0.0
-
-    def result(self) -> dict[str, Any]:
-        """The figures."""
-        microseconds = graph_us(self.calls)
-        result = {
-            "kernel": self.kernel,
-            "shape": self.shape,
-            "configuration": self.configuration,
-            "microseconds": round(microseconds, 2),
-        }
-        if self.flops:
-            return {**result, "tflop_per_s": round(self.flops / microseconds / 1e6, 1)}
-        return {**result, "gb_per_s": round(self.bytes / microseconds / 1e3, 1)}
-
-
 def measure(device: str | torch.device) -> Iterator[dict[str, Any]]:
     """Every kernel at Scout's shapes; the ones that matter most with all their configurations."""
     device = torch.device(device)
     for points in (chain_points, few_points, small_points, many_points, expert_points):
-        ready = list(points(device))
-        for failure in compile_all([point.calls[0] for point in ready]):
-            yield {"kernel": "failure", "shape": failure}
-        for point in ready:
-            try:
-                yield point.result()
-            except Exception as failure:  # the other points are still worth their time
-                yield {"kernel": point.kernel, "shape": point.shape, "failure": str(failure)[:200]}
-        del ready
-        torch.cuda.empty_cache()
+        yield from measured(points(device))
         if points is chain_points:
             yield from check_sampling.measure(device)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -44,3 +47,60 @@ def graph_us(calls: Sequence[Call]) -> float:
     stop.record()
     stop.synchronize()
     return float(start.elapsed_time(stop)) * 1000 / (REPLAYS * len(calls))
+
+
+Check = tuple[str, Callable[[], float], float]
+"""A name, what gives the error, and the largest error allowed."""
+
+
+def errors_of(checks: Sequence[Check]) -> dict[str, float | str]:
+    """The error of every check, or what went wrong: a kernel that does not compile must not hide what the others do."""
+    found: dict[str, float | str] = {}
+
+    def attempt(name: str, measure: Callable[[], float]) -> None:
+        try:
+            found[name] = measure()
+        except Exception as failure:
+            found[name] = f"{type(failure).__name__}: {str(failure)[:300]}"
+
+    compile_all([partial(attempt, name, measure) for name, measure, _ in checks])
+    return found
+
+
+@dataclass(frozen=True)
+class Point:
+    """Something to measure: calls that together outgrow the cache, and what one of them reads or computes."""
+
+    kernel: str
+    shape: str
+    configuration: str
+    calls: list[Call]
+    bytes: float = 0.0
+    flops: float = 0.0
+
+    def result(self) -> dict[str, Any]:
+        """The figures."""
+        microseconds = graph_us(self.calls)
+        result = {
+            "kernel": self.kernel,
+            "shape": self.shape,
+            "configuration": self.configuration,
+            "microseconds": round(microseconds, 2),
+        }
+        if self.flops:
+            return {**result, "tflop_per_s": round(self.flops / microseconds / 1e6, 1)}
+        return {**result, "gb_per_s": round(self.bytes / microseconds / 1e3, 1)}
+
+
+def measured(points: Iterable[Point]) -> Iterator[dict[str, Any]]:
+    """Figures of all points, compiled side by side; one that fails says so, and the others are still measured."""
+    ready = list(points)
+    for failure in compile_all([point.calls[0] for point in ready]):
+        yield {"kernel": "compiling", "failed": failure}
+    for point in ready:
+        try:
+            yield point.result()
+        except Exception as failure:
+            yield {"kernel": point.kernel, "shape": point.shape, "failed": str(failure)[:200]}
+    ready.clear()
+    torch.cuda.empty_cache()

@@ -72,11 +72,12 @@ def figures(llm: LLM, completion: Completion) -> str:
         )
     if chosen.backend == "cpu" and rate:
         parts.append(f"{read / 1e9:.1f} GB/s of weights read, {share_of_limit(read, weights.total_bytes)}")
+    where = f"{chosen.backend} on {chosen.device}" if chosen.backend == "gpu" else chosen.backend
     return " · ".join(
         [
             *parts,
             f"peak memory {peak / 1e6:,.0f} MB",
-            f"{chosen.dtype}, {chosen.kv_cache_dtype} cache, {chosen.backend}",
+            f"{chosen.dtype}, {chosen.kv_cache_dtype} cache, {where}",
         ]
     )
 

@@ -26,7 +26,9 @@ def check_device(name: str) -> str:
         raise SettingsError(f"device is {name!r}, which torch does not know; there are {', '.join(there)}") from error
     full = name if device.index is not None or device.type in WITHOUT_INDEX else f"{device.type}:0"
     if full not in there:
-        raise SettingsError(f"device is {name!r}, which is not there; torch sees {', '.join(there)}")
+        raise SettingsError(
+            f"device is {name!r}, which is not there; torch sees {', '.join(there)}. Leave it out for the CPU."
+        )
     return name
 
 

@@ -7,6 +7,7 @@ Every result is computed once.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,7 +23,7 @@ from twofold.backends.gpu.kernels.swiglu import swiglu
 from twofold.backends.gpu.weights import GpuWeight, Int4Weight, Int8Weight, RefinedWeight
 
 
-class Rows:
+class Rows(ABC):
     """Rows of numbers [T, D], kept in the dtypes and codes that were asked for so far.
 
     wants_codes: they are known to be multiplied by an integer weight.
@@ -65,9 +66,9 @@ class Rows:
         """x + these rows, float32."""
         return x_TD + self.loose()
 
+    @abstractmethod
     def compute(self, dtype: torch.dtype | None) -> Tensor:
         """The numbers in this dtype, or in the cheapest one."""
-        raise NotImplementedError
 
     def encode(self) -> Codes:
         """The codes."""
@@ -79,7 +80,12 @@ class Plain(Rows):
 
     def __init__(self, x_TD: Tensor) -> None:
         super().__init__(len(x_TD), x_TD.shape[-1], x_TD.device)
+        self._given = x_TD
         self._values[x_TD.dtype] = x_TD
+
+    def compute(self, dtype: torch.dtype | None) -> Tensor:
+        """See Rows."""
+        return self._given if dtype is None else self._given.to(dtype)
 
 
 class Product(Rows):

@@ -156,7 +156,17 @@ def int4(weight: Int4, device: torch.device) -> Int4Weight:
 
 def part(weight: GpuWeight, index: int) -> GpuWeight:
     """Matrix `index` of a stack, as a view."""
-    shape = weight.shape[1:]
+    return chosen(weight, index, weight.shape[1:])
+
+
+def rows_of(weight: GpuWeight, rows: slice | Tensor) -> GpuWeight:
+    """Rows of a matrix: of a slice a view, else the named ones in memory of their own. Padding rows count too."""
+    count = len(range(*rows.indices(padded_rows(weight)))) if isinstance(rows, slice) else len(rows)
+    return chosen(weight, rows, (count, weight.shape[-1]))
+
+
+def chosen(weight: GpuWeight, index: int | slice | Tensor, shape: Shape) -> GpuWeight:
+    """What `index` takes along the first axis, a weight of this logical shape."""
     if isinstance(weight, DenseWeight):
         return DenseWeight(weight.values[index])
     if isinstance(weight, Int8Weight):
@@ -165,25 +175,9 @@ def part(weight: GpuWeight, index: int) -> GpuWeight:
         return Int4Weight(weight.codes[index], weight.multipliers[index], weight.scales[index], shape)
     if isinstance(weight, Group4Weight):
         return Group4Weight(weight.codes[index], weight.scales[index], weight.zeros[index], shape)
-    assert isinstance(weight, Fp8Weight), "only heads and embeddings are Refined, and they come alone"
-    return Fp8Weight(weight.values[index], weight.scales[index], shape)
-
-
-def rows_of(weight: GpuWeight, rows: slice | Tensor) -> GpuWeight:
-    """Rows of a matrix: of a slice a view, else the named ones in memory of their own. Padding rows count too."""
-    count = len(range(*rows.indices(padded_rows(weight)))) if isinstance(rows, slice) else len(rows)
-    shape = (count, weight.shape[-1])
-    if isinstance(weight, DenseWeight):
-        return DenseWeight(weight.values[rows])
-    if isinstance(weight, Int8Weight):
-        return Int8Weight(weight.codes[rows], weight.scales[rows], shape)
-    if isinstance(weight, Int4Weight):
-        return Int4Weight(weight.codes[rows], weight.multipliers[rows], weight.scales[rows], shape)
-    if isinstance(weight, Group4Weight):
-        return Group4Weight(weight.codes[rows], weight.scales[rows], weight.zeros[rows], shape)
     assert isinstance(weight, Fp8Weight), "the halves of a Refined weight are taken one by one"
-    values = weight.values.view(torch.uint8)[rows].view(torch.float8_e4m3fn)  # torch does not index float8 everywhere
-    return Fp8Weight(values, weight.scales[rows], shape)
+    values = weight.values.view(torch.uint8)[index].view(torch.float8_e4m3fn)  # torch does not index float8 everywhere
+    return Fp8Weight(values, weight.scales[index], shape)
 
 
 def padded_rows(weight: GpuWeight) -> int:
