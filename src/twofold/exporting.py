@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from twofold.errors import SettingsError
+from twofold.errors import SettingsError, TokenizerError
 from twofold.export.manifest import ExportedGraph
 from twofold.loading import Model, Progress, open_model
 from twofold.networks import ORIGINAL
@@ -28,13 +28,19 @@ INSTALL = "pip install 'twofold[export]'"
 
 
 def export_model(
-    path_or_id: str | Path, output: Path, target: str, dtype: Form, progress: Progress | None = None
+    path_or_id: str | Path,
+    output: Path,
+    target: str,
+    dtype: Form,
+    progress: Progress | None = None,
+    merges_experts: bool = True,
 ) -> Path:
     """Write a folder with the network as a graph, its weights, config, tokenizer and template.
 
-    target: portable or onnxruntime; dtype: f32, f16, bf16, int4, int8 or fp8. One matrix is in memory at a time. The
-    folder is written under a temporary name and renamed when it is whole; `progress(done, total)` hears of weights.
-    Raises SettingsError when `output` exists, for a packed folder or an export, and without the export extra.
+    target: portable, onnxruntime or genai; dtype: f32, f16, bf16, int4, int8 or fp8; merges_experts: see Order. One
+    matrix is in memory at a time. The folder is written under a temporary name and renamed when it is whole;
+    `progress(done, total)` hears of weights. Raises SettingsError when `output` exists, for a packed folder or an
+    export, and without the export extra.
     """
     if find_spec("onnx") is None:
         raise SettingsError(f"exporting needs the package onnx, which is not installed: {INSTALL}")
@@ -50,10 +56,27 @@ def export_model(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     model.files.copy_to(temporary)
-    order = Order(target=target, dtype=dtype, grouped=grouped(model))
-    write_graph(model.architecture, store.names, reader(model, store, progress), order, temporary)
+    order = Order(target=target, dtype=dtype, merges_experts=merges_experts, grouped=grouped(model))
+    manifest = write_graph(model.architecture, store.names, reader(model, store, progress), order, temporary)
+    if target == "genai":
+        from twofold.export.genai import write_config
+
+        write_config(model.architecture, manifest.is_packed, model.eos_ids, padding_id(model), temporary)
     temporary.rename(output)
     return output
+
+
+def padding_id(model: Model) -> int:
+    """What stands behind shorter prompts: a token that no prompt holds, or else one that ends answers."""
+    stated = model.files.config.get("pad_token_id")
+    if isinstance(stated, int) and 0 <= stated < model.architecture.vocabulary:
+        return stated
+    try:
+        special = model.files.tokenizer().special_ids
+    except TokenizerError:
+        special = {}
+    spare = [special[name] for mark in ("pad", "reserved") for name in special if mark in name]
+    return spare[0] if spare else max(model.eos_ids, default=0)
 
 
 def grouped(model: Model) -> frozenset[str]:

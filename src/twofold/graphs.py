@@ -23,8 +23,16 @@ def check_graph(graph: ExportedGraph, architecture: Architecture) -> None:
         )
 
 
-def choose_graph_place(settings: Settings) -> tuple[str, str]:
-    """Backend and execution provider of an exported folder. SettingsError for another backend."""
+def choose_graph_place(settings: Settings, graph: ExportedGraph) -> tuple[str, str]:
+    """Backend and execution provider of an exported folder.
+
+    SettingsError for another backend, and for a graph that ONNX Runtime GenAI is to drive.
+    """
+    if graph.manifest.is_masked:
+        raise SettingsError(
+            f"{graph.folder} was exported for ONNX Runtime GenAI (--target genai), which drives it itself; "
+            "for twofold export the model with --target onnxruntime or portable"
+        )
     if settings.backend not in (None, BACKEND):
         raise SettingsError(
             f"backend is {settings.backend!r}, and this folder holds an ONNX graph, which only backend {BACKEND} runs; "

@@ -162,8 +162,8 @@ def load_model(path_or_id: str | Path, settings: Settings, progress: Progress | 
     model = open_model(path_or_id)
     architecture = model.architecture
     dtype = choose_dtype(settings, model.packed_dtype, model.quantised_dtype)
-    is_graph = isinstance(model.store, ExportedGraph)
-    place = choose_graph_place(settings) if is_graph else choose_place(settings)
+    graph = model.store if isinstance(model.store, ExportedGraph) else None
+    place = choose_graph_place(settings, graph) if graph else choose_place(settings)
     kv_dtype, kv_reason, kv_warnings = choose_kv_cache(model.folder, settings, dtype)
     per_token = cache_bytes(architecture.cache_shape, 1, kv_dtype)
     resolved = resolve(settings, place, dtype, kv_dtype, architecture.context, per_token)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class Check:
 class Verdict:
     """What was found. chunks: how many boundaries of attention chunks the longest text crosses.
 
-    kl, agreement: of the exported weights against the model's own in float32 (nats per token; same best token).
+    kl, agreement: of the graph against the model in float32 (nats per token; same best token), over `positions` tokens.
     """
 
     contents: Contents
@@ -69,6 +69,7 @@ class Verdict:
     checks: tuple[Check, ...]
     kl: float
     agreement: float
+    positions: int
 
     @property
     def passed(self) -> bool:
@@ -76,13 +77,46 @@ class Verdict:
         return all(check.passed for check in self.checks)
 
 
+class Side(Protocol):
+    """Something that computes logits and answers."""
+
+    def score(self, ids: Sequence[int], step: int) -> tuple[Sequence[int], Floats]:
+        """Logits [n, V] with `step` tokens read at a time, and the n tokens they come after (their indices)."""
+        ...
+
+    def answers(self, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+        """Greedy answers of `count` tokens to prompts that run together."""
+        ...
+
+
+class EngineSide:
+    """See Side."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def score(self, ids: Sequence[int], step: int) -> tuple[Sequence[int], Floats]:
+        """After every token."""
+        self.engine.limits = replace(self.engine.limits, step_tokens=step)
+        return range(len(ids)), np.concatenate(list(self.engine.score(ids)))
+
+    def answers(self, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+        """See Side."""
+        params = SamplingParams(temperature=0.0, max_tokens=count, ignore_eos=True)
+        found: dict[int, list[int]] = {self.engine.add(prompt, params).id: [] for prompt in prompts}
+        while not self.engine.is_idle:
+            for event in self.engine.step():
+                found[event.request_id].append(event.drawn.token)
+        return list(found.values())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sides:
-    """Engines with the graph, with the exported weights on the reference, and with the model's own in float32."""
+    """The graph, the exported weights on the reference, and the model's own in float32."""
 
-    graph: Engine
-    exported: Engine
-    original: Engine
+    graph: Side
+    exported: Side
+    original: Side
 
 
 def verify_export(folder: Path, against: str | Path, device: str | None = None, threads: int | None = None) -> Verdict:
@@ -102,7 +136,8 @@ def verify_export(folder: Path, against: str | Path, device: str | None = None, 
     checks = list(compare(graph, sides, ids))
     if graph.manifest.target == "portable":
         checks.append(Check(name="operators outside the standard set", found=contents.foreign, allowed=0))
-    exact, wanted = score(sides.original, ids), score(sides.graph, ids)
+    places, wanted = sides.graph.score(ids, PIECE)
+    exact = sides.original.score(ids, len(ids))[1][places]
     return Verdict(
         contents=contents,
         graph_bytes=graph.manifest.sizes[GRAPH_NAME],
@@ -111,6 +146,7 @@ def verify_export(folder: Path, against: str | Path, device: str | None = None, 
         checks=tuple(checks),
         kl=max(0.0, float(divergence(log_softmax(exact), log_softmax(wanted)).mean())),
         agreement=float((exact.argmax(axis=-1) == wanted.argmax(axis=-1)).mean()),
+        positions=len(places),
     )
 
 
@@ -125,6 +161,7 @@ def text_of(model: Model) -> list[int]:
 def build_sides(graph: ExportedGraph, model: Model, longest: int, runtime: tuple[str | None, int | None]) -> Sides:
     """The three engines; `runtime` is the graph's execution provider and threads."""
     from twofold.export.forward import GraphForward
+    from twofold.export.masked import MaskedSide
     from twofold.export.session import EXACT as EXACT_PRODUCTS
     from twofold.export.session import open_session
     from twofold.export.weights import GraphWeight, read_as, stands_for
@@ -145,14 +182,15 @@ def build_sides(graph: ExportedGraph, model: Model, longest: int, runtime: tuple
     exported = {target.name: values(target, chosen[target.role]) for target in model.targets}
     original = {target.name: values(target, "f32") for target in model.targets}
     build = partial(build_engine, architecture, longest)
+    session = open_session(graph, *runtime, EXACT_PRODUCTS)
     return Sides(
-        graph=build(cast(Forward, GraphForward(open_session(graph, *runtime, EXACT_PRODUCTS)))),
+        graph=MaskedSide(session) if graph.manifest.is_masked else build(cast(Forward, GraphForward(session))),
         exported=build(architecture.bind(exported)),
         original=build(architecture.bind(original)),
     )
 
 
-def build_engine(architecture: Architecture, longest: int, forward: Forward) -> Engine:
+def build_engine(architecture: Architecture, longest: int, forward: Forward) -> EngineSide:
     """An engine for a handful of sequences, with its cache in float32."""
     context = longest + ANSWER
     limits = EngineLimits(
@@ -160,38 +198,23 @@ def build_engine(architecture: Architecture, longest: int, forward: Forward) -> 
     )
     shape = architecture.cache_shape
     layout = plan_layout(shape.chunk, len(SHARES) * context, longest, len(SHARES))
-    return Engine(ReferenceOps(), forward, shape, layout, limits)
+    return EngineSide(Engine(ReferenceOps(), forward, shape, layout, limits))
 
 
 def compare(graph: ExportedGraph, sides: Sides, ids: Sequence[int]) -> Iterator[Check]:
     """The text as a whole, in pieces and token by token, and answers to prompts of unequal length in one batch."""
     is_rounded = graph.manifest.target != "portable" and graph.manifest.dtype in ("int4", "int8")
     error, allowed = (mean_error, ROUNDED) if is_rounded else (largest_error, EXACT)
-    expected = score(sides.exported, ids)
+    _, expected = sides.exported.score(ids, len(ids))
     for name, step, count in (("whole", len(ids), len(ids)), ("in pieces", PIECE, len(ids)), ("one by one", 1, PIECE)):
-        found = error(score(sides.graph, ids[:count], step), expected[:count])
-        yield Check(name=f"logits, {min(count, len(ids))} tokens {name}", found=found, allowed=allowed)
+        places, found = sides.graph.score(ids[:count], step)
+        name = f"logits, {min(count, len(ids))} tokens {name}"
+        yield Check(name=name, found=error(found, expected[places]), allowed=allowed)
     if not is_rounded:
         prompts = [ids[: max(1, int(len(ids) * share))] for share in SHARES]
-        pairs = zip(answers(sides.graph, prompts), answers(sides.exported, prompts), strict=True)
+        pairs = zip(sides.graph.answers(prompts, ANSWER), sides.exported.answers(prompts, ANSWER), strict=True)
         name = f"of {len(SHARES)} greedy answers to unequal prompts, {ANSWER} tokens each, that differ"
         yield Check(name=name, found=sum(one != other for one, other in pairs), allowed=0)
-
-
-def score(engine: Engine, ids: Sequence[int], step: int | None = None) -> Floats:
-    """Logits after every token, `step` tokens at a time (None: all at once)."""
-    engine.limits = replace(engine.limits, step_tokens=step or len(ids))
-    return np.concatenate(list(engine.score(ids)))
-
-
-def answers(engine: Engine, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Greedy answers to prompts that run together."""
-    params = SamplingParams(temperature=0.0, max_tokens=ANSWER, ignore_eos=True)
-    found: dict[int, list[int]] = {engine.add(prompt, params).id: [] for prompt in prompts}
-    while not engine.is_idle:
-        for event in engine.step():
-            found[event.request_id].append(event.drawn.token)
-    return list(found.values())
 
 
 def largest_error(found: Floats, expected: Floats) -> float:

@@ -7,8 +7,19 @@ import pytest
 
 from twofold.errors import QuantisationError
 from twofold.export.forms import forms
-from twofold.export.weights import half, int4_codes, nearest_int4, pack_int4, values_of
-from twofold.ops.packed import Dense, place, size_bytes
+from twofold.export.graph import Graph
+from twofold.export.weights import (
+    GraphWeight,
+    Weights,
+    half,
+    int4_codes,
+    is_symmetric,
+    nearest_int4,
+    pack_int4,
+    values_of,
+)
+from twofold.ops.packed import Dense, Group4, place, size_bytes
+from twofold.ops.types import Target
 
 
 def test_four_bit_codes_lose_no_more_than_half_a_step_and_extremes_fit() -> None:
@@ -32,6 +43,25 @@ def test_symmetric_four_bit_codes_of_a_checkpoint_are_kept_as_they_are() -> None
     found, scales = int4_codes(weight, "w")
     assert np.array_equal(found, q_ND.astype(np.int8) - 8)
     assert np.array_equal(scales, scales_NG)
+
+
+def test_codes_with_zero_points_are_rounded_again_and_that_is_kept_track_of() -> None:
+    from twofold.ops.codes import GroupCodes, store
+
+    random = np.random.default_rng(2)
+    weight = place("group4", (32, 64), np.zeros(size_bytes("group4", (32, 64)), np.uint8))
+    scales_NG = random.uniform(0.01, 0.1, (32, 2)).astype(np.float16).astype(np.float32)
+    store(
+        GroupCodes(random.integers(0, 16, (32, 64)).astype(np.uint8), scales_NG, np.full((32, 2), 7, np.float32)),
+        weight,
+        0,
+    )
+    target = Target(name="layers.0.qkv", role="attention", shape=(32, 64), sources=())
+    weights = Weights(Graph(None), lambda *_: weight, ("layers.0.qkv",))  # type: ignore[arg-type]
+    assert weights.matrix(GraphWeight(target, "int4")) is weight
+    assert weights.rounded == {"layers.0.qkv"}
+    assert isinstance(weight, Group4)
+    assert not is_symmetric(weight)
 
 
 def test_two_codes_share_a_byte_the_first_in_its_low_half() -> None:

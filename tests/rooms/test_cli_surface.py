@@ -38,7 +38,7 @@ SURFACE = {
     ],
     "quantize": ["model", "-o", "--scheme", "--budget", "--method", "--transform", "--calibration"],
     "export": [],
-    "export write": ["model", "-o", "--target", "--dtype"],
+    "export write": ["model", "-o", "--target", "--dtype", "--experts"],
     "export verify": ["folder", "--against", "--device", "--threads", "--json"],
     "bench": ["model", *LOADING, "--repeats", "--preset", "--json"],
     "prove": [

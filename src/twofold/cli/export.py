@@ -42,10 +42,11 @@ def command() -> None:
 )
 @click.option(
     "--target",
-    type=click.Choice(["portable", "onnxruntime"]),
+    type=click.Choice(["portable", "onnxruntime", "genai"]),
     default="portable",
     show_default=True,
-    help="portable: standard operators only, for any engine; onnxruntime: its own fast operators too.",
+    help="portable: standard operators only, for any engine; onnxruntime: its own fast operators too; genai: the same, "
+    "driven by ONNX Runtime GenAI.",
 )
 @click.option(
     "--dtype",
@@ -54,7 +55,15 @@ def command() -> None:
     show_default=True,
     help="Bits of the weights; activations are float32, or what the engine makes of them.",
 )
-def write(model: str, output: Path, target: str, dtype: Form) -> None:
+@click.option(
+    "--experts",
+    type=click.Choice(["merged", "apart"]),
+    default="merged",
+    show_default=True,
+    help="Experts in int4 or int8 of the targets onnxruntime and genai. merged: one operator for a layer's, meant for "
+    "GPUs; apart: each behind an If, faster on CPUs.",
+)
+def write(model: str, output: Path, target: str, dtype: Form, experts: str) -> None:
     """Write MODEL as a graph with its weights, config, tokenizer and template, one matrix in memory at a time.
 
     Prefill and decode are one graph with any batch and length. The folder runs like any other model:
@@ -63,6 +72,7 @@ def write(model: str, output: Path, target: str, dtype: Form) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+    from twofold.export.manifest import read_manifest
     from twofold.exporting import export_model
 
     console = Console(stderr=True)
@@ -71,12 +81,24 @@ def write(model: str, output: Path, target: str, dtype: Form) -> None:
         task = bar.add_task("exporting", total=None)
         try:
             folder = export_model(
-                model, output, target, dtype, lambda done, total: bar.update(task, completed=done, total=total)
+                model,
+                output,
+                target,
+                dtype,
+                lambda done, total: bar.update(task, completed=done, total=total),
+                merges_experts=experts == "merged",
             )
         except OSError as error:
             raise SettingsError(f"{output} cannot be written: {error}") from error
     size = sum(path.stat().st_size for path in folder.iterdir())
     click.echo(f"{folder}: {size / 1e6:,.1f} MB, {target}, {dtype}")
+    rounded = read_manifest(folder).rounded
+    if rounded:
+        click.echo(
+            f"note: {len(rounded)} weights have four-bit codes with zero points, which int4 in a graph has no "
+            f"room for; they were rounded again. What that costs: twofold export verify {folder} --against {model}",
+            err=True,
+        )
 
 
 @command.command(
@@ -117,4 +139,5 @@ def show(found: Verdict) -> None:
         word = "passed" if check.passed else "FAILED"
         click.echo(f"{word}  {check.name}: {check.found:.3g}, at most {check.allowed:g}")
     click.echo(f"the longest text crosses {found.chunks} boundaries of attention chunks")
-    click.echo(f"against the model in float32: KL divergence {found.kl:.5f}, same best token {found.agreement:.2%}")
+    same = f"same best token {found.agreement:.2%} of {found.positions}"
+    click.echo(f"against the model in float32: KL divergence {found.kl:.5f}, {same}")

@@ -29,7 +29,8 @@ CODE_BITS = {"int4": 4, "int8": 8}
 class Contrib:
     """See ops.Dialect."""
 
-    def __init__(self, graph: Graph, weights: Weights, inputs: Inputs) -> None:
+    def __init__(self, graph: Graph, weights: Weights, inputs: Inputs, *, merges_experts: bool) -> None:
+        self.merges_experts = merges_experts
         self.graph = graph
         self.weights = weights
         self.inputs = inputs
@@ -91,13 +92,14 @@ class Contrib:
         return self._biases[chunk]
 
     def experts(self, routed: Routed, gate_up: GraphWeight, down: GraphWeight) -> str:
-        """QMoE for the experts of each slot, with the gate on its input; other forms as in the portable dialect.
+        """QMoE for the experts of each slot, with the gate on its input; other forms, and experts that are to stay
+        apart, as in the portable dialect with its own products.
 
         Its own routing only finds again what was chosen: the scores are one for the chosen expert, zero for others.
         """
         columns = (gate_up.shape[-1], down.shape[-1])
-        if gate_up.form not in CODE_BITS or any(size % GROUP_COLUMNS for size in columns):
-            return self.portable.experts(routed, gate_up, down)
+        if not self.merges_experts or gate_up.form not in CODE_BITS or any(size % GROUP_COLUMNS for size in columns):
+            return self.portable.experts(routed, gate_up, down, self.linear)
         graph = self.graph
         names = [*self.stacked(gate_up), "", *self.stacked(down)]
         bits = CODE_BITS[gate_up.form]

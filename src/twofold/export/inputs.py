@@ -39,6 +39,13 @@ class Inputs:
         self.graph = graph
         self.shape = shape
         self.is_packed = is_packed
+        self._keys: dict[int | None, str] = {}
+        self._kept: dict[int, str] = {}
+        self.declare()
+
+    def declare(self) -> None:
+        """Tokens, positions and rows, and the positions of the past."""
+        graph, shape = self.graph, self.shape
         self.ids = graph.input("input_ids", INT64, ["batch", "length"])
         self.positions = graph.input("position_ids", INT64, ["batch", "length"])
         self.rows = graph.input("rows", INT64, ["rows"])
@@ -48,8 +55,6 @@ class Inputs:
         if shape.chunk is not None:
             self.pasts[shape.chunk] = graph.input("local_positions", INT64, ["batch", "local"])
         self._size = graph.node("Shape", self.ids)
-        self._keys: dict[int | None, str] = {}
-        self._kept: dict[int, str] = {}
 
     def batch(self) -> Batch:
         """The batch a network's forward is given: names of flat tensors."""
@@ -80,9 +85,13 @@ class Inputs:
     def key_positions(self, chunk: int | None) -> str:
         """Positions of past and new slots, [batch, slots], -1 where there is nothing."""
         if chunk not in self._keys:
-            joined = self.graph.node("Concat", self.pasts[chunk], self.positions, axis=1)
+            joined = self.joined_positions(chunk)
             self._keys[chunk] = self.packed(joined) if self.is_packed else joined
         return self._keys[chunk]
+
+    def joined_positions(self, chunk: int | None) -> str:
+        """Positions of past and new slots as they come in."""
+        return self.graph.node("Concat", self.pasts[chunk], self.positions, axis=1)
 
     def packed(self, joined: str) -> str:
         """The same positions with padding moved behind them; those of a sequence follow one another."""

@@ -18,8 +18,8 @@ from twofold.weights.write import write_json
 FILE_NAME = "export.json"
 GRAPH_NAME = "model.onnx"
 WEIGHTS_NAME = "model.onnx.data"
-VERSION = 1
-TARGETS = ("portable", "onnxruntime")
+VERSION = 2
+TARGETS = ("portable", "onnxruntime", "genai")
 TOKENIZER_NAMES = ("tokenizer.json", "tokenizer.model")
 READ_BYTES = 2**24
 HELD_AS: Mapping[Form, Format] = {
@@ -33,6 +33,7 @@ class Manifest:
     """target, dtype: as exported. opset: of the standard operators. is_packed: how a
     batch's past must lie (export.inputs). chunks: of every layer (ops.types.CacheShape).
 
+    rounded: weights whose own four-bit codes int4 could not hold, so that they were rounded again.
     sizes: bytes of every file of the graph; digests: SHA-256 of these, of config.json and of the tokenizer.
     """
 
@@ -44,10 +45,16 @@ class Manifest:
     head_size: int
     chunks: tuple[int | None, ...]
     vocabulary: int
+    rounded: tuple[str, ...]
     twofold: str
     sizes: Mapping[str, int]
     digests: Mapping[str, str]
     version: int = VERSION
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether the graph takes a mask and all layers' whole past (export.genai)."""
+        return self.target == "genai"
 
     def write(self, folder: Path) -> None:
         """Write export.json."""
@@ -93,14 +100,15 @@ def read_manifest(folder: Path) -> Manifest:
         )
     kinds: dict[str, type] = {
         "target": str, "dtype": str, "opset": int, "is_packed": bool, "kv_heads": int, "head_size": int,
-        "chunks": list, "vocabulary": int, "twofold": str, "sizes": dict, "digests": dict, "version": int,
+        "chunks": list, "vocabulary": int, "rounded": list, "twofold": str, "sizes": dict,
+        "digests": dict, "version": int,
     }  # fmt: skip
     for key, kind in kinds.items():
         if type(raw.get(key)) is not kind:
             raise CheckpointError(f"{folder / FILE_NAME}: {key} is {raw.get(key)!r}; export the model again")
     if raw["target"] not in TARGETS or raw["dtype"] not in DTYPES or not are_sound(raw):
         raise CheckpointError(f"{folder / FILE_NAME} was changed or is damaged; export the model again")
-    values: dict[str, Any] = {key: tuple(raw[key]) if key == "chunks" else raw[key] for key in kinds}
+    values: dict[str, Any] = {key: tuple(raw[key]) if kinds[key] is list else raw[key] for key in kinds}
     return Manifest(**values)
 
 
@@ -108,7 +116,7 @@ def are_sound(raw: Mapping[str, Any]) -> bool:
     """Whether chunks, sizes and digests hold what they should."""
     chunks = all(item is None or (type(item) is int and item > 0) for item in raw["chunks"])
     sizes = all(type(item) is int for item in raw["sizes"].values()) and {GRAPH_NAME, WEIGHTS_NAME} == set(raw["sizes"])
-    return chunks and sizes and all(isinstance(item, str) for item in raw["digests"].values())
+    return chunks and sizes and all(isinstance(item, str) for item in [*raw["digests"].values(), *raw["rounded"]])
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

@@ -6,6 +6,8 @@ nor read, and no weight is copied, as a Gather or a Loop over the stack would do
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from onnx import TensorProto
 
@@ -16,6 +18,8 @@ from twofold.export.weights import GraphWeight, Weights
 from twofold.ops.packed import GROUP_COLUMNS
 
 INT64 = TensorProto.INT64
+Linear = Callable[[str, GraphWeight, int | None], str]
+"""x @ weight^T, or with the matrix of one expert of a stack."""
 
 
 class Portable:
@@ -74,9 +78,12 @@ class Portable:
             self._masks[chunk] = seen
         return self._masks[chunk]
 
-    def experts(self, routed: Routed, gate_up: GraphWeight, down: GraphWeight) -> str:
-        """Every expert on the pairs (token, slot) that chose it; the results go back to their pairs and are added."""
-        graph = self.graph
+    def experts(self, routed: Routed, gate_up: GraphWeight, down: GraphWeight, linear: Linear | None = None) -> str:
+        """Every expert on the pairs (token, slot) that chose it; the results go back to their pairs and are added.
+
+        linear: another dialect's product.
+        """
+        graph, linear = self.graph, linear or self.linear
         count, width = gate_up.shape[0], down.shape[1]
         pairs = graph.node("Reshape", routed.chosen, graph.integers(-1))
         gates = graph.node("Reshape", routed.gates, graph.integers(-1, 1))
@@ -92,8 +99,8 @@ class Portable:
                 place = graph.node("Squeeze", place, zero)
                 x = graph.node("Gather", routed.x, graph.node("Div", place, slots), axis=0)
                 x = graph.node("Mul", x, graph.node("Gather", gates, place, axis=0))
-                hidden = swiglu(graph, self.linear(x, gate_up, expert))
-                then.outputs = outputs(self.linear(hidden, down, expert), place, width)
+                hidden = swiglu(graph, linear(x, gate_up, expert))
+                then.outputs = outputs(linear(hidden, down, expert), place, width)
             with graph.branch() as otherwise:
                 none, nowhere = (graph.node("Slice", value, zero, zero, zero) for value in (routed.x, pairs))
                 otherwise.outputs = outputs(none, nowhere, width)  # constants without rows have no rank for OpenVINO

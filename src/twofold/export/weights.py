@@ -78,17 +78,24 @@ class Field:
 
 
 class Weights:
-    """Reads matrices and writes them into the weights file, each once."""
+    """Reads matrices and writes them into the weights file, each once.
+
+    rounded: names of weights whose own four-bit codes could not be kept.
+    """
 
     def __init__(self, graph: Graph, read: ReadMatrix, grouped: Collection[str]) -> None:
         self.graph = graph
         self._read = read
         self._grouped = grouped
         self._names: dict[str, list[str]] = {}
+        self.rounded: set[str] = set()
 
     def matrix(self, weight: GraphWeight, expert: int | None = None) -> Packed:
         """One matrix as packed by the weight's form; of int4 a Dense or a Group4."""
-        return self._read(weight.target, expert, read_as(weight, self._grouped))
+        packed = self._read(weight.target, expert, read_as(weight, self._grouped))
+        if isinstance(packed, Group4) and not is_symmetric(packed):
+            self.rounded.add(weight.target.name)
+        return packed
 
     def plain(self, weight: GraphWeight) -> list[str]:
         """Place a weight as it is read, [N, D] or [D]; an embedding may be asked for again, as the head."""
@@ -169,15 +176,26 @@ def int4_codes(packed: Packed, name: str) -> tuple[npt.NDArray[np.int8], Floats]
     Stored four-bit codes are kept where they are symmetric; everything else goes to the nearest code, with the scale
     that loses least.
     """
-    if isinstance(packed, Group4):
+    if isinstance(packed, Group4) and is_symmetric(packed):
         rows, columns = packed.shape
-        groups = -(-columns // GROUP_COLUMNS)
-        halves = packed.halves.astype(np.float32).transpose(2, 0, 3, 1).reshape(2, -1, packed.halves.shape[1])
-        scales_NG, zeros_NG = halves[0, :rows, :groups], halves[1, :rows, :groups]
-        if (zeros_NG[scales_NG != 0] == SYMMETRIC_ZERO).all():
-            q_ND = nibbles(packed.codes).reshape(-1, packed.codes.shape[1] * GROUP_COLUMNS)[:rows, :columns]
-            return q_ND.astype(np.int8) - np.int8(SYMMETRIC_ZERO), np.ascontiguousarray(scales_NG)
+        scales_NG, _ = scales_and_zeros(packed)
+        q_ND = nibbles(packed.codes).reshape(-1, packed.codes.shape[1] * GROUP_COLUMNS)[:rows, :columns]
+        return q_ND.astype(np.int8) - np.int8(SYMMETRIC_ZERO), np.ascontiguousarray(scales_NG)
     return nearest_int4(values_of(packed, name))
+
+
+def is_symmetric(packed: Group4) -> bool:
+    """Whether stored codes 0..15 mean -8..7 throughout, which is all that a graph's int4 can hold."""
+    scales_NG, zeros_NG = scales_and_zeros(packed)
+    return bool((zeros_NG[scales_NG != 0] == SYMMETRIC_ZERO).all())
+
+
+def scales_and_zeros(packed: Group4) -> tuple[Floats, Floats]:
+    """Scales and zero points, [N, groups] each."""
+    rows, columns = packed.shape
+    groups = -(-columns // GROUP_COLUMNS)
+    halves = packed.halves.astype(np.float32).transpose(2, 0, 3, 1).reshape(2, -1, packed.halves.shape[1])
+    return halves[0, :rows, :groups], halves[1, :rows, :groups]
 
 
 def nearest_int4(w_ND: Floats) -> tuple[npt.NDArray[np.int8], Floats]:

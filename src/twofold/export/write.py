@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from twofold.export.contrib import HEAD_STEP, Contrib
 from twofold.export.files import WeightsFile
 from twofold.export.forms import Form, forms
+from twofold.export.genai import GenaiInputs
 from twofold.export.graph import OPSET, Graph
 from twofold.export.inputs import Inputs
 from twofold.export.manifest import GRAPH_NAME, TOKENIZER_NAMES, WEIGHTS_NAME, Manifest, digest_of
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What is to be written. grouped: names of weights that have four-bit codes of their own, which int4 may keep."""
+    """What is to be written. grouped: names of weights that have four-bit codes of their own, which int4 may keep.
+
+    merges_experts: one operator for all experts of a layer, where the target has one; else each stands behind an If.
+    """
 
     target: str
     dtype: Form
+    merges_experts: bool = True
     grouped: frozenset[str] = frozenset()
 
 
@@ -45,8 +50,13 @@ def write_graph(
         weights = Weights(graph, read, order.grouped)
         is_portable = order.target == "portable"
         is_packed = not is_portable and architecture.cache_shape.head_size % HEAD_STEP == 0
-        inputs = Inputs(graph, architecture.cache_shape, is_packed)
-        dialect: Dialect = (Portable if is_portable else Contrib)(graph, weights, inputs)
+        kind = GenaiInputs if order.target == "genai" else Inputs
+        inputs = kind(graph, architecture.cache_shape, is_packed)
+        dialect: Dialect = (
+            Portable(graph, weights, inputs)
+            if is_portable
+            else Contrib(graph, weights, inputs, merges_experts=order.merges_experts)
+        )
         run_forward(architecture, names, order, GraphOps(graph, weights, dialect, sizes_of(architecture)), inputs)
         model = graph.model(architecture.name, not is_portable, version("twofold"))
     (folder / GRAPH_NAME).write_bytes(model.SerializeToString())
@@ -60,6 +70,7 @@ def write_graph(
         head_size=architecture.cache_shape.head_size,
         chunks=architecture.cache_shape.chunks,
         vocabulary=architecture.vocabulary,
+        rounded=tuple(sorted(weights.rounded)),
         twofold=version("twofold"),
         sizes={GRAPH_NAME: (folder / GRAPH_NAME).stat().st_size, WEIGHTS_NAME: file.size_bytes},
         digests={WEIGHTS_NAME: file.sha256, **{name: digest_of(folder / name) for name in kept}},
