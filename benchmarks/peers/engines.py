@@ -197,33 +197,31 @@ def prepare_openvino(place: Place) -> Ready:
 
 
 def prepare_onnxruntime(place: Place) -> Ready:
-    """What its own model builder makes of the checkpoint; of a Llama 4, which it does not know, our export."""
+    """Driven by its generate() library: what its own model builder makes of a checkpoint, of a Llama 4 our export."""
     bits = INTEGER_BITS.get(place.dtype)
     if bits is None:
         raise EngineFailed("its CPU build has no bfloat16 matrices; int4 and int8 are compared")
     packages = install.packages(place.root, "onnxruntime")
-    if is_llama4(place):
-        return prepare_graph(place, bits, packages)
     folder = place.beside(f"onnxruntime-{place.dtype}")
-    if not folder.exists():
+    note = "float32 cache"
+    if is_llama4(place):
+        note = "twofold's export, as its own builder knows no Llama 4; float32 cache"
+        if not folder.exists():
+            export_graph(place, bits, packages, folder)
+    elif not folder.exists():
         with replaced(folder) as partial:
             build = (*python_with(packages), "-m", "onnxruntime_genai.models.builder", "-e", "cpu", "-p", f"int{bits}")
             where = ("-i", place.checkpoint, "-o", partial, "-c", place.root / "onnxruntime-cache")
             must([*build, *map(str, where), "--extra_options", *BUILDER_OPTIONS])
     form = "MatMulNBits int4, groups of 32, head int8" if bits == 4 else "MatMulNBits int8"
-    return Ready(form=form, command=runner("onnxruntime", packages), weights=folder, note="float32 cache")
+    return Ready(form=form, command=runner("onnxruntime", packages), weights=folder, note=note)
 
 
-def prepare_graph(place: Place, bits: int, packages: Path) -> Ready:
-    """twofold's own export, run by its engine over ONNX Runtime."""
-    folder = place.beside(f"graph-int{bits}")
-    if not folder.exists():
-        export = (*python_with(packages), "-c", "from twofold.cli.main import main; main()", "export")
-        options = ("--target", "onnxruntime", "--dtype", f"int{bits}")
-        must([*export, str(place.checkpoint), "-o", str(folder), *options])
-    note = "twofold's export and engine over ONNX Runtime, which has no Llama 4 of its own; float32 cache"
-    form = f"MatMulNBits and QMoE int{bits}" + (", groups of 32, head int8" if bits == 4 else "")
-    return Ready(form=form, command=runner("twofold", packages), weights=folder, note=note)
+def export_graph(place: Place, bits: int, packages: Path, folder: Path) -> None:
+    """What twofold exports for ONNX Runtime GenAI, in the form that is faster on CPUs."""
+    export = (*python_with(packages), "-c", "from twofold.cli.main import main; main()", "export")
+    options = ("--target", "genai", "--dtype", f"int{bits}", "--experts", "apart")
+    must([*export, str(place.checkpoint), "-o", str(folder), *options])
 
 
 @contextmanager
