@@ -29,7 +29,7 @@ def test_logits_equal_the_reference_across_chunks(name: str, target: str, export
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", ["scout", "maverick", "llama3"])
+@pytest.mark.parametrize("name", ["scout", "maverick", "llama3", "demo"])
 def test_five_hundred_greedy_tokens_are_those_of_the_reference(name: str, target: str, exported: Exported) -> None:
     """The reference reads the whole answer at once and must prefer every token of it, which is the same."""
     checkpoint, export = exported(name, target)
