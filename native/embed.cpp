@@ -14,20 +14,27 @@ int multiplier_of(const uint8_t* stored, int64_t row) {
 
 void decode_int8(const Weight& table, int64_t token, float* x_D) {
     const int64_t width = round_up(table.columns, kColumnStep), row = token % 16;
-    const int8_t* panel = static_cast<const int8_t*>(table.codes) + token / 16 * 16 * width;
-    for (int64_t d = 0; d < table.columns; ++d)
-        x_D[d] = static_cast<float>(panel[d / 4 * 64 + row * 4 + d % 4]) * table.scales[token];
+    const int8_t* panel = static_cast<const int8_t*>(table.codes) + token / 16 * 16 * width + row * 4;
+    const float scale = table.scales[token];
+    for (int64_t d = 0; d < table.columns; ++d) x_D[d] = static_cast<float>(panel[d / 4 * 64 + d % 4]) * scale;
 }
 
 void decode_int4(const Weight& table, int64_t token, float* x_D) {
     const int64_t width = round_up(table.columns, kColumnStep), groups = width / kGroupColumns, row = token % 16;
     const uint8_t* panel = static_cast<const uint8_t*>(table.codes) + token / 16 * 8 * width;
     const uint8_t* multipliers = table.multipliers + token / 16 * groups * 8;
-    for (int64_t d = 0; d < table.columns; ++d) {
-        const int64_t group = d / kGroupColumns, column = d % kGroupColumns, low = column % 16;
-        const uint8_t both = panel[group * 256 + low / 4 * 64 + row * 4 + low % 4];
-        const int q = kLevels[column < 16 ? both & 15 : both >> 4];
-        x_D[d] = static_cast<float>(q * multiplier_of(multipliers + group * 8, row)) * table.scales[token];
+    for (int64_t group = 0; group * kGroupColumns < table.columns; ++group) {
+        const int multiplier = multiplier_of(multipliers + group * 8, row);
+        float values[16], decoded[kGroupColumns];
+        for (int level = 0; level < 16; ++level)
+            values[level] = static_cast<float>(kLevels[level] * multiplier) * table.scales[token];
+        for (int64_t low = 0; low < 16; ++low) {
+            const uint8_t both = panel[group * 256 + low / 4 * 64 + row * 4 + low % 4];
+            decoded[low] = values[both & 15];
+            decoded[low + 16] = values[both >> 4];
+        }
+        const int64_t first = group * kGroupColumns, count = smaller(kGroupColumns, table.columns - first);
+        __builtin_memcpy(x_D + first, decoded, static_cast<size_t>(count) * sizeof(float));
     }
 }
 

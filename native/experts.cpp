@@ -76,10 +76,11 @@ void multiply_stack(const Sorted& x, const Weight& weight_END, const Order& orde
     fold_rows(x.rows, products, weight_END.rows, y);
 }
 
-// Row i: the x of entry order[i], times its gate (folded into the scale of integer codes).
-Sorted gather(const Rows& x_TD, const float* gates_TA, const Order& order, bool is_integer) {
-    if (is_integer) {
-        const Expanded rows = quantize_rows({x_TD.data, order.count, x_TD.columns, x_TD.stride}, order.tokens);
+// Row i: the x of entry order[i], times its gate (folded into the scale of integer codes), as `next` takes it.
+Sorted gather(const Rows& x_TD, const float* gates_TA, const Order& order, const Weight& next) {
+    if (is_integer(next)) {
+        const Rows wanted{x_TD.data, order.count, x_TD.columns, x_TD.stride};
+        const Expanded rows = quantize_rows(wanted, has_groups(next), order.tokens);
         for (int64_t i = 0; i < order.count; ++i)
             for (int64_t row = rows.place(i); row < rows.place(i + 1); ++row)
                 rows.codes.scales[row] *= gates_TA[order.entries[i]];
@@ -97,13 +98,13 @@ Sorted gather(const Rows& x_TD, const float* gates_TA, const Order& order, bool 
 }
 
 // swiglu of each row in place (its first half), then codes if the next weight wants them.
-Sorted activate(float* hidden, int64_t rows, int64_t width, bool is_integer) {
+Sorted activate(float* hidden, int64_t rows, int64_t width, const Weight& next) {
     parallel(rows, 1 + 8192 / width, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) swiglu_row(hidden + i * 2 * width, width, hidden + i * 2 * width);
     });
     const Rows activated{hidden, rows, width, 2 * width};
-    if (!is_integer) return {{false, {}, activated}, {{}, nullptr, rows}};
-    const Expanded expanded = quantize_rows(activated);
+    if (!is_integer(next)) return {{false, {}, activated}, {{}, nullptr, rows}};
+    const Expanded expanded = quantize_rows(activated, has_groups(next));
     return {{true, expanded.codes, {}}, expanded};
 }
 
@@ -131,8 +132,8 @@ void experts(const Rows& x_TD, const int32_t* experts_TA, const float* gates_TA,
     if (x_TD.rows == 0) return;
     const Order order = sort_by_expert(experts_TA, x_TD.rows * active, active, gate_up_END.matrices);
     float* hidden = scratch<float>(Slot::kHidden, order.count * gate_up_END.rows);
-    multiply_stack(gather(x_TD, gates_TA, order, is_integer(gate_up_END)), gate_up_END, order, hidden);
-    const Sorted activated = activate(hidden, order.count, down_EDF.columns, is_integer(down_EDF));
+    multiply_stack(gather(x_TD, gates_TA, order, gate_up_END), gate_up_END, order, hidden);
+    const Sorted activated = activate(hidden, order.count, down_EDF.columns, down_EDF);
     if (order.count == 1) return multiply_stack(activated, down_EDF, order, y_TD);
     float* outputs = scratch<float>(Slot::kOutputs, order.count * down_EDF.rows);
     multiply_stack(activated, down_EDF, order, outputs);

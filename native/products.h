@@ -22,7 +22,7 @@ struct Codes {
     float* group_sums(int64_t index) const { return reinterpret_cast<float*>(row(index) + sums); }
 };
 
-// Codes over this thread's scratch, to be filled row by row.
+// Codes over this thread's scratch, to be filled row by row; quantize_row leaves the sums of groups out.
 Codes place_codes(int64_t rows, int64_t columns);
 Codes from_row(const Codes& codes, int64_t row);  // the rows from `row` on
 void quantize_row(const float* x_D, int64_t columns, const Codes& into, int64_t row);
@@ -35,7 +35,8 @@ struct Expanded {
 
     int64_t place(int64_t row) const { return places == nullptr ? row : places[row]; }
 };
-Expanded quantize_rows(const Rows& x_TD, const int32_t* picks = nullptr);  // row i is row picks[i] of the data
+// has_groups: with the sums of groups, which four-bit weights take. Row i is row picks[i] of the data.
+Expanded quantize_rows(const Rows& x_TD, bool has_groups, const int32_t* picks = nullptr);
 // Products of the rows [rows, N] from those of all codes [place(rows), N].
 void fold_rows(const Expanded& x, const float* products, int64_t columns, float* y_TN);
 
@@ -52,9 +53,10 @@ struct Input {
     Codes codes;
     Rows rows;
 };
-inline bool is_integer(const Weight& weight) {
-    return weight.format == Format::kInt8 || weight.format == Format::kInt4 || weight.format == Format::kGroup4;
+inline bool has_groups(const Weight& weight) {
+    return weight.format == Format::kInt4 || weight.format == Format::kGroup4;
 }
+inline bool is_integer(const Weight& weight) { return weight.format == Format::kInt8 || has_groups(weight); }
 void multiply_panels(const Input& x, int64_t first_row, int64_t rows, const Weight& weight_ND, int64_t first,
                      int64_t last, float* y, int64_t stride);
 

@@ -45,30 +45,12 @@ Peak peak_of(const float* x_D, int64_t columns) {
     }
     if (least * kWideRatio < most || most == 0.0f) return {most, most != 0.0f};
     const float inverse = 1.0f / (most / 127.0f);
-    I balance{};  // two for each code that is not 0, less one for each value
+    I balance{};  // two for each code that is not 0 (half goes to even), less one for each value
     for (int64_t d = 0; d < columns; d += kLanes) {
         const F value = vabs(load_at(x_D, d, columns));
-        balance += (value > 0.0f) - 2 * (round_to_int(value * inverse) != 0);
+        balance += (value > 0.0f) - 2 * (value * inverse > 0.5f);
     }
-    int64_t total = 0;
-    for (int lane = 0; lane < kLanes; ++lane) total += balance[lane];
-    return {most, total < 0};
-}
-
-typedef int32_t Four __attribute__((vector_size(16)));
-
-// Lanes 0, 4, 8 .. added, 1, 5, 9 .. and so on: the sums of each column of the quads.
-template <class V>
-inline Four sum_quads(V v) {
-    if constexpr (sizeof(V) == 64) {
-        const auto half = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-                          __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-        return sum_quads(half);
-    } else if constexpr (sizeof(V) == 32) {
-        return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
-    } else {
-        return v;
-    }
+    return {most, sum_lanes(balance) < 0};
 }
 
 }  // namespace
@@ -88,41 +70,70 @@ Codes place_codes(int64_t rows, int64_t columns) {
 
 namespace {
 
-// Codes of one row and the sums beside them; `code_at` gives kLanes of them from column d on.
+// Codes of one row and what its dot products start from; `code_at` gives kLanes of them from column d on.
 template <class CodeAt>
-inline void write_row(const Codes& into, int64_t row, float scale, const CodeAt& code_at) {
+inline void write_codes(const Codes& into, int64_t row, const CodeAt& code_at) {
     int8_t* codes = into.row(row);
-    int32_t* group_starts = into.group_starts(row);
+    I sums{};
+    for (int64_t d = 0; d < into.width; d += kLanes) {
+        const I code = code_at(d);
+        store(codes + d, __builtin_convertvector(code, Codes8));
+        sums += code;
+    }
+    into.starts[row] = -static_cast<int32_t>(kWeightOffset) * sum_lanes(sums);
+}
+
+// The same with the sums of groups, for the parts of kLanes groups at a time: their lanes are added by one
+// transposition.
+template <class CodeAt>
+inline void write_grouped_codes(const Codes& into, int64_t row, const CodeAt& code_at) {
+    constexpr int64_t kPartColumns = kGroupColumns / kGroupSums;
+    const I is_front = (lane_numbers() & 2) == 0;  // columns 0 and 1 of the quads
+    int8_t* codes = into.row(row);
+    int32_t* starts = into.group_starts(row);
     float* group_sums = into.group_sums(row);
-    int32_t total = 0;
-    constexpr int64_t kSumColumns = kGroupColumns / kGroupSums;
-    for (int64_t group = 0; group < into.width / kGroupColumns; ++group) {
-        int32_t group_total = 0;
-        for (int64_t part = group * kGroupSums; part < (group + 1) * kGroupSums; ++part) {
-            I sums{};
-            for (int64_t d = part * kSumColumns; d < (part + 1) * kSumColumns; d += kLanes) {
+    I all{};
+    for (int64_t first = 0, parts = into.width / kPartColumns; first < parts; first += kLanes) {
+        const int64_t count = smaller<int64_t>(kLanes, parts - first);
+        I sums[kLanes] = {}, fronts[kLanes] = {};
+        for (int64_t i = 0; i < count; ++i) {
+            for (int64_t d = (first + i) * kPartColumns; d < (first + i + 1) * kPartColumns; d += kLanes) {
                 const I code = code_at(d);
                 store(codes + d, __builtin_convertvector(code, Codes8));
-                sums += code;
+                sums[i] += code;
             }
-            const Four quads = sum_quads(sums), starts = -kLevelOffset * quads;
-            group_starts[part] = group_start(starts[0] + starts[1], starts[2] + starts[3]);
-            group_total += quads[0] + quads[1] + quads[2] + quads[3];
+            fronts[i] = sums[i] & is_front;
         }
-        group_sums[group] = static_cast<float>(group_total);
-        total += group_total;
+        const I totals = sum_each(sums), front = kSplitStarts ? sum_each(fronts) : I{};
+        all += totals;
+        for (int64_t i = 0; i < count; ++i)
+            starts[first + i] = group_start(-kLevelOffset * front[i], -kLevelOffset * (totals[i] - front[i]));
+        for (int64_t i = 0; i < count; i += kGroupSums) {
+            int32_t total = totals[i];
+            if constexpr (kGroupSums == 2) total += totals[i + 1];
+            group_sums[(first + i) / kGroupSums] = static_cast<float>(total);
+        }
     }
-    into.starts[row] = -static_cast<int32_t>(kWeightOffset) * total;
+    into.starts[row] = -static_cast<int32_t>(kWeightOffset) * sum_lanes(all);
+}
+
+template <class CodeAt>
+inline void write_row(const Codes& into, int64_t row, float scale, bool has_groups, const CodeAt& code_at) {
     into.scales[row] = scale;
+    if (has_groups)
+        write_grouped_codes(into, row, code_at);
+    else
+        write_codes(into, row, code_at);
 }
 
 inline I nearest_code(F scaled) { return round_to_int(vmin(vmax(scaled, broadcast(-127.0f)), broadcast(127.0f))); }
 
-void quantize_peak(const float* x_D, int64_t columns, Peak peak, const Codes& into, int64_t row) {
+void quantize_peak(const float* x_D, int64_t columns, Peak peak, bool has_groups, const Codes& into, int64_t row) {
     const float scale = peak.most / 127.0f, inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
-    write_row(into, row, scale, [&](int64_t d) { return nearest_code(load_at(x_D, d, columns) * inverse); });
+    write_row(into, row, scale, has_groups,
+              [&](int64_t d) { return nearest_code(load_at(x_D, d, columns) * inverse); });
     if (!peak.is_wide) return;
-    write_row(into, row + 1, scale * (1.0f / kRestSteps), [&](int64_t d) {
+    write_row(into, row + 1, scale * (1.0f / kRestSteps), has_groups, [&](int64_t d) {
         const F scaled = load_at(x_D, d, columns) * inverse;
         return round_to_int((scaled - __builtin_convertvector(nearest_code(scaled), F)) * kRestSteps);
     });
@@ -131,10 +142,10 @@ void quantize_peak(const float* x_D, int64_t columns, Peak peak, const Codes& in
 }  // namespace
 
 void quantize_row(const float* x_D, int64_t columns, const Codes& into, int64_t row) {
-    quantize_peak(x_D, columns, {largest_magnitude(x_D, 0, columns), false}, into, row);
+    quantize_peak(x_D, columns, {largest_magnitude(x_D, 0, columns), false}, false, into, row);
 }
 
-Expanded quantize_rows(const Rows& x_TD, const int32_t* picks) {
+Expanded quantize_rows(const Rows& x_TD, bool has_groups, const int32_t* picks) {
     const int64_t rows = x_TD.rows, columns = x_TD.columns, grain = 1 + 16384 / columns;
     int64_t* places = scratch<int64_t>(Slot::kPlaces, 2 * rows + 1);
     Peak* peaks = reinterpret_cast<Peak*>(places + rows + 1);
@@ -146,7 +157,8 @@ Expanded quantize_rows(const Rows& x_TD, const int32_t* picks) {
     for (int64_t row = 0; row < rows; ++row) places[row + 1] = places[row] + 1 + peaks[row].is_wide;
     const Codes codes = place_codes(places[rows], columns);
     parallel(rows, grain, [&](int64_t first, int64_t last) {
-        for (int64_t row = first; row < last; ++row) quantize_peak(data(row), columns, peaks[row], codes, places[row]);
+        for (int64_t row = first; row < last; ++row)
+            quantize_peak(data(row), columns, peaks[row], has_groups, codes, places[row]);
     });
     return {codes, places[rows] == rows ? nullptr : places, rows};
 }
@@ -165,7 +177,7 @@ void fold_rows(const Expanded& x, const float* products, int64_t columns, float*
 }
 
 int64_t quantize(const Rows& x_TD, int8_t* codes_RD, float* scales_R, int64_t* places) {
-    const Expanded x = quantize_rows(x_TD);
+    const Expanded x = quantize_rows(x_TD, false);
     for (int64_t row = 0; row <= x_TD.rows; ++row) places[row] = x.place(row);
     for (int64_t row = 0; row < places[x_TD.rows]; ++row) {
         __builtin_memcpy(codes_RD + row * x_TD.columns, x.codes.row(row), static_cast<size_t>(x_TD.columns));

@@ -62,7 +62,7 @@ void choose_panels(const int32_t* ranks, int64_t count, int64_t wanted, int32_t*
 void refine(const Rows& x_RD, const Weight& residual_VD, int64_t panels, float* y_RV) {
     if (x_RD.rows == 0) return;
     const int64_t tokens = residual_VD.rows, all = (tokens + kPanelRows - 1) / kPanelRows;
-    const Expanded x = quantize_rows(x_RD);
+    const Expanded x = quantize_rows(x_RD, has_groups(residual_VD));
     int32_t* ranks = scratch<int32_t>(Slot::kOrder, x_RD.rows * (all + panels));
     int32_t* chosen = ranks + x_RD.rows * all;
     parallel(x_RD.rows * all, 8192, [&](int64_t first, int64_t last) {

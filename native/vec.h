@@ -93,8 +93,8 @@ inline float from_bf16(uint16_t bits) {
 inline uint16_t to_bf16(float value) {
     uint32_t bits;
     __builtin_memcpy(&bits, &value, 4);
-    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
-    return static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+    const uint32_t rounded = bits + 0x7FFFu + ((bits >> 16) & 1u);
+    return static_cast<uint16_t>(((bits & 0x7FFFFFFFu) > 0x7F800000u ? bits | 0x400000u : rounded) >> 16);
 }
 
 inline F select(I mask, F yes, F no) { return mask ? yes : no; }
@@ -104,7 +104,7 @@ inline F vabs(F a) { return (F)((I)a & 0x7FFFFFFF); }
 
 // The upper half of the lanes onto the lower half, again and again: sums and maxima always by the same tree.
 template <class V, class Combine>
-inline float fold_lanes(V v, const Combine& combine) {
+inline auto fold_lanes(V v, const Combine& combine) {
     if constexpr (sizeof(V) == 64) {
         return fold_lanes(combine(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
                                   __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15)),
@@ -118,6 +118,9 @@ inline float fold_lanes(V v, const Combine& combine) {
     }
 }
 inline float sum_lanes(F v) {
+    return fold_lanes(v, [](auto a, auto b) { return a + b; });
+}
+inline int32_t sum_lanes(I v) {
     return fold_lanes(v, [](auto a, auto b) { return a + b; });
 }
 inline float max_lanes(F v) {

@@ -29,6 +29,7 @@ inline I dot_int8(I acc, Bytes w, I x) {
 // 2 * 28 * 127, so vpmaddubsw is exact; the running sums may wrap, the corrected ones fit: 16 * 15 * 127 < 32768.
 typedef I Group;
 constexpr int kGroupSums = 1;
+constexpr bool kSplitStarts = true;  // whether group_start needs its halves apart
 inline int32_t group_start(int32_t start01, int32_t start23) {
     return static_cast<int32_t>((static_cast<uint32_t>(start01) & 0xFFFFu) | static_cast<uint32_t>(start23) << 16);
 }

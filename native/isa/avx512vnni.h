@@ -25,6 +25,7 @@ inline I dot_int8(I acc, Bytes w, I x) { return (I)_mm512_dpbusd_epi32((__m512i)
 // it.
 typedef I Group;
 constexpr int kGroupSums = 2;
+constexpr bool kSplitStarts = false;  // whether group_start needs its halves apart
 inline int32_t group_start(int32_t start01, int32_t start23) { return start01 + start23; }
 inline Group group_dot(Group group, Bytes levels, I x) {
     return (I)_mm512_dpbusd_epi32((__m512i)group, (__m512i)levels, (__m512i)x);

@@ -29,6 +29,7 @@ inline I dot_int8(I acc, Bytes w, I x) {
 // of its columns 0, 1 and 2, 3 of four.
 typedef I Group;
 constexpr int kGroupSums = 1;
+constexpr bool kSplitStarts = false;  // whether group_start needs its halves apart
 inline int32_t group_start(int32_t start01, int32_t start23) { return start01 + start23; }
 inline Group group_dot(Group group, Bytes levels, I x) { return dot_int8(group, levels, x); }
 inline I group_total(Group group) { return group; }
