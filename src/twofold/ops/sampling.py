@@ -112,8 +112,9 @@ def draw_index(logits_V: Floats, row: RowSampling) -> int:
 def weigh(logits: Floats, largest: np.float32, temperature: float) -> Floats:
     """Probabilities at a temperature, relative to that of the largest logit."""
     scale = max(np.float32(temperature), LEAST_TEMPERATURE)
-    relative: Floats = logits / scale - largest / scale
-    return np.exp(relative)
+    weights: Floats = logits / scale
+    weights -= largest / scale
+    return np.exp(weights, out=weights)
 
 
 def invert(weights: Floats, uniform: float) -> int:
@@ -160,7 +161,19 @@ def reachable(weights_V: Floats, row: RowSampling, total: float) -> Indices:
     """
     floor = max(row.min_p, (1.0 - row.top_p) * total / len(weights_V))
     ids = np.flatnonzero(weights_V >= min(floor, 1.0))
-    return ids[np.argsort(-weights_V[ids], kind="stable")]
+    return best_first(weights_V[ids], ids)
+
+
+def best_first(weights: Floats, ids: Indices) -> Indices:
+    """`ids`, which ascend, by falling weights (none negative); the lower one first on ties.
+
+    Such floats are ordered as their bits are, and NumPy sorts integers ten times as fast as it sorts indices by floats.
+    """
+    keys = (~weights.view(np.uint32)).astype(np.uint64)
+    keys <<= np.uint64(32)
+    keys |= ids.astype(np.uint64)
+    keys.sort()
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
 def best_indices(values_V: Floats, count: int, floors: Sequence[float]) -> Indices:
