@@ -32,7 +32,10 @@ class ModelOrVerb(click.Group):
     "--dtype int4  |  twofold run demo-onnx 'Hello!'",
 )
 def command() -> None:
-    """Write a model as an ONNX graph: twofold export MODEL -o DIR (the verb write may be left out)."""
+    """Write a model as an ONNX graph: twofold export MODEL -o DIR (the verb write may be left out).
+
+    `twofold export write --help` tells targets, bits and what else there is to choose.
+    """
 
 
 @command.command(epilog="Example:  twofold export ./Llama-4-Scout -o scout-onnx --target onnxruntime --dtype int4")
@@ -67,7 +70,7 @@ def write(model: str, output: Path, target: str, dtype: Form, experts: str) -> N
     """Write MODEL as a graph with its weights, config, tokenizer and template, one matrix in memory at a time.
 
     Prefill and decode are one graph with any batch and length. The folder runs like any other model:
-    twofold run OUTPUT "prompt".
+    twofold run OUTPUT "prompt"; one for genai in ONNX Runtime GenAI instead (docs/export.md).
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
