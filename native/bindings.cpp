@@ -140,6 +140,24 @@ int64_t quantize(const Native& native, const In<float, 2>& x, const Out<int8_t, 
     return native.kernels->quantize(rows, codes.data(), scales.data(), places.data());
 }
 
+void weigh(const Native& native, const Any<float>& logits, float largest, float temperature,
+           const Out<float, 1>& weights, const Out<double, 1>& sums) {
+    require(logits.ndim() == 1 && temperature > 0.0f, "logits_V must be [V], temperature positive");
+    const auto count = static_cast<int64_t>(logits.shape(0));
+    require_shape(weights, {count}, "weights_V");
+    require_shape(sums, {(count + 1023) / 1024}, "sums_S");
+    const nb::gil_scoped_release unlocked;
+    native.kernels->weigh(logits.data(), count, largest, temperature, weights.data(), sums.data());
+}
+
+int64_t reach(const Native& native, const Any<float>& values, float floor, const Out<int64_t, 1>& indices) {
+    require(values.ndim() == 1, "values_V must be [V]");
+    const auto count = static_cast<int64_t>(values.shape(0));
+    require_shape(indices, {count}, "indices_V");
+    const nb::gil_scoped_release unlocked;
+    return native.kernels->reach(values.data(), count, floor, indices.data());
+}
+
 // Operations (a multiplication and an addition are two) per second from registers.
 double measure_int8(const Native& native, int threads_wanted) {
     constexpr int64_t kRounds = 1 << 20;
@@ -193,6 +211,9 @@ NB_MODULE(_native, m) {
         .def("route", &route, "x_TD"_a.noconvert(), "router_ED"_a, "experts_TA"_a.noconvert(), "gates_TA"_a.noconvert())
         .def("quantize", &quantize, "x_TD"_a.noconvert(), "codes_RD"_a.noconvert(), "scales_R"_a.noconvert(),
              "places"_a.noconvert())
+        .def("weigh", &weigh, "logits_V"_a.noconvert(), "largest"_a, "temperature"_a, "weights_V"_a.noconvert(),
+             "sums_S"_a.noconvert())
+        .def("reach", &reach, "values_V"_a.noconvert(), "floor"_a, "indices_V"_a.noconvert())
         .def("measure_int8", &measure_int8, "threads"_a,
              "Operations per second of the int8 dot product, from registers.");
     bind_attend(m, native);

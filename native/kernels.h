@@ -88,27 +88,32 @@ struct Layout {
 //   store_heads  writes keys and values to slots_T of the cache; attend reads them
 //   refine       adds the residual's product to the `panels` best panels of each row of y_RV (Ops.logits)
 //   scale_heads  y_THK = x_THK * factors_T
+//   weigh        what ops.sampling.Passes.weigh gives: weights_V and sums_S, one for each 1024
+//   reach        indices of values from the floor up, room for count of them; returns how many
 //   measure_int8 runs `rounds` of the int8 dot or tile instruction on registers and returns the operations done
-#define TWOFOLD_KERNELS(KERNEL)                                                                                     \
-    KERNEL(void, linear, (const Rows& x_TD, const Weight& weight_ND, float* y_TN))                                  \
-    KERNEL(void, refine, (const Rows& x_RD, const Weight& residual_VD, int64_t panels, float* y_RV))                \
-    KERNEL(void, experts,                                                                                           \
-           (const Rows& x_TD, const int32_t* experts_TA, const float* gates_TA, int64_t active,                     \
-            const Weight& gate_up_END, const Weight& down_EDF, float* y_TD))                                        \
-    KERNEL(void, embed, (const Weight& table_VD, const int32_t* tokens_T, int64_t tokens, float* x_TD))             \
-    KERNEL(void, store_heads, (const Heads& k_TGK, const Heads& v_TGK, const Cache& cache, const int64_t* slots_T)) \
-    KERNEL(void, attend, (const Heads& q_THK, const Cache& cache, const Layout& layout, float* o_THK))              \
-    KERNEL(void, norm, (const Heads& x_THK, const float* weight_K, float epsilon, float* y_THK))                    \
-    KERNEL(void, rotate,                                                                                            \
-           (const Heads& x_THK, const float* cosine_TK2, const float* sine_TK2, bool interleaved, float* y_THK))    \
-    KERNEL(void, scale_heads, (const Heads& x_THK, const float* factors_T, float* y_THK))                           \
-    KERNEL(void, add, (const Rows& x_TD, const Rows& y_TD, float* z_TD))                                            \
-    KERNEL(void, swiglu, (const Rows& gate_up_TN, float* a_TF))                                                     \
-    KERNEL(void, route,                                                                                             \
-           (const Rows& x_TD, const Weight& router_ED, int64_t active, int32_t* experts_TA, float* gates_TA))       \
-    KERNEL(int64_t, quantize, (const Rows& x_TD, int8_t* codes_RD, float* scales_R, int64_t* places))               \
-    KERNEL(void, encode,                                                                                            \
-           (const SourceRows& rows_ND, const Weight* coarse_ND, const WeightOut& into, int64_t first_row))          \
+#define TWOFOLD_KERNELS(KERNEL)                                                                                        \
+    KERNEL(void, linear, (const Rows& x_TD, const Weight& weight_ND, float* y_TN))                                     \
+    KERNEL(void, refine, (const Rows& x_RD, const Weight& residual_VD, int64_t panels, float* y_RV))                   \
+    KERNEL(void, experts,                                                                                              \
+           (const Rows& x_TD, const int32_t* experts_TA, const float* gates_TA, int64_t active,                        \
+            const Weight& gate_up_END, const Weight& down_EDF, float* y_TD))                                           \
+    KERNEL(void, embed, (const Weight& table_VD, const int32_t* tokens_T, int64_t tokens, float* x_TD))                \
+    KERNEL(void, store_heads, (const Heads& k_TGK, const Heads& v_TGK, const Cache& cache, const int64_t* slots_T))    \
+    KERNEL(void, attend, (const Heads& q_THK, const Cache& cache, const Layout& layout, float* o_THK))                 \
+    KERNEL(void, norm, (const Heads& x_THK, const float* weight_K, float epsilon, float* y_THK))                       \
+    KERNEL(void, rotate,                                                                                               \
+           (const Heads& x_THK, const float* cosine_TK2, const float* sine_TK2, bool interleaved, float* y_THK))       \
+    KERNEL(void, scale_heads, (const Heads& x_THK, const float* factors_T, float* y_THK))                              \
+    KERNEL(void, add, (const Rows& x_TD, const Rows& y_TD, float* z_TD))                                               \
+    KERNEL(void, swiglu, (const Rows& gate_up_TN, float* a_TF))                                                        \
+    KERNEL(void, route,                                                                                                \
+           (const Rows& x_TD, const Weight& router_ED, int64_t active, int32_t* experts_TA, float* gates_TA))          \
+    KERNEL(void, weigh,                                                                                                \
+           (const float* logits_V, int64_t count, float largest, float temperature, float* weights_V, double* sums_S)) \
+    KERNEL(int64_t, reach, (const float* values_V, int64_t count, float floor, int64_t* indices))                      \
+    KERNEL(int64_t, quantize, (const Rows& x_TD, int8_t* codes_RD, float* scales_R, int64_t* places))                  \
+    KERNEL(void, encode,                                                                                               \
+           (const SourceRows& rows_ND, const Weight* coarse_ND, const WeightOut& into, int64_t first_row))             \
     KERNEL(int64_t, measure_int8, (int64_t rounds))
 
 struct Kernels {

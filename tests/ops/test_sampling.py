@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from twofold.errors import BadLogits, InvalidSampling
-from twofold.ops.sampling import best_indices, candidates, draw, invert, log_sum_exp, sample
+from twofold.ops.sampling import best_indices, candidates, draw, invert, sample, stretch_sums
 from twofold.ops.types import RowSampling
 
 PROBABILITIES = np.array([0.05, 0.4, 0.1, 0.25, 0.2], np.float32)
@@ -16,7 +16,7 @@ LOGITS = np.log(PROBABILITIES)
 
 
 def kept(**settings: Any) -> list[int]:
-    return candidates(LOGITS, RowSampling(**settings))[0].tolist()
+    return candidates(LOGITS, float(LOGITS.max()), RowSampling(**settings))[0].tolist()
 
 
 def test_top_k_keeps_the_best() -> None:
@@ -52,7 +52,7 @@ def test_leaving_out_hopeless_ids_changes_nothing() -> None:
         weights = np.exp(logits - logits.max())
         best = weights[order].astype(np.float64)
         expected = order[np.cumsum(best) - best < top_p * best.sum()]
-        ids, found = candidates(logits, RowSampling(top_p=top_p))
+        ids, found = candidates(logits, float(logits.max()), RowSampling(top_p=top_p))
         assert ids.tolist() == expected.tolist()
         assert found.tolist() == weights[expected].tolist()
 
@@ -63,7 +63,7 @@ def test_the_best_few_have_the_weights_that_all_would_have(top_k: int, temperatu
     logits = np.random.default_rng(13).normal(size=500).astype(np.float32).round(1)  # with ties
     scaled = logits / np.float32(temperature)
     order = np.argsort(-logits, kind="stable")[:top_k]
-    ids, found = candidates(logits, RowSampling(top_k=top_k, temperature=temperature))
+    ids, found = candidates(logits, float(logits.max()), RowSampling(top_k=top_k, temperature=temperature))
     assert ids.tolist() == order.tolist()
     assert found.tolist() == np.exp(scaled - scaled.max())[order].tolist()
 
@@ -122,7 +122,8 @@ def test_the_best_are_found_however_far_apart_they_are(scale: float, count: int)
 
 
 def test_a_sum_of_exponentials_does_not_overflow() -> None:
-    assert log_sum_exp(np.array([1000.0, 1000.0], np.float32)) == pytest.approx(1000 + np.log(2))
+    drawn = draw(np.array([1000.0, 1000.0], np.float32), RowSampling(temperature=0, logprobs=0))
+    assert drawn.logprob == pytest.approx(-np.log(2))
 
 
 @pytest.mark.parametrize("count", [1, 5, 1023, 1024, 1025, 5000])
@@ -131,8 +132,8 @@ def test_inverting_the_running_sum_finds_the_right_index(count: int) -> None:
     sums = np.cumsum(weights.astype(np.float64))
     for uniform in (0.0, 0.1, 0.5, 0.999999):
         expected = int(np.searchsorted(sums, uniform * sums[-1], side="right"))
-        assert abs(invert(weights, uniform) - expected) <= (0 if count < 1024 else 1)
-    assert invert(weights, np.nextafter(1.0, 0.0)) < count
+        assert abs(invert(weights, stretch_sums(weights), uniform) - expected) <= (0 if count < 1024 else 1)
+    assert invert(weights, stretch_sums(weights), np.nextafter(1.0, 0.0)) < count
 
 
 def test_a_token_that_is_known_is_judged_and_nothing_is_drawn() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twofold.backends.cpu.cache import CpuCache, new_layer
+from twofold.backends.cpu.passes import NativePasses
 from twofold.errors import NativeUnavailable
 from twofold.ops import contents, packed, rope, sampling
 from twofold.ops.packed import (
@@ -116,6 +117,7 @@ class CpuOps:
             self._module.set_threads(threads)
         self._kv_dtype = kv_dtype
         self._weights: dict[int, tuple[weakref.ref[Packed], _native.Weight]] = {}
+        self._passes = NativePasses(self._native)
         self.packer = CpuPacker(self._module, self._native)
 
     @property
@@ -292,4 +294,4 @@ class CpuOps:
 
     def sample(self, logits_RV: Floats, rows: Sequence[RowSampling]) -> list[Drawn]:
         """See ops.sampling."""
-        return sampling.sample(logits_RV, rows)
+        return sampling.sample(logits_RV, rows, self._passes)
