@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,10 +18,10 @@ REPLAYS = 5
 def compile_all(calls: Sequence[Call]) -> list[str]:
     """Run every call once, several at a time, so that their kernels are compiled side by side; what failed."""
     failures = []
-    if calls:
-        calls[0]()  # the first one alone: it starts the driver
     with ThreadPoolExecutor(COMPILERS) as pool:
-        for future in [pool.submit(call) for call in calls[1:]]:
+        first = [pool.submit(call) for call in calls[:1]]
+        wait(first)  # alone: it starts the driver
+        for future in first + [pool.submit(call) for call in calls[1:]]:
             failure = future.exception()
             if failure is not None:
                 failures.append(f"{type(failure).__name__}: {str(failure)[:200]}")

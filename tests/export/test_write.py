@@ -91,3 +91,14 @@ def test_int8_codes_are_those_of_the_scheme_w8a8(exported: Exported) -> None:
     tensors = {item.name: item for item in onnx.load(folder / GRAPH_NAME).graph.initializer}
     found = onnx.numpy_helper.to_array(tensors["layers.1.qkv.turned"])
     assert np.array_equal(found.T, integer_rows(weight)[: target.shape[0], : target.shape[1]])  # type: ignore[arg-type]
+
+
+def test_experts_cannot_be_merged_with_standard_operators_only(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from twofold.cli.export import command
+
+    found = CliRunner().invoke(command, ["demo", "-o", str(tmp_path / "graph"), "--experts", "merged"])
+    assert isinstance(found.exception, SettingsError)
+    assert "choose --target onnxruntime or genai" in str(found.exception)
+    assert not (tmp_path / "graph").exists()

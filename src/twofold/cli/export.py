@@ -61,12 +61,10 @@ def command() -> None:
 @click.option(
     "--experts",
     type=click.Choice(["merged", "apart"]),
-    default="merged",
-    show_default=True,
-    help="Experts in int4 or int8 of the targets onnxruntime and genai. merged: one operator for a layer's, meant for "
-    "GPUs; apart: each behind an If, faster on CPUs.",
+    help="Experts in int4 or int8. merged: one operator for a layer's, meant for GPUs; apart: each behind an If, faster "
+    "on CPUs. [default: merged, but apart for portable, which has no such operator]",
 )
-def write(model: str, output: Path, target: str, dtype: Form, experts: str) -> None:
+def write(model: str, output: Path, target: str, dtype: Form, experts: str | None) -> None:
     """Write MODEL as a graph with its weights, config, tokenizer and template, one matrix in memory at a time.
 
     Prefill and decode are one graph with any batch and length. The folder runs like any other model:
@@ -78,6 +76,11 @@ def write(model: str, output: Path, target: str, dtype: Form, experts: str) -> N
     from twofold.export.manifest import read_manifest
     from twofold.exporting import export_model
 
+    if experts == "merged" and target == "portable":
+        raise SettingsError(
+            "--experts merged needs an operator of ONNX Runtime's own, and --target portable has standard ones only; "
+            "leave --experts out, or choose --target onnxruntime or genai"
+        )
     console = Console(stderr=True)
     columns = (TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TextColumn("matrices"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -89,7 +92,7 @@ def write(model: str, output: Path, target: str, dtype: Form, experts: str) -> N
                 target,
                 dtype,
                 lambda done, total: bar.update(task, completed=done, total=total),
-                merges_experts=experts == "merged",
+                merges_experts=experts != "apart",
             )
         except OSError as error:
             raise SettingsError(f"{output} cannot be written: {error}") from error
