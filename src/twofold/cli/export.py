@@ -61,8 +61,8 @@ def command() -> None:
 @click.option(
     "--experts",
     type=click.Choice(["merged", "apart"]),
-    help="Experts in int4 or int8. merged: one operator for a layer's, meant for GPUs; apart: each behind an If, faster "
-    "on CPUs. [default: merged, but apart for portable, which has no such operator]",
+    help="Experts in int4 or int8. merged: one operator for a layer's, meant for GPUs; apart: each behind an If, "
+    "faster on CPUs. [default: merged, but apart for portable, which has no such operator]",
 )
 def write(model: str, output: Path, target: str, dtype: Form, experts: str | None) -> None:
     """Write MODEL as a graph with its weights, config, tokenizer and template, one matrix in memory at a time.
