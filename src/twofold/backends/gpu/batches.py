@@ -21,6 +21,8 @@ TILE_ROWS = 16
 """Rows of one sequence from which attention works in tiles of queries."""
 LEAST_WIDTH = 32
 """Least columns of a padded block table."""
+ALIGNMENT = 4
+"""Words that every array begins at a multiple of: kernels are compiled for what their pointers are aligned to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,42 +68,63 @@ def width_of(columns: int) -> int:
 
 
 def pad(batch: Batch) -> Batch:
-    """A decoding batch with as many rows as its bucket and tables of a width of theirs."""
-    rows = len(batch.tokens_T)
-    more = bucket_of(rows) - rows
+    """A decoding batch with as many rows as its bucket."""
+    rows = bucket_of(len(batch.tokens_T))
 
     def pages(given: Pages) -> Pages:
-        columns = width_of(given.blocks_SB.shape[1]) - given.blocks_SB.shape[1]
         return Pages(
-            slots_T=np.pad(given.slots_T, (0, more), constant_values=-1),
-            blocks_SB=np.pad(given.blocks_SB, ((0, more), (0, columns)), constant_values=0),
-            bases_S=np.pad(given.bases_S, (0, more)),
+            slots_T=filled(given.slots_T, rows, -1),
+            blocks_SB=filled(given.blocks_SB, rows, 0),
+            bases_S=filled(given.bases_S, rows, 0),
         )
 
     return Batch(
-        tokens_T=np.pad(batch.tokens_T, (0, more)),
-        positions_T=np.pad(batch.positions_T, (0, more)),
-        starts_S=np.arange(rows + more + 1, dtype=np.int32),
-        rows_R=np.arange(rows + more, dtype=np.int32),
+        tokens_T=filled(batch.tokens_T, rows, 0),
+        positions_T=filled(batch.positions_T, rows, 0),
+        starts_S=np.arange(rows + 1, dtype=np.int32),
+        rows_R=np.arange(rows, dtype=np.int32),
         global_pages=pages(batch.global_pages),
         local_pages=None if batch.local_pages is None else pages(batch.local_pages),
     )
 
 
+def filled(array: npt.NDArray[Any], rows: int, value: int) -> npt.NDArray[Any]:
+    """An array with so many rows, the last of them full of a value."""
+    if len(array) == rows:
+        return array
+    whole = np.full((rows, *array.shape[1:]), value, array.dtype)
+    whole[: len(array)] = array
+    return whole
+
+
 def arrays_of(batch: Batch) -> list[npt.NDArray[Any]]:
-    """The arrays of a batch and the sequence of every row, the 64-bit ones first."""
+    """The arrays of a batch, block tables in padded widths, and the sequence of every row; the 64-bit ones first."""
     counts_S = np.diff(batch.starts_S)
     sequence_T = np.repeat(np.arange(len(counts_S), dtype=np.int32), counts_S)
     kinds = [batch.global_pages, *([] if batch.local_pages is None else [batch.local_pages])]
-    tables = [array for pages in kinds for array in (pages.blocks_SB, pages.bases_S)]
+    tables = [array for pages in kinds for array in (widened(pages.blocks_SB), pages.bases_S)]
     slots = [np.asarray(pages.slots_T, np.int64) for pages in kinds]
     own = [batch.tokens_T, batch.positions_T, batch.starts_S, batch.rows_R, sequence_T]
     return slots + [np.ascontiguousarray(array, np.int32) for array in own + tables]
 
 
+def widened(blocks_SB: Ints) -> Ints:
+    """A block table with as many columns as `width_of` says."""
+    rows, columns = blocks_SB.shape
+    wide_SB = np.zeros((rows, width_of(columns)), np.int32)
+    wide_SB[:, :columns] = blocks_SB
+    return wide_SB
+
+
 def flatten(arrays: list[npt.NDArray[Any]]) -> Ints:
-    """All arrays one after the other, as 32-bit words."""
-    return np.concatenate([array.reshape(-1).view(np.int32) for array in arrays])
+    """All arrays one after the other, as 32-bit words, each at a multiple of ALIGNMENT."""
+    words = np.zeros(sum(padded(array.nbytes // 4, ALIGNMENT) for array in arrays), np.int32)
+    start = 0
+    for array in arrays:
+        count = array.nbytes // 4
+        words[start : start + count] = array.reshape(-1).view(np.int32)
+        start += padded(count, ALIGNMENT)
+    return words
 
 
 def view(words: Tensor, arrays: list[npt.NDArray[Any]], host: Batch, is_local: bool) -> DeviceBatch:
@@ -111,7 +134,7 @@ def view(words: Tensor, arrays: list[npt.NDArray[Any]], host: Batch, is_local: b
         count = array.nbytes // 4
         piece = words[start : start + count]
         tensors.append((piece.view(torch.int64) if array.dtype == np.int64 else piece).reshape(array.shape))
-        start += count
+        start += padded(count, ALIGNMENT)
     kinds = 2 if is_local else 1
     slots, (tokens_T, positions_T, starts_S, rows_R, sequence_T) = tensors[:kinds], tensors[kinds : kinds + 5]
     tables = tensors[kinds + 5 :]

@@ -176,7 +176,7 @@ def extent(position, chunk, UNIT: tl.constexpr, SPLITS: tl.constexpr):
     return first, length, tl.cdiv(position + 1 - first, tl.maximum(length, 1))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["longest"])
 def attend_few_kernel(
     q_ptr, keys_ptr, values_ptr, key_scales_ptr, value_scales_ptr, positions_ptr, starts_ptr, blocks_ptr, bases_ptr,
     partial_ptr, sums_ptr, counters_ptr, o_ptr, table_width, chunk, scale, longest, KV_HEADS: tl.constexpr,

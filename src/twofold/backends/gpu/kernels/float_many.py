@@ -35,7 +35,7 @@ CONFIGS = {
 """What a sweep tries, by rows of a block."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["row_count", "block_count"])
 def many_kernel(
     x, x_scales, weight, weight_scales, rows, experts, gates, y, N, x_stride, row_count, block_count,
     D: tl.constexpr, ACTIVE: tl.constexpr, FORMAT: tl.constexpr, HAS_GATES: tl.constexpr, TARGET: tl.constexpr,

@@ -66,7 +66,7 @@ def by_byte(x, ROWS: tl.constexpr, GROUPS: tl.constexpr):
     return tl.reshape(tl.broadcast_to(x[:, :, None], [ROWS, GROUPS, 16]), [ROWS, GROUPS * 16])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["row_count", "block_count"])
 def many_group4_kernel(
     x, codes, scales, zeros, rows, experts, gates, y, N, stored_rows, x_stride, row_count, block_count,
     D: tl.constexpr, GROUPS_OF_ROW: tl.constexpr, ACTIVE: tl.constexpr, HAS_GATES: tl.constexpr,

@@ -43,7 +43,7 @@ def order(experts_R: Tensor, expert_count: int, block: int) -> Order:
     return Order(rows, expert_of_block, block)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "blocks"])
 def order_kernel(
     experts_R, rows_P, expert_of_block, count, expert_count, blocks,
     BLOCK: tl.constexpr, EXPERTS: tl.constexpr, STEP: tl.constexpr,
