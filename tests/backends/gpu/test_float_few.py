@@ -46,6 +46,9 @@ def test_routed_rows_meet_their_experts(form: Format, tokens: int, active: int, 
     assert error(few_routed(x_TD, active, experts_R, gates_R, weight), expected) <= PRODUCTS[form].relative
     plain = products(x_TD, active, experts_R, torch.ones_like(gates_R), weight)
     assert error(few_routed(x_TD, active, experts_R, None, weight), plain) <= PRODUCTS[form].relative
+    add_RN = torch.arange(plain.numel(), dtype=torch.float32).reshape(plain.shape) / 100
+    found_RN = few_routed(x_TD, active, experts_R, None, weight, add_RN=add_RN)
+    assert error(found_RN, plain + add_RN) <= PRODUCTS[form].relative
 
 
 def test_no_token_gives_no_row() -> None:

@@ -43,6 +43,9 @@ def test_every_cut_gives_the_same(cut: Cut) -> None:
 def test_routed_rows_meet_their_experts(form: Format, tokens: int, active: int, experts: int) -> None:
     codes, weight, experts_R, gates_R, wanted = routed(form, tokens, active, experts, 3, 96)
     assert np.array_equal(few_routed(codes, active, experts_R, gates_R, weight, SMALL).numpy(), wanted)
+    add_RN = torch.linspace(-1, 1, wanted.size).reshape(wanted.shape)
+    found = few_routed(codes, active, experts_R, gates_R, weight, SMALL, add_RN)
+    assert np.array_equal(found.numpy(), wanted + add_RN.numpy())
 
 
 def test_no_token_gives_no_row() -> None:

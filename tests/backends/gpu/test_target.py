@@ -14,11 +14,12 @@ WORDS = [int(word) for word in np.random.default_rng(5).integers(0, 1 << 32, 200
 
 
 def permuted(low: int, high: int, chosen: int) -> int:
-    """prmt.b32: each of four nibbles names one of eight bytes; its fourth bit would repeat the byte's sign."""
+    """prmt.b32: each of four nibbles names one of eight bytes, or by its fourth bit that byte's sign, eight times."""
     both = low | high << 32
     nibbles = [chosen >> 4 * place & 15 for place in range(4)]
-    assert max(nibbles) < 8
-    return sum((both >> 8 * nibble & 255) << 8 * place for place, nibble in enumerate(nibbles))
+    named = [both >> 8 * (nibble & 7) & 255 for nibble in nibbles]
+    found = [byte if nibble < 8 else 255 * (byte >> 7) for byte, nibble in zip(named, nibbles, strict=True)]
+    return sum(byte << 8 * place for place, byte in enumerate(found))
 
 
 def looked_up(a: int, b: int, c: int, table: int) -> int:
@@ -30,6 +31,7 @@ def looked_up(a: int, b: int, c: int, table: int) -> int:
 RUN = {
     "and": lambda a, b: a & b,
     "or": lambda a, b: a | b,
+    "xor": lambda a, b: a ^ b,
     "shr": lambda a, b: a >> b,
     "prmt": permuted,
     "lop3": looked_up,
@@ -63,11 +65,25 @@ def test_levels_come_nibble_after_nibble() -> None:
         assert bytes_of(found["_0"], found["_1"]) == [int(LEVELS[code]) for code in codes_of(word)]
 
 
-def test_the_constants_of_the_lookup_are_those_it_is_given() -> None:
+def test_levels_are_the_sums_of_two_lookups() -> None:
+    upper = (LEVELS[8:12] + 1).astype(np.int8).view(np.uint32)
+    for word in WORDS:
+        found = run(target._CUDA_SUMMANDS.value, _4=word, _5=int(LEVELS.view(np.uint32)[0]), _6=int(upper[0]))
+        sums = np.add(bytes_of(found["_0"], found["_1"]), bytes_of(found["_2"], found["_3"]))
+        assert sums.tolist() == [int(LEVELS[code]) for code in codes_of(word)]
+
+
+def test_lower_levels_are_negative_and_upper_ones_are_not() -> None:
+    """What makes signs of bytes summands."""
+    assert (LEVELS[:8] < 0).all()
+    assert (LEVELS[8:] >= 0).all()
+
+
+def test_the_constants_of_the_lookups_are_those_they_are_given() -> None:
     body = target._CUDA_TABLES.value.split("and.b32 none, below, above;")[1]
     found = run(body, none=0)
-    table = LEVELS.view(np.uint32)
-    assert [found["_0"], found["_1"], found["_2"]] == [int(table[0]), int(table[2]), 0x32103210]
+    table, upper = LEVELS.view(np.uint32), (LEVELS[8:12] + 1).astype(np.int8).view(np.uint32)
+    assert [found[f"_{place}"] for place in range(4)] == [int(table[0]), int(table[2]), 0x32103210, int(upper[0])]
 
 
 @pytest.mark.parametrize("m", [-8, -1, 1, 5, 8])

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from twofold.backends.gpu.kernels import float_few, float_many, integer_few, integer_many, quantize
+from twofold.backends.gpu.codes import Codes
+from twofold.backends.gpu.kernels import early, float_few, float_many, integer_few, integer_many, quantize
 from twofold.backends.gpu.kernels.combine import combine
 from twofold.backends.gpu.kernels.order import Order, order
 from twofold.backends.gpu.kernels.swiglu import swiglu
@@ -90,12 +91,7 @@ class Call:
 
 def experts(call: Call, add_TD: Tensor | None) -> Tensor:
     """Sum over the experts of each token, plus `add_TD` where there is one: float32 [T, D]."""
-    return summed(call, pairs(call), add_TD)
-
-
-def summed(call: Call, y_RD: Tensor, add_TD: Tensor | None) -> Tensor:
-    """The rows of each token added up, and `add_TD` with them: float32 [T, D]."""
-    return y_RD.float() if call.active == 1 and add_TD is None else combine(y_RD, call.active, add_TD)
+    return summed(call, hidden(call), add_TD)
 
 
 def beside(call: Call, work: Callable[[], Tensor]) -> Tensor:
@@ -109,11 +105,12 @@ def beside(call: Call, work: Callable[[], Tensor]) -> Tensor:
     here, side = torch.cuda.current_stream(), side_stream(call.x.device)
     call.prepare()
     side.wait_stream(here)
-    with torch.cuda.stream(side):
-        y_RD = pairs(call)
-    add_TD = work()
-    here.wait_stream(side)
-    return summed(call, y_RD, add_TD)
+    with early.paused():
+        with torch.cuda.stream(side):
+            found = hidden(call)
+        add_TD = work()
+        here.wait_stream(side)
+        return summed(call, found, add_TD)
 
 
 @cache
@@ -122,45 +119,83 @@ def side_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-def pairs(call: Call) -> Tensor:
-    """down(swiglu(gate_up(gate * x))) of every token and expert: [T * A, D]."""
-    active, rows = call.active, call.rows
+@dataclass(frozen=True, eq=False)
+class Hidden:
+    """swiglu(gate_up(gate * x)) of every token and expert, and the order they are in where there are many."""
+
+    rows: Codes | Tensor
+    order: Order | None
+
+
+def hidden(call: Call) -> Hidden:
+    """Everything up to the last product: the router, the first product and the non-linearity."""
     experts_R, gates_R = (tensor.reshape(-1) for tensor in call.choice.tensors)
-    if not rows:
-        return torch.empty(0, call.down.shape[-2], device=call.x.device)
-    sorted_rows = (
-        None
-        if rows <= call.few
-        else order(experts_R, call.gate_up.shape[0], integer_many.block_of(rows, call.gate_up.shape[0]))
+    if call.rows <= call.few:
+        return Hidden((few_codes if call.is_integer else few_floats)(call, experts_R, gates_R), None)
+    count = call.gate_up.shape[0]
+    sorted_rows = order(experts_R, count, integer_many.block_of(call.rows, count))
+    return Hidden((many_codes if call.is_integer else many_floats)(call, sorted_rows, gates_R), sorted_rows)
+
+
+def summed(call: Call, found: Hidden, add_TD: Tensor | None) -> Tensor:
+    """The last product, the rows of each token added up, and `add_TD` with them: float32 [T, D]."""
+    if call.active == 1 and found.order is None:
+        return last(call, found, add_TD)
+    y_RD = last(call, found, None)
+    return y_RD.float() if call.active == 1 and add_TD is None else combine(y_RD, call.active, add_TD)
+
+
+def last(call: Call, found: Hidden, add_RD: Tensor | None) -> Tensor:
+    """The last product of every pair; of few ones plus `add_RD`, where it is given."""
+    experts_R = call.choice.tensors[0].reshape(-1)
+    if isinstance(found.rows, Codes):
+        down = integers(call.down)
+        if found.order is None:
+            return integer_few.few_routed(found.rows, 1, experts_R, None, down, add_RN=add_RD)
+        return integer_many.many_routed(found.rows, 1, found.order, None, wide_enough(down, call.rows))
+    if found.order is None:
+        return float_few.few_routed(found.rows, 1, experts_R, None, floats(call.down), add_RN=add_RD)
+    return float_many.many_routed(found.rows, 1, found.order, None, floats(call.down))
+
+
+def few_codes(call: Call, experts_R: Tensor, gates_R: Tensor) -> Codes:
+    """Of every pair by itself, integer weights."""
+    gate_up = integers(call.gate_up)
+    return quantize.swiglu_quantize(integer_few.few_routed(call.x.codes(), call.active, experts_R, gates_R, gate_up))
+
+
+def many_codes(call: Call, sorted_rows: Order, gates_R: Tensor) -> Codes:
+    """Of all pairs in tiles, integer weights."""
+    gate_up = wide_enough(integers(call.gate_up), call.rows)
+    return quantize.swiglu_quantize(
+        integer_many.many_routed(call.x.codes(), call.active, sorted_rows, gates_R, gate_up)
     )
-    through = through_integers if call.is_integer else through_floats
-    return through(call, active, experts_R, gates_R, sorted_rows)
 
 
-def through_integers(call: Call, active: int, experts_R: Tensor, gates_R: Tensor, sorted_rows: Order | None) -> Tensor:
-    """down(swiglu(gate_up(gate * x))) of every pair, integer weights."""
-    assert isinstance(call.gate_up, Int8Weight | Int4Weight)
-    assert isinstance(call.down, Int8Weight | Int4Weight), "both products have one kind of format"
-    if sorted_rows is None:
-        hidden = integer_few.few_routed(call.x.codes(), active, experts_R, gates_R, call.gate_up)
-        return integer_few.few_routed(quantize.swiglu_quantize(hidden), 1, experts_R, None, call.down)
-    gate_up, down = (wide_enough(weight, len(experts_R)) for weight in (call.gate_up, call.down))
-    hidden = integer_many.many_routed(call.x.codes(), active, sorted_rows, gates_R, gate_up)
-    return integer_many.many_routed(quantize.swiglu_quantize(hidden), 1, sorted_rows, None, down)
+def few_floats(call: Call, experts_R: Tensor, gates_R: Tensor) -> Tensor:
+    """Of every pair by itself, float weights and four-bit groups."""
+    return swiglu(float_few.few_routed(call.x.values(), call.active, experts_R, gates_R, floats(call.gate_up)))
+
+
+def many_floats(call: Call, sorted_rows: Order, gates_R: Tensor) -> Tensor:
+    """Of all pairs in tiles, float weights and four-bit groups."""
+    dtype = call.tile_dtype
+    x_TD = call.x.values(dtype)
+    return swiglu(float_many.many_routed(x_TD, call.active, sorted_rows, gates_R, floats(call.gate_up), dtype), dtype)
+
+
+def integers(weight: GpuWeight) -> IntegerWeight:
+    """A weight that takes codes."""
+    assert isinstance(weight, Int8Weight | Int4Weight), "both products have one kind of format"
+    return weight
+
+
+def floats(weight: GpuWeight) -> float_few.FloatWeight:
+    """A weight that takes numbers."""
+    assert isinstance(weight, DenseWeight | Fp8Weight | Group4Weight), "both products have one kind of format"
+    return weight
 
 
 def wide_enough(weight: IntegerWeight, rows: int) -> IntegerWeight:
     """The weight as its tiles are fastest for so many rows: four bits widened to eight where many share them."""
     return widened(weight) if isinstance(weight, Int4Weight) and rows >= WIDENED_FROM else weight
-
-
-def through_floats(call: Call, active: int, experts_R: Tensor, gates_R: Tensor, sorted_rows: Order | None) -> Tensor:
-    """down(swiglu(gate_up(gate * x))) of every pair, float weights and four-bit groups."""
-    assert isinstance(call.gate_up, DenseWeight | Fp8Weight | Group4Weight)
-    assert isinstance(call.down, DenseWeight | Fp8Weight | Group4Weight), "both products have one kind of format"
-    if sorted_rows is None:
-        hidden = float_few.few_routed(call.x.values(), active, experts_R, gates_R, call.gate_up)
-        return float_few.few_routed(swiglu(hidden), 1, experts_R, None, call.down)
-    dtype = call.tile_dtype
-    hidden = float_many.many_routed(call.x.values(dtype), active, sorted_rows, gates_R, call.gate_up, dtype)
-    return float_many.many_routed(swiglu(hidden, dtype), 1, sorted_rows, None, call.down)

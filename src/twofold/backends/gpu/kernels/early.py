@@ -9,6 +9,8 @@ front is done and seen; `release` lets the next kernel begin. A kernel that is l
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,13 +23,24 @@ LEAST_CAPABILITY = (9, 0)
 
 
 def starts_early(device: torch.device) -> bool:
-    """Whether kernels on this device are launched early: where TWOFOLD_EARLY=1 asks for it.
-
-    Off by itself: on an H100 it saved 2 to 5 % of a decoding step, but its results were not yet compared there.
-    """
-    if target() != "cuda" or os.environ.get("TWOFOLD_EARLY") != "1":
+    """Whether kernels on this device are launched early: where that can be, unless TWOFOLD_EARLY=0 forbids it."""
+    if _paused or target() != "cuda" or os.environ.get("TWOFOLD_EARLY") == "0":
         return False
     return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
+
+
+_paused = False
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """No early launches in here: while two streams run, whoever waits on a processor takes room from the other one."""
+    global _paused
+    before, _paused = _paused, True
+    try:
+        yield
+    finally:
+        _paused = before
 
 
 def options(device: torch.device) -> dict[str, Any]:
@@ -37,9 +50,13 @@ def options(device: torch.device) -> dict[str, Any]:
 
 @triton.jit
 def wait(EARLY: tl.constexpr):
-    """Nothing after this happens before the kernels in front are done."""
+    """Nothing after this happens before the kernels in front are done. 0, for what no order binds but its operands."""
+    zero = tl.full([], 0, tl.int32)
     if EARLY:
-        tl.inline_asm_elementwise("griddepcontrol.wait; // $0", "=r", [], dtype=tl.int32, is_pure=False, pack=1)
+        zero = tl.inline_asm_elementwise(
+            "griddepcontrol.wait; mov.u32 $0, 0;", "=r", [], dtype=tl.int32, is_pure=False, pack=1
+        )
+    return zero
 
 
 @triton.jit

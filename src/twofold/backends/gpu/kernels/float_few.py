@@ -15,10 +15,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from twofold.backends.gpu.kernels.early import options, wait
-from twofold.backends.gpu.kernels.fp8 import decode_fp8, decode_words, has_fp8
+from twofold.backends.gpu.kernels.early import options, release, wait
+from twofold.backends.gpu.kernels.fp8 import decode_apart, decode_fp8, decode_words, has_fp8
 from twofold.backends.gpu.kernels.group4_few import Rows, Tiling, launch_group4
 from twofold.backends.gpu.kernels.signature import Signature
+from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.tiles import find_row, read_tile
 from twofold.backends.gpu.weights import DenseWeight, Fp8Weight, Group4Weight
 
@@ -45,45 +46,88 @@ def values_of(raw, ROWS: tl.constexpr, COLUMNS: tl.constexpr, FORMAT: tl.constex
 
 
 @triton.jit
+def read_four(pointers, TARGET: tl.constexpr):
+    """Four float32 at each pointer (a multiple of 16 bytes), by one load and without leaving the thread that asks.
+
+    Triton's own loads are laid out for the memory, and what they bring changes threads through shared memory. This one
+    has no order but its operands': what it must not overtake has to be among them.
+    """
+    if TARGET == "cuda":
+        return tl.inline_asm_elementwise(
+            "ld.global.v4.f32 {$0, $1, $2, $3}, [$4];", "=f,=f,=f,=f,l", [pointers.to(tl.int64)],
+            dtype=(tl.float32, tl.float32, tl.float32, tl.float32), is_pure=True, pack=1,
+        )  # fmt: skip
+    return tl.load(pointers), tl.load(pointers + 1), tl.load(pointers + 2), tl.load(pointers + 3)
+
+
+@triton.jit
+def add_words(sums, raw, pointers, NATIVE: tl.constexpr, TARGET: tl.constexpr):
+    """sums [ROWS, W] + the products of words of four float8 [ROWS, W] with the four float32 at each pointer [W]."""
+    first, second, third, fourth = decode_apart(raw, NATIVE)
+    x_first, x_second, x_third, x_fourth = read_four(pointers[None, :], TARGET)
+    sums += first * x_first
+    sums += second * x_second
+    sums += third * x_third
+    return sums + fourth * x_fourth
+
+
+@triton.jit
+def add_tile(
+    sums, raw, x_row, x_stride, start,
+    D: tl.constexpr, FORMAT: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    PER_LOAD: tl.constexpr, DIRECT: tl.constexpr, NATIVE: tl.constexpr, TARGET: tl.constexpr,
+):  # fmt: skip
+    """The sums of every token with the products of a tile, which begins at column `start`."""
+    grown = ()
+    if DIRECT:
+        for t in tl.static_range(TOKENS):
+            pointers = x_row + t * x_stride + start + tl.arange(0, COLUMNS // 4) * 4
+            grown = grown + (add_words(sums[t], raw, pointers, NATIVE, TARGET),)  # noqa: RUF005
+    else:
+        column = start + tl.arange(0, COLUMNS)
+        w = values_of(raw, ROWS, COLUMNS, FORMAT, NATIVE)
+        for t in tl.static_range(TOKENS):
+            x_D = read_tile(x_row + t * x_stride + column, column < D, D % COLUMNS != 0).to(tl.float32)
+            products = tl.reshape(w * x_D[None, :], [ROWS, COLUMNS // PER_LOAD, PER_LOAD])
+            grown = grown + (sums[t] + tl.sum(products, axis=2),)  # noqa: RUF005
+    return grown
+
+
+@triton.jit
 def few_kernel(
     x, weight, scales, experts, gates, add, y, N, x_stride, add_stride,
     D: tl.constexpr, FORMAT: tl.constexpr, TOKENS: tl.constexpr, ACTIVE: tl.constexpr, HAS_GATES: tl.constexpr,
     HAS_ADD: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PER_LOAD: tl.constexpr,
-    NATIVE: tl.constexpr, EARLY: tl.constexpr,
+    NATIVE: tl.constexpr, DIRECT: tl.constexpr, TARGET: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """x_TD f32 | bf16; weight [E, N, D] f32 | bf16 | uint8, or its words; scales_EN f32 (fp8); add_TN, y_TN f32.
 
     ACTIVE 0: one weight, all TOKENS at once. Otherwise program axis 1 is row r of y: x row r // ACTIVE (TOKENS is 1)
-    times expert experts_R[r], scaled by gates_R[r].
+    times expert experts_R[r], scaled by gates_R[r]. DIRECT: threads read x for themselves (words, x f32, no tail).
     """
     row = tl.minimum(tl.program_id(0) * ROWS + tl.arange(0, ROWS), N - 1)
     out = tl.program_id(1)
+    release(EARLY)
     token, expert = find_row(experts, out, ACTIVE, EARLY)
     weight_row = expert * N + row
     x_row = x + token * x_stride
-    zero = tl.zeros([ROWS, COLUMNS // PER_LOAD], tl.float32)
-    sums = (zero,)
+    nothing = tl.zeros([ROWS, COLUMNS // (4 if DIRECT else PER_LOAD)], tl.float32)
+    sums = (nothing,)
     for _ in tl.static_range(TOKENS - 1):
-        sums = sums + (zero,)  # noqa: RUF005
-    lane = tl.arange(0, COLUMNS)
+        sums = sums + (nothing,)  # noqa: RUF005
     ITEMS: tl.constexpr = 4 if FORMAT == "words" else 1
     place = tl.arange(0, COLUMNS // ITEMS)
     tile = weight + (weight_row * (D // ITEMS))[:, None] + place[None, :]
     raw = read_tile(tile, (place < D // ITEMS)[None, :], COLUMNS > D)
     if ACTIVE == 0:
-        wait(EARLY)
+        zero = wait(EARLY)
+        if DIRECT:
+            x_row += zero
     for start in range(0, D, COLUMNS):
-        column = start + lane
-        inside = column < D
         after = (start + COLUMNS) // ITEMS  # what comes next is under way while this is multiplied
         following = tl.load(tile + after, mask=(after + place < D // ITEMS)[None, :], other=0.0)
-        w = values_of(raw, ROWS, COLUMNS, FORMAT, NATIVE)
-        grown = ()
-        for t in tl.static_range(TOKENS):
-            x_D = read_tile(x_row + t * x_stride + column, inside, D % COLUMNS != 0).to(tl.float32)
-            products = tl.reshape(w * x_D[None, :], [ROWS, COLUMNS // PER_LOAD, PER_LOAD])
-            grown = grown + (sums[t] + tl.sum(products, axis=2),)  # noqa: RUF005
-        sums = grown
+        sums = add_tile(sums, raw, x_row, x_stride, start, D, FORMAT, TOKENS, ROWS, COLUMNS, PER_LOAD, DIRECT, NATIVE,
+                        TARGET)  # fmt: skip
         raw = following
     for t in tl.static_range(TOKENS):
         result = tl.sum(sums[t], axis=1)
@@ -92,8 +136,14 @@ def few_kernel(
         if HAS_GATES:
             result *= tl.load(gates + out)
         if HAS_ADD:
-            result += tl.load(add + t * add_stride + row).to(tl.float32)
+            result += tl.load(add + (out + t) * add_stride + row).to(tl.float32)
         tl.store(y + tl.cast(out + t, tl.int64) * N + row, result)
+
+
+def is_aligned(x_TD: Tensor) -> bool:
+    """Whether every fourth number of every row can be read with the three behind it by one load."""
+    whole = x_TD.dtype == torch.float32 and x_TD.stride(0) % 4 == 0
+    return whole and x_TD.data_ptr() % LOAD_BYTES == 0
 
 
 def choose(item_bytes: int, tokens: int) -> Tiling:
@@ -124,14 +174,16 @@ def few_routed(
     gates_R: Tensor | None,
     weight: FloatWeight,
     tiling: Tiling | None = None,
+    add_RN: Tensor | None = None,
 ) -> Tensor:
-    """Row r of the result is gate r times expert r times x row r // active: float32 [R, N].
+    """Row r of the result is gate r times expert r times x row r // active (+ add): float32 [R, N].
 
-    experts_R int32, gates_R float32. Every row reads its expert for itself.
+    experts_R int32, gates_R float32, add_RN float32. Every row reads its expert for itself.
     """
     y_RN = torch.empty(len(experts_R), weight.shape[1], dtype=torch.float32, device=x_TD.device)
     if len(experts_R):
-        launch(Rows(x_TD=x_TD, y_RN=y_RN, active=active, experts_R=experts_R, gates_R=gates_R), weight, tiling)
+        rows = Rows(x_TD=x_TD, y_RN=y_RN, add_RN=add_RN, active=active, experts_R=experts_R, gates_R=gates_R)
+        launch(rows, weight, tiling)
     return y_RN
 
 
@@ -146,6 +198,7 @@ def launch(rows: Rows, weight: FloatWeight, tiling: Tiling | None) -> None:
         kind = "words" if columns % 4 == 0 else "bytes"
         values = values.view(torch.int32 if kind == "words" else torch.uint8)
     tiling = tiling or choose(item_bytes, rows.tokens)
+    tile_columns = tiling.row_bytes // item_bytes
     grid = (triton.cdiv(weight.shape[-2], tiling.rows), rows.programs)
     few_kernel[grid](
         rows.x_TD,
@@ -160,8 +213,10 @@ def launch(rows: Rows, weight: FloatWeight, tiling: Tiling | None) -> None:
         NATIVE=has_fp8(values.device),
         **rows.constants(),
         ROWS=tiling.rows,
-        COLUMNS=tiling.row_bytes // item_bytes,
+        COLUMNS=tile_columns,
         PER_LOAD=LOAD_BYTES // item_bytes,
+        DIRECT=kind == "words" and columns % tile_columns == 0 and is_aligned(rows.x_TD),
+        TARGET=target(),
         **options(values.device),
         num_warps=tiling.warps,
     )
@@ -176,7 +231,14 @@ SIGNATURES = {
     name: Signature(
         kernel=few_kernel,
         arguments=_ARGUMENTS.format("bf16" if kind == "dense" else "i32"),
-        constants=_CONSTANTS | {"FORMAT": kind, "PER_LOAD": 8 if kind == "dense" else 16, "ROWS": rows} | changes,
+        constants=_CONSTANTS
+        | {
+            "FORMAT": kind,
+            "DIRECT": kind == "words",
+            "PER_LOAD": 8 if kind == "dense" else 16,
+            "ROWS": rows,
+        }
+        | changes,
         warps=4 if kind == "dense" else 2,
     )
     for name, kind, rows, changes in (

@@ -57,6 +57,13 @@ def decode_words(words, ROWS: tl.constexpr, COLUMNS: tl.constexpr, NATIVE: tl.co
 
     Words that wait in registers stay whole; bytes would be taken apart and put together again.
     """
+    first, second, third, fourth = decode_apart(words, NATIVE)
+    return tl.reshape(tl.join(tl.join(first, third), tl.join(second, fourth)), [ROWS, COLUMNS])
+
+
+@triton.jit
+def decode_apart(words, NATIVE: tl.constexpr):
+    """float32 values of the first, second, third and fourth bytes of words."""
     if NATIVE:
         low, high = tl.inline_asm_elementwise(
             _HALVES, "=r,=r,r", [words], dtype=(tl.int32, tl.int32), is_pure=True, pack=1
@@ -69,7 +76,7 @@ def decode_words(words, ROWS: tl.constexpr, COLUMNS: tl.constexpr, NATIVE: tl.co
             decode_byte(words, 2),
             decode_byte(words, 3),
         )
-    return tl.reshape(tl.join(tl.join(first, third), tl.join(second, fourth)), [ROWS, COLUMNS])
+    return first, second, third, fourth
 
 
 @triton.jit

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from twofold.backends.gpu.kernels.early import options, wait
+from twofold.backends.gpu.kernels.early import options, release, wait
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.tiles import find_row, read_tile
@@ -174,6 +174,7 @@ def few_group4_kernel(
     """codes int32 words [E, N16, G, 4]; scales, zeros f16 [E, N16, G]; the rest as in few_kernel."""
     row = tl.minimum(tl.program_id(0) * ROWS + tl.arange(0, ROWS), N - 1)
     out = tl.program_id(1)
+    release(EARLY)
     token, expert = find_row(experts, out, ACTIVE, EARLY)
     first = (expert * stored_rows + row) * GROUPS_OF_ROW
     x_row = x + token * x_stride
@@ -205,7 +206,7 @@ def few_group4_kernel(
         if HAS_GATES:
             result *= tl.load(gates + out)
         if HAS_ADD:
-            result += tl.load(add + t * add_stride + row).to(tl.float32)
+            result += tl.load(add + (out + t) * add_stride + row).to(tl.float32)
         tl.store(y + tl.cast(out + t, tl.int64) * N + row, result)
 
 

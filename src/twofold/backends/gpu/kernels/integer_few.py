@@ -19,8 +19,19 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.codes import Codes
+from twofold.backends.gpu.kernels.early import options, release, wait
 from twofold.backends.gpu.kernels.signature import Signature
-from twofold.backends.gpu.kernels.target import cached_words, dots, level_tables, levels32, paired32, target, words16
+from twofold.backends.gpu.kernels.target import (
+    cached_words,
+    dots,
+    level_tables,
+    levels32,
+    paired32,
+    summands32,
+    target,
+    words16,
+)
+from twofold.backends.gpu.kernels.tiles import find_row
 from twofold.backends.gpu.weights import Int4Weight, IntegerWeight
 from twofold.ops.activations import REST_STEPS
 
@@ -73,14 +84,21 @@ def few_routed(
     gates_R: Tensor | None,
     weight: IntegerWeight,
     cut: Cut | None = None,
+    add_RN: Tensor | None = None,
 ) -> Tensor:
-    """Row r: the codes of token r // active, their scale times gates_R[r], with matrix experts_R[r] (int32): [R, N]."""
+    """Row r: the codes of token r // active, their scale times gates_R[r], with matrix experts_R[r] (int32): [R, N].
+
+    add_RN (contiguous) is added to it.
+    """
     rows = weight.shape[-2]
     y_RN = torch.empty(len(experts_R), rows, device=codes.scales_T.device)
     cut = cut or choose(1, rows, isinstance(weight, Int4Weight))
     grid = (triton.cdiv(rows, cut.rows), len(experts_R))
     if len(experts_R):
-        launch(codes, weight, y_RN, grid, cut, TOKENS=1, experts=experts_R, gates=gates_R, ACTIVE=active)
+        launch(
+            codes, weight, y_RN, grid, cut, TOKENS=1, add=add_RN, experts=experts_R, gates=gates_R,
+            ACTIVE=active,
+        )  # fmt: skip
     return y_RN
 
 
@@ -107,7 +125,7 @@ def launch(
         weight.shape[-2], weight.scales.shape[-1],
         WIDTH=codes.codes_TCW.shape[-1], FOUR=is_four, TOKENS=TOKENS, ROWS=cut.rows, LANES=32 * cut.warps,
         STAGES=cut.stages, ACTIVE=ACTIVE, HAS_GATES=gates is not None, HAS_ADD=add is not None, TARGET=target(),
-        num_warps=cut.warps, enable_fp_fusion=False,
+        **options(y.device), num_warps=cut.warps, enable_fp_fusion=False,
     )  # fmt: skip
 
 
@@ -120,23 +138,29 @@ def word_view(multipliers: Tensor) -> Tensor:
 def few_kernel(
     x, scales_T, wide_T, tokens, experts_R, gates_R, codes, multipliers, scales_N, add, y, rows, stack_rows,
     WIDTH: tl.constexpr, FOUR: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
-    STAGES: tl.constexpr, ACTIVE: tl.constexpr, HAS_GATES: tl.constexpr, HAS_ADD: tl.constexpr, TARGET: tl.constexpr,
+    STAGES: tl.constexpr, ACTIVE: tl.constexpr, HAS_GATES: tl.constexpr, HAS_ADD: tl.constexpr,
+    TARGET: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """ROWS rows of the product of TOKENS tokens, or, when ACTIVE > 0, of one routed row with its expert."""
+    release(EARLY)
     first = tl.program_id(0) * ROWS
     row = first.to(tl.int64)
     if ACTIVE > 0:
         routed = tl.program_id(1)
-        token = routed // ACTIVE
-        row += tl.load(experts_R + routed).to(tl.int64) * stack_rows
-        x += token.to(tl.int64) * (WIDTH // 2)
+        token, expert = find_row(experts_R, routed, ACTIVE, EARLY)
+        row += expert * stack_rows
+        x += token * (WIDTH // 2)
         scales_T += token
         wide_T += token
         gates_R += routed
         y += routed.to(tl.int64) * rows
+        add += routed.to(tl.int64) * rows
     codes += row * (WIDTH // 8 if FOUR else WIDTH // 4)
     multipliers += row * (WIDTH // 256 if WIDTH % 256 == 0 else WIDTH // 64)
     scales_N += row
+    if ACTIVE == 0:
+        wait(EARLY)
+    added = read_added(add + first, tokens, rows - first, rows, TOKENS, ROWS, HAS_ADD)
     products = integer_products(
         x, scales_T, wide_T, tokens, gates_R, codes, multipliers, scales_N,
         WIDTH, FOUR, TOKENS, ROWS, LANES, STAGES, HAS_GATES, TARGET,
@@ -146,8 +170,22 @@ def few_kernel(
         is_there = (index % TOKENS < tokens) & (first + index // TOKENS < rows)
         product = products[index]
         if HAS_ADD:
-            product += tl.load(add + place, mask=is_there, other=0.0)
+            product += added[index]
         tl.store(y + place, product, mask=is_there)
+
+
+@triton.jit
+def read_added(
+    add, tokens, left, stride, TOKENS: tl.constexpr, ROWS: tl.constexpr, HAS_ADD: tl.constexpr
+):  # fmt: skip
+    """What is added to each product: read before them, so that the end does not wait for it. `left` rows are left."""
+    found = ()
+    if HAS_ADD:
+        for index in tl.static_range(TOKENS * ROWS):
+            is_there = (index % TOKENS < tokens) & (index // TOKENS < left)
+            place = index % TOKENS * stride + index // TOKENS
+            found = found + (tl.load(add + place, mask=is_there, other=0.0),)  # noqa: RUF005
+    return found
 
 
 @triton.jit
@@ -159,38 +197,47 @@ def integer_products(
     """Products of TOKENS tokens with ROWS rows, row after row, a tuple of float32.
 
     The second row of codes has a pass of its own, over weights that are still in a cache, so that it costs nothing
-    when nobody is wide.
+    when nobody is wide. Scales are read before the weights, so that the end does not wait for them.
     """
-    is_wide = tl.load(wide_T)
+    wide = read_each(wide_T, tokens, TOKENS)
+    scales = read_each(scales_T, tokens, TOKENS), read_each(scales_N, ROWS, ROWS)
+    gate = tl.load(gates_R) if HAS_GATES else 1.0
+    is_wide = wide[0]
     for slot in tl.static_range(1, TOKENS):
-        is_wide |= tl.load(wide_T + tl.minimum(slot, tokens - 1))
+        is_wide |= wide[slot]
     sums = integer_sums(x, tokens, codes, multipliers, WIDTH, FOUR, TOKENS, ROWS, LANES, STAGES, TARGET)
-    products = scaled(sums, scales_T, 1.0, gates_R, scales_N, tokens, TOKENS, ROWS, HAS_GATES)
+    products = scaled(sums, scales, 1.0, gate, TOKENS, ROWS, HAS_GATES)
     if is_wide != 0:
         sums = integer_sums(
             x + WIDTH // 4, tokens, codes, multipliers, WIDTH, FOUR, TOKENS, ROWS, LANES, STAGES, TARGET
         )
-        rests = scaled(sums, scales_T, _REST, gates_R, scales_N, tokens, TOKENS, ROWS, HAS_GATES)
+        rests = scaled(sums, scales, _REST, gate, TOKENS, ROWS, HAS_GATES)
         wider = ()
         for index in tl.static_range(TOKENS * ROWS):
-            wide = tl.load(wide_T + tl.minimum(index % TOKENS, tokens - 1))
-            wider = wider + (tl.where(wide != 0, products[index] + rests[index], products[index]),)  # noqa: RUF005
+            both = products[index] + rests[index]
+            wider = wider + (tl.where(wide[index % TOKENS] != 0, both, products[index]),)  # noqa: RUF005
         products = wider
     return products
 
 
 @triton.jit
-def scaled(
-    sums, scales_T, factor, gates_R, scales_N, tokens,
-    TOKENS: tl.constexpr, ROWS: tl.constexpr, HAS_GATES: tl.constexpr,
-):  # fmt: skip
+def read_each(pointer, count, MOST: tl.constexpr):
+    """MOST numbers one after the other, as a tuple; from `count` on the last one again and again."""
+    found = ()
+    for index in tl.static_range(MOST):
+        found = found + (tl.load(pointer + tl.minimum(index, count - 1)),)  # noqa: RUF005
+    return found
+
+
+@triton.jit
+def scaled(sums, scales, factor, gate, TOKENS: tl.constexpr, ROWS: tl.constexpr, HAS_GATES: tl.constexpr):
     """float(sum) * (x_scale * w_scale) of each token and row, a tuple of float32."""
     products = ()
     for index in tl.static_range(TOKENS * ROWS):
-        s = tl.load(scales_T + tl.minimum(index % TOKENS, tokens - 1)) * factor
+        s = scales[0][index % TOKENS] * factor
         if HAS_GATES:
-            s *= tl.load(gates_R)
-        products = products + (sums[index].to(tl.float32) * (s * tl.load(scales_N + index // TOKENS)),)  # noqa: RUF005
+            s *= gate
+        products = products + (sums[index].to(tl.float32) * (s * scales[1][index // TOKENS]),)  # noqa: RUF005
     return products
 
 
@@ -216,12 +263,17 @@ def integer_sums(
             words = read4(codes + row * (SLOTS * 4), slots_L * 4, is_there_L, IS_FULL)
             if FOUR:
                 m_L = group_multipliers(multipliers, row, slots_L, is_there_L, WIDTH, IS_FULL)
-                levels = levels32(words, tables, TARGET)
+                if TOKENS <= 2 and TARGET == "cuda":
+                    levels = summands32(words, tables)
+                else:
+                    levels = (levels32(words, tables, TARGET),)
             else:
                 levels = words16(words, TARGET)
             for slot in tl.static_range(TOKENS):
                 if FOUR:
-                    part_L = dots(levels, x_words[slot], tl.zeros((LANES,), tl.int32), 8, TARGET)
+                    part_L = dots(levels[0], x_words[slot], tl.zeros((LANES,), tl.int32), 8, TARGET)
+                    for index in tl.static_range(1, len(levels)):
+                        part_L = dots(levels[index], x_words[slot], part_L, 8, TARGET)
                     new = new + (sums[row * TOKENS + slot] + part_L * m_L,)  # noqa: RUF005
                 else:
                     new = new + (dots(levels, x_words[slot], sums[row * TOKENS + slot], 4, TARGET),)  # noqa: RUF005

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.codes import ROUNDER, Codes
+from twofold.backends.gpu.kernels.early import options, release, wait
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.ops.activations import BLOCK_COLUMNS, REST_STEPS, WIDE_RATIO
 from twofold.ops.layout import COLUMN_STEP, padded
@@ -82,14 +83,18 @@ def sizes(codes: Codes) -> dict[str, int | bool]:
     width = codes.codes_TCW.shape[-1]
     stretches = triton.next_power_of_2(triton.cdiv(width, BLOCK_COLUMNS))
     warps = min(32, max(4, stretches * BLOCK_COLUMNS // (32 * 16)))
-    return {"WIDTH": width, "STRETCHES": stretches, "num_warps": warps, "enable_fp_fusion": False}
+    launched = options(codes.scales_T.device)
+    return {"WIDTH": width, "STRETCHES": stretches, "num_warps": warps, "enable_fp_fusion": False, **launched}
 
 
 @triton.jit
 def quantize_kernel(
-    x, codes, scales_T, wide_T, stride, columns, GATED: tl.constexpr, WIDTH: tl.constexpr, STRETCHES: tl.constexpr
+    x, codes, scales_T, wide_T, stride, columns,
+    GATED: tl.constexpr, WIDTH: tl.constexpr, STRETCHES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One token's codes."""
+    release(EARLY)
+    wait(EARLY)
     token = tl.program_id(0)
     places_BC = tl.arange(0, STRETCHES)[:, None] * _COLUMNS + tl.arange(0, _COLUMNS)[None, :]
     is_there_BC = places_BC < columns
@@ -105,15 +110,17 @@ def quantize_kernel(
 @triton.jit
 def norm_quantize_kernel(
     x, add, weight_D, sums, y, codes, scales_T, wide_T, columns, epsilon,
-    HAS_ADD: tl.constexpr, WIDTH: tl.constexpr, STRETCHES: tl.constexpr,
+    HAS_ADD: tl.constexpr, WIDTH: tl.constexpr, STRETCHES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One token's sum, norm and codes."""
+    release(EARLY)
     token = tl.program_id(0)
     places_BC = tl.arange(0, STRETCHES)[:, None] * _COLUMNS + tl.arange(0, _COLUMNS)[None, :]
     is_there_BC = places_BC < columns
     start = token.to(tl.int64) * columns
-    x_BC = tl.load(x + start + places_BC, mask=is_there_BC, other=0.0)
     weight_BC = tl.load(weight_D + places_BC, mask=is_there_BC, other=0.0).to(tl.float32)
+    wait(EARLY)
+    x_BC = tl.load(x + start + places_BC, mask=is_there_BC, other=0.0)
     if HAS_ADD:
         x_BC += tl.load(add + start + places_BC, mask=is_there_BC, other=0.0)
         tl.store(sums + start + places_BC, x_BC, mask=is_there_BC)

@@ -42,22 +42,33 @@ _CUDA_LEVELS = tl.constexpr(
     f" prmt.b32 p, $3, {_WORDS[1]:#x}, s; prmt.b32 q, $4, {_WORDS[3]:#x}, s;"
     " prmt.b32 $1, p, q, h; }"
 )
+# For one or two tokens it is cheaper to multiply twice than to pick. A nibble whose fourth bit is set repeats the sign
+# of a byte: -1 among the lower levels, which are all negative, 0 among the upper ones, of which none is. So the upper
+# ones are stored one higher, and what both look-ups give adds up to the level.
+_UPPER = [int(word) for word in (LEVELS[8:] + 1).astype(np.int8).view(np.uint32)]
+_CUDA_SUMMANDS = tl.constexpr(
+    "{ .reg .b32 s, h;"
+    f" xor.b32 h, $4, 0x88888888; prmt.b32 $0, $5, {_WORDS[1]:#x}, $4; prmt.b32 $2, $6, {_UPPER[1]:#x}, h;"
+    f" shr.u32 s, $4, 16; shr.u32 h, h, 16; prmt.b32 $1, $5, {_WORDS[1]:#x}, s; prmt.b32 $3, $6, {_UPPER[1]:#x}, h; }}"
+)
 _CUDA_PAIRS = tl.constexpr("prmt.b32 $0, $2, $3, 0x5140; prmt.b32 $1, $2, $3, 0x7362;")
 _CUDA_TABLES = tl.constexpr(
     "{ .reg .b32 below, above, none;"
     " mov.u32 below, %lanemask_lt; mov.u32 above, %lanemask_ge; and.b32 none, below, above;"
-    f" or.b32 $0, none, {_WORDS[0]:#x}; or.b32 $1, none, {_WORDS[2]:#x}; or.b32 $2, none, 0x32103210; }}"
+    f" or.b32 $0, none, {_WORDS[0]:#x}; or.b32 $1, none, {_WORDS[2]:#x}; or.b32 $2, none, 0x32103210;"
+    f" or.b32 $3, none, {_UPPER[0]:#x}; }}"
 )
 
 
 @triton.jit
 def level_tables(anything, TARGET: tl.constexpr):
-    """Three constants of `levels32`, kept in registers: ptxas does not know that `none` is always zero."""
+    """Four constants of `levels32`, kept in registers: ptxas does not know that `none` is always zero."""
     if TARGET == "cuda":
         return tl.inline_asm_elementwise(
-            _CUDA_TABLES, "=&r,=&r,=&r,r", [anything], dtype=(tl.int32, tl.int32, tl.int32), is_pure=True, pack=1
-        )
-    return anything, anything, anything
+            _CUDA_TABLES, "=&r,=&r,=&r,=&r,r", [anything],
+            dtype=(tl.int32, tl.int32, tl.int32, tl.int32), is_pure=True, pack=1,
+        )  # fmt: skip
+    return anything, anything, anything, anything
 
 
 @triton.jit
@@ -79,6 +90,19 @@ def levels32(words, tables, TARGET: tl.constexpr):
         else:
             found = found + (hip_levels(words[quarter]), hip_levels(words[quarter] >> 4))  # noqa: RUF005
     return found
+
+
+@triton.jit
+def summands32(words, tables):
+    """The levels of a group as sums: twice words like those of `levels32`, to be multiplied and added up. CUDA only."""
+    lower, upper = (), ()
+    for quarter in tl.static_range(4):
+        found = tl.inline_asm_elementwise(
+            _CUDA_SUMMANDS, "=&r,=&r,=&r,=&r,r,r,r", [words[quarter], tables[0], tables[3]],
+            dtype=(tl.int32, tl.int32, tl.int32, tl.int32), is_pure=True, pack=1,
+        )  # fmt: skip
+        lower, upper = lower + (found[0], found[1]), upper + (found[2], found[3])  # noqa: RUF005
+    return lower, upper
 
 
 @triton.jit

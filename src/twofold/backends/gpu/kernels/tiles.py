@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from twofold.backends.gpu.kernels.early import release, wait
+from twofold.backends.gpu.kernels.early import wait
 
 PLAIN_BLOCK = 128
 
@@ -125,10 +125,8 @@ def read_tile(pointers, mask, MASKED: tl.constexpr):
 @triton.jit
 def find_row(experts, row, ACTIVE: tl.constexpr, EARLY: tl.constexpr):
     """(token, expert) of a routed row, int64, once they are known; those of one matrix where ACTIVE is 0, at once."""
-    release(EARLY)
     if ACTIVE > 0:
-        wait(EARLY)
-        token = (row // ACTIVE).to(tl.int64)
+        token = (row // ACTIVE + wait(EARLY)).to(tl.int64)
         expert = tl.load(experts + row).to(tl.int64)
     else:
         token = tl.full([], 0, tl.int64)
