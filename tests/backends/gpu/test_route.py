@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.backends.gpu.float_weights import activations, error
-from twofold.backends.gpu.kernels.route import route
+from twofold.backends.gpu.kernels.route import counters, route
 from twofold.ops import cases
 from twofold.ops.reference import ReferenceOps
 
@@ -22,7 +22,15 @@ def test_experts_are_chosen_as_the_reference_does(case: cases.Case) -> None:
         assert error(got_gates, torch.from_numpy(gates[:tokens])) <= case.tolerance.relative
 
 
-@pytest.mark.parametrize("experts", [16, 128])
+def test_a_launch_leaves_the_counters_as_it_found_them() -> None:
+    x_TD, router_ED = activations(5, 64), activations(7, 64)
+    first = route(x_TD, router_ED, 2)
+    assert not counters(x_TD.device).any()
+    again = route(x_TD, router_ED, 2)
+    assert first[0].tolist() == again[0].tolist()
+
+
+@pytest.mark.parametrize("experts", [1, 16, 128])
 def test_router_and_activations_may_have_two_bytes(experts: int) -> None:
     x_TD, router_ED = activations(3, 1100), activations(experts, 1100).flip(1)
     expected = torch.sort(x_TD @ router_ED.T, dim=-1, descending=True, stable=True)

@@ -1,11 +1,14 @@
 """The router: logits = R x, the best experts of a token (lower index on ties), and the sigmoids of their logits.
 
-A program takes an expert's row of the router and a token, both whole: all it reads is under way at once, and the router
-before the token is known. The choice is a kernel of its own: one program for each token that did everything took 9 us
-for one token of Scout on an H100, most of it waiting for 320 KB on one processor. float32 throughout.
+A program takes an expert's row of the router and a token, both whole: all it reads is under way at once, and the
+router before the token is known. Whichever of a token's programs is the last one chooses. For one token of Scout on an
+H100 a single program took 9 us, most of it waiting for 320 KB on one processor, and a kernel of its own for the choice
+had the experts 15 us after the norm, with a large product beside it. float32 throughout.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 import triton
@@ -13,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.early import options, release, wait
+from twofold.backends.gpu.kernels.parts import is_last
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.swiglu import sigmoid
 
@@ -21,10 +25,15 @@ MOST_TOKENS = 128
 
 
 @triton.jit
-def logits_kernel(
-    x, router, logits, x_stride, D: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr
-):
-    """x_TD f32 | bf16 with strided rows; router_ED f32 | bf16; logits_TE f32."""
+def route_kernel(
+    x, router, logits, counters, experts, gates, x_stride,
+    D: tl.constexpr, E: tl.constexpr, SLOTS: tl.constexpr, ACTIVE: tl.constexpr, BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
+):  # fmt: skip
+    """x_TD f32 | bf16 with strided rows; router_ED f32 | bf16; logits_TE f32; counters_T int32, zero; then as `choose`.
+
+    A program takes expert (axis 0) and token (axis 1).
+    """
     expert = tl.program_id(0)
     token = tl.program_id(1).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -34,18 +43,25 @@ def logits_kernel(
     wait(EARLY)
     x_D = tl.load(x + token * x_stride + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(logits + token * E + expert, tl.sum(router_D * x_D, axis=0))
+    if is_last(counters + token, 2, E):
+        choose(logits, experts, gates, token, E, SLOTS, ACTIVE)
 
 
 @triton.jit
 def choose_kernel(
     logits, experts, gates, E: tl.constexpr, SLOTS: tl.constexpr, ACTIVE: tl.constexpr, EARLY: tl.constexpr
 ):
-    """logits_TE f32; experts_TA int32; gates_TA f32. SLOTS is the power of two that holds E."""
-    token = tl.program_id(0).to(tl.int64)
-    index = tl.arange(0, SLOTS)
+    """`choose` by itself, of logits that the library computed."""
     release(EARLY)
     wait(EARLY)
-    left_E = tl.load(logits + token * E + index, mask=index < E, other=float("-inf"))
+    choose(logits, experts, gates, tl.program_id(0).to(tl.int64), E, SLOTS, ACTIVE)
+
+
+@triton.jit
+def choose(logits, experts, gates, token, E: tl.constexpr, SLOTS: tl.constexpr, ACTIVE: tl.constexpr):
+    """Of a token. logits_TE f32; experts_TA int32; gates_TA f32. SLOTS is the power of two that holds E."""
+    index = tl.arange(0, SLOTS)
+    left_E = tl.load(logits + token * E + index, mask=index < E, other=float("-inf"), cache_modifier=".cg")
     for slot in tl.static_range(ACTIVE):
         best = tl.max(left_E, axis=0)
         expert = tl.min(tl.where((left_E == best) & (index < E), index, SLOTS - 1), axis=0)
@@ -64,34 +80,33 @@ def route(x_TD: Tensor, router_ED: Tensor, active: int) -> tuple[Tensor, Tensor]
     gates_TA = torch.empty(tokens, active, dtype=torch.float32, device=x_TD.device)
     if not tokens:
         return experts_TA, gates_TA
-    early = options(x_TD.device)
+    early, slots = options(x_TD.device), triton.next_power_of_2(count)
     if tokens <= MOST_TOKENS:
         logits_TE = torch.empty(tokens, count, dtype=torch.float32, device=x_TD.device)
-        logits_kernel[(count, tokens)](
-            x_TD,
-            router_ED,
-            logits_TE,
-            x_TD.stride(0),
-            D=columns,
-            E=count,
-            BLOCK=triton.next_power_of_2(columns),
-            **early,
-            num_warps=8,
-        )
+        route_kernel[(count, tokens)](
+            x_TD, router_ED, logits_TE, counters(x_TD.device), experts_TA, gates_TA, x_TD.stride(0),
+            D=columns, E=count, SLOTS=slots, ACTIVE=active, BLOCK=triton.next_power_of_2(columns), **early, num_warps=8,
+        )  # fmt: skip
     else:
         logits_TE = x_TD.float() @ router_ED.float().t()
-    slots = triton.next_power_of_2(count)
-    choose_kernel[(tokens,)](
-        logits_TE, experts_TA, gates_TA, E=count, SLOTS=slots, ACTIVE=active, **early, num_warps=4 if slots > 32 else 1
-    )
+        warps = 4 if slots > 32 else 1
+        choose_kernel[(tokens,)](
+            logits_TE, experts_TA, gates_TA, E=count, SLOTS=slots, ACTIVE=active, **early, num_warps=warps
+        )
     return experts_TA, gates_TA
 
 
+@cache
+def counters(device: torch.device) -> Tensor:
+    """A counter for each token, zero between launches; launches on a device follow one another."""
+    return torch.zeros(MOST_TOKENS, dtype=torch.int32, device=device)
+
+
 SIGNATURES = {
-    "logits of 5120 columns": Signature(
-        kernel=logits_kernel,
-        arguments="x:*fp32 router:*bf16 logits:*fp32 x_stride:i32:16",
-        constants={"D": 5120, "E": 16, "BLOCK": 8192},
+    "5120 columns": Signature(
+        kernel=route_kernel,
+        arguments="x:*fp32 router:*bf16 logits:*fp32 counters:*i32 experts:*i32 gates:*fp32 x_stride:i32:16",
+        constants={"D": 5120, "E": 16, "SLOTS": 16, "ACTIVE": 1, "BLOCK": 8192},
         warps=8,
     ),
     "one of 128": Signature(
