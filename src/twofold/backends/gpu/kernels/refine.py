@@ -1,7 +1,7 @@
 """The second half of a Refined head: counted in each row's best panels of sixteen tokens only.
 
 Three launches: the best coarse score of every panel; the panels to refine, by a search for the score that just so many
-reach, bit by bit (lower index on ties); and their products with the residual.
+reach, two bits at a time (lower index on ties); and their products with the residual.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def refine(codes: Codes, weight: RefinedWeight, y_RV: Tensor) -> None:
         y_RV, best_RP, vocabulary, panels, PANELS=PANELS_OF_PROGRAM, num_warps=4
     )
     size = triton.next_power_of_2(panels)
-    choose_kernel[(count,)](best_RP, chosen_RC, panels, chosen, SIZE=size, num_warps=min(32, max(1, size // 1024)))
+    choose_kernel[(count,)](best_RP, chosen_RC, panels, chosen, SIZE=size, num_warps=min(32, max(1, size // 512)))
     residual = weight.residual
     refine_kernel[(chosen * PANEL_ROWS // ROWS_OF_PROGRAM, count)](
         codes.codes_TCW.view(torch.int32), codes.scales_T, codes.wide_T, chosen_RC, residual.codes.view(torch.int32),
@@ -63,18 +63,22 @@ def choose_kernel(best_RP, chosen_RC, panels, chosen, SIZE: tl.constexpr):
     is_there_P = panels_P < panels
     best_P = tl.load(best_RP + row * panels + panels_P, mask=is_there_P, other=0.0) + 0.0  # -0.0 becomes 0.0
     bits_P = best_P.to(tl.int32, bitcast=True)
-    keys_P = bits_P ^ ((bits_P >> 31) & 0x7FFFFFFF)  # in the order of the numbers
-    least = tl.full((), -2147483648, tl.int64)
-    for bit in range(32):
-        higher = least + (tl.full((), 1, tl.int64) << (31 - bit))
-        reach = tl.sum(((keys_P >= higher.to(tl.int32)) & is_there_P).to(tl.int32), axis=0)
-        least = tl.where(reach >= chosen, higher, least)
-    is_above_P = (keys_P > least.to(tl.int32)) & is_there_P
-    is_equal_P = (keys_P == least.to(tl.int32)) & is_there_P
+    keys_P = (bits_P ^ ((bits_P >> 31) & 0x7FFFFFFF) ^ -2147483648).to(tl.uint32, bitcast=True)  # in their order
+    keys_P = tl.where(is_there_P, keys_P, 0)
+    least = tl.full((), 0, tl.uint32)
+    for step in range(16):  # two bits at a time: three counts in one sum
+        unit = tl.full((), 1, tl.uint32) << (30 - 2 * step)
+        reach_P = (keys_P >= least + unit).to(tl.int64) + ((keys_P >= least + 2 * unit).to(tl.int64) << 20)
+        reach = tl.sum(reach_P + ((keys_P >= least + 3 * unit).to(tl.int64) << 40), axis=0)
+        reached = ((reach & 0xFFFFF) >= chosen).to(tl.uint32) + ((reach >> 20 & 0xFFFFF) >= chosen).to(tl.uint32)
+        least += unit * (reached + ((reach >> 40) >= chosen).to(tl.uint32))
+    is_above_P = (keys_P > least) & is_there_P
+    is_equal_P = (keys_P == least) & is_there_P
     missing = chosen - tl.sum(is_above_P.to(tl.int32), axis=0)
-    is_chosen_P = is_above_P | (is_equal_P & (tl.cumsum(is_equal_P.to(tl.int32), axis=0) <= missing))
-    places_P = tl.cumsum(is_chosen_P.to(tl.int32), axis=0) - 1
-    tl.store(chosen_RC + row * chosen + places_P, panels_P, mask=is_chosen_P)
+    both_P = tl.cumsum((is_above_P.to(tl.int32) << 16) | is_equal_P.to(tl.int32), axis=0)  # two counts in one pass
+    equal_P = both_P & 0xFFFF
+    places_P = (both_P >> 16) + tl.minimum(equal_P, missing) - 1
+    tl.store(chosen_RC + row * chosen + places_P, panels_P, mask=is_above_P | (is_equal_P & (equal_P <= missing)))
 
 
 @triton.jit
@@ -105,7 +109,7 @@ SIGNATURES = {
     ),
     "choose": Signature(
         kernel=choose_kernel, arguments="best_RP:*fp32 chosen_RC:*i32 panels:i32 chosen:i32",
-        constants={"SIZE": 16384}, warps=16,
+        constants={"SIZE": 16384}, warps=32,
     ),
     "refine": Signature(
         kernel=refine_kernel,
