@@ -331,7 +331,7 @@ def many_jobs(device: torch.device) -> Iterator[Job]:
     for rows, columns in ((16384, 5120), (5120, 5120)):
         weights = matrices("int4", rows, columns, device)
         for tokens in (8, 16, 64):
-            for tile in integer_many.CONFIGS[max(tokens, 16)]:
+            for tile in integer_many.configs(tokens, rows):
                 yield many_job("int4", tokens, rows, weights, tile)
 
 
