@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from twofold.backends.cpu.ops import CpuOps
+from twofold.backends.gpu.hosted import Hosted, HostingPacker, tensors
 from twofold.backends.gpu.offloaded import OffloadedOps
 from twofold.backends.gpu.ops import TorchOps
+from twofold.errors import OutOfMemory
 from twofold.ops.cases import FORMATS, outliers, pack
 from twofold.ops.packed import Format
 from twofold.ops.types import Target
@@ -102,3 +104,48 @@ def test_layers_of_two_formats_have_slots_of_their_own() -> None:
     assert len(ops.pools) == 2
     assert sum(pool.experts.slots * pool.slot_bytes for pool in ops.pools) <= 60_000
     assert all(pool.experts.slots > 2 for pool in ops.pools)
+
+
+class Runtime:
+    """What CUDA's runtime does about pinned pages: an address cannot be pinned twice; the one at `limit` is refused."""
+
+    def __init__(self, limit: int = 1000) -> None:
+        self.pinned: list[int] = []
+        self.limit = limit
+
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
+        if address in self.pinned:
+            return 712
+        if len(self.pinned) >= self.limit:
+            return 2
+        self.pinned.append(address)
+        return 0
+
+    def cudaHostUnregister(self, address: int) -> int:
+        self.pinned.remove(address)
+        return 0
+
+
+def hosted(monkeypatch: pytest.MonkeyPatch, runtime: Runtime) -> Hosted:
+    """A stack of experts, its pages pinned for a CUDA device."""
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    values = np.random.default_rng(1).standard_normal((2, 64, 64), np.float32)
+    target = Target(name="layers.0.experts_down", role="expert", shape=values.shape, sources=())
+    found = HostingPacker(CpuOps().packer, torch.device("cuda")).finish(pack(CpuOps(), "int4", values), target)
+    assert isinstance(found, Hosted)
+    return found
+
+
+def test_pages_are_pinned_as_long_as_their_experts_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Runtime()
+    found = hosted(monkeypatch, runtime)
+    assert sorted(runtime.pinned) == sorted(tensor.data_ptr() for tensor in tensors(found.weight))
+    del found
+    assert runtime.pinned == []
+
+
+def test_what_was_pinned_before_a_refusal_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Runtime(limit=2)
+    with pytest.raises(OutOfMemory, match=r"cannot be pinned \(CUDA error 2\)"):
+        hosted(monkeypatch, runtime)
+    assert runtime.pinned == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -65,19 +66,29 @@ def room_for(weight: GpuWeight, slots: int, device: torch.device) -> GpuWeight:
     return dataclasses.replace(weight, **changes)
 
 
-def pin(weight: GpuWeight) -> None:
-    """Have the system keep these pages where they are, so that a CUDA device can fetch them by itself.
+def pin(weight: GpuWeight) -> list[int]:
+    """Have the system keep these pages where they are, so that a CUDA device can fetch them by itself; what to `unpin`.
 
     In place: torch's own pinned memory is rounded up to a power of two, which may be twice as much.
     Raises OutOfMemory when the system refuses.
     """
+    pinned: list[int] = []
     for tensor in tensors(weight):
         code = torch.cuda.cudart().cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0)  # type: ignore[no-untyped-call]
         if int(code) != 0:
+            unpin(pinned)
             raise OutOfMemory(
                 f"{tensor.nbytes / 1e9:.2f} GB of host memory for experts cannot be pinned (CUDA error {int(code)}). "
                 "Raise the limit of locked memory (ulimit -l), or use a device that holds all weights."
             )
+        pinned.append(tensor.data_ptr())
+    return pinned
+
+
+def unpin(pinned: list[int]) -> None:
+    """Let go of pages before their memory is freed: whoever gets it next could not pin it."""
+    for address in pinned:
+        torch.cuda.cudart().cudaHostUnregister(address)  # type: ignore[no-untyped-call]
 
 
 class HostingPacker:
@@ -99,7 +110,7 @@ class HostingPacker:
         layer = self.layers.setdefault(target.name.rpartition(".")[0], len(self.layers))
         found = Hosted(to_device(weight, torch.device("cpu")), layer)
         if self._device.type == "cuda":
-            pin(found.weight)
+            weakref.finalize(found, unpin, pin(found.weight)).atexit = False
         self.stacks.append(found)
         return found
 
