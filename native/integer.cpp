@@ -10,6 +10,7 @@
 // Few tokens: nibbles become level + 15, a group's sum is corrected by -15 * sum(codes) and multiplied by m once.
 // Many tokens: a slice of the columns of four panels is unpacked to m * q and stays in the caches while the tokens
 // pass; their sums wait in memory for the next slice. So a weight's width does not decide how many panels share a pass.
+// While tokens pass, nothing would be read from memory: they ask for the next slice on their way.
 #include "levels.h"
 #include "panels.h"
 #include "scratch.h"
@@ -22,19 +23,32 @@ constexpr int kWideTile = kLanes == 16 ? 8 : 4;    // tokens per tile
 constexpr int kWidePanels = kLanes == 16 ? 2 : 1;  // and panels: accumulators fill the registers but a few
 constexpr int kBlockPanels = 4;                    // panels that the tokens pass at once,
 constexpr int64_t kSliceColumns = 1024;            // so many columns of them: 64 KiB
-constexpr int64_t kTokenBytes = 1536 * 1024;       // activations that pass, from the second-level cache
-constexpr int64_t kTileFrom = 8;                   // tokens worth AMX tiles; reckoned from cycles, not measured
-constexpr int64_t kTileBlock = 128 * 1024;         // unpacked panels for them
+constexpr int64_t kLineBytes = 64;
+constexpr int64_t kTokenBytes = 1536 * 1024;  // activations that pass, from the second-level cache
+constexpr int64_t kTileFrom = 8;              // tokens worth AMX tiles; reckoned from cycles, not measured
+constexpr int64_t kTileBlock = 128 * 1024;    // unpacked panels for them
+
+// So many cache lines of each of some panels, to be asked for one by one during a pass.
+struct Ahead {
+    const uint8_t* from[kWidePanels] = {};
+    int64_t lines = 0;
+};
 
 // sums += T tokens times P panels, over some columns from `codes` and `w` on. The panels' codes carry kWeightOffset
 // already but for kOffset; those of kFromMemory are asked for ahead. Two panels share each quad of activations once it
 // is spread over a register: one panel alone is bound by those loads.
 template <int T, int P, uint8_t kOffset, bool kFromMemory>
 inline void add_int8(I (&sums)[P][T][kParts], const int8_t* first, int64_t stride, const uint8_t* const* w,
-                     int64_t columns) {
+                     int64_t columns, const Ahead& ahead = {}) {
     const int8_t* codes[T];
     for (int t = 0; t < T; ++t) codes[t] = first + t * stride;
-    for (int64_t quad = 0; quad < columns / 4; ++quad) {
+    const int64_t quads = columns / 4, every = larger<int64_t>(1, quads / larger<int64_t>(1, ahead.lines));
+    int64_t due = ahead.lines == 0 ? quads : 0, line = 0;
+    for (int64_t quad = 0; quad < quads; ++quad) {
+        if (quad == due) {
+            for (int p = 0; p < P; ++p) __builtin_prefetch(ahead.from[p] + line * kLineBytes, 0, 2);
+            due = ++line == ahead.lines ? quads : due + every;
+        }
         Bytes weights[P][kParts];
         for (int p = 0; p < P; ++p) {
             if constexpr (kFromMemory) __builtin_prefetch(w[p] + quad * kQuadBytes + kAhead);
@@ -110,11 +124,23 @@ void unpack(const Panel& panel, int64_t first, int64_t columns, uint8_t* unpacke
     }
 }
 
-// A slice of the columns of `count` panels, and the sums of the slices before it: [tokens][count][16].
+// A slice of the columns of `count` panels, and the sums of the slices before it: [tokens][count][16]. Of four-bit
+// panels also where the next slice lies, so many cache lines of each, and among how many passes they are shared out.
 struct Slice {
     const uint8_t* codes[kBlockPanels];
     int64_t count, first, columns;
     int32_t* sums;
+    const uint8_t* next[kBlockPanels];
+    int64_t next_lines, passes;
+
+    // What the pass of these tokens asks for.
+    Ahead share(int64_t token, int64_t p, int panels_of_pass) const {
+        const int64_t most = (next_lines + passes - 1) / passes, begin = token / kWideTile * most;
+        Ahead result;
+        result.lines = larger<int64_t>(0, smaller(most, next_lines - begin));
+        for (int i = 0; i < panels_of_pass; ++i) result.from[i] = next[p + i] + begin * kLineBytes;
+        return result;
+    }
 };
 
 // T tokens with panels p .. p + P - 1 of the block. Codes of Int8 panels are used as they lie.
@@ -130,7 +156,7 @@ template <bool kInt4, int T, int P>
                                        ? broadcast(x.starts[token + t])
                                        : load<I>(kept + (t * slice.count + i) * kPanelRows + part * kLanes);
     add_int8<T, P, kInt4 ? 0 : kWeightOffset, !kInt4>(sums, x.row(token) + slice.first, x.stride, slice.codes + p,
-                                                      slice.columns);
+                                                      slice.columns, kInt4 ? slice.share(token, p, P) : Ahead{});
     if (slice.first + slice.columns == x.width) {
         for (int i = 0; i < P; ++i) finish(sums[i], x, token, panels[p + i]);
         return;
@@ -141,16 +167,29 @@ template <bool kInt4, int T, int P>
                 store(kept + (t * slice.count + i) * kPanelRows + part * kLanes, sums[i][t][part]);
 }
 
-// All tokens with a block of panels, slice by slice.
+// Where the slice of a four-bit panel from a column on lies; its multipliers, which are few, are asked for at once.
+inline const uint8_t* ask_for(const Panel& panel, int64_t column, int64_t columns) {
+    const uint8_t* multipliers = panel.multipliers + column / kGroupColumns * 8;
+    for (int64_t byte = 0; byte < columns / kGroupColumns * 8; byte += kLineBytes)
+        __builtin_prefetch(multipliers + byte, 0, 2);
+    return panel.codes + column * kPanelRows / 2;
+}
+
+// All tokens with a block of panels, slice by slice. `following` is the block after it.
 template <bool kInt4>
-void multiply_block(const Codes& x, int64_t tokens, const Panel* panels, int64_t count) {
-    Slice slice{{}, count, 0, 0, scratch<int32_t>(Slot::kSums, tokens * count * kPanelRows)};
+void multiply_block(const Codes& x, int64_t tokens, const Panel* panels, const Panel* following, int64_t count) {
+    Slice slice{{}, count, 0, 0, scratch<int32_t>(Slot::kSums, tokens * count * kPanelRows), {}, 0, 0};
+    slice.passes = (tokens + kWideTile - 1) / kWideTile;
     uint8_t* unpacked = scratch<uint8_t>(Slot::kPanel, kBlockPanels * kSliceColumns * kPanelRows);
     for (; slice.first < x.width; slice.first += slice.columns) {
         slice.columns = smaller(kSliceColumns, x.width - slice.first);
+        const int64_t end = slice.first + slice.columns, next = end < x.width ? end : 0;
+        const int64_t next_columns = smaller(kSliceColumns, x.width - next);
+        slice.next_lines = next_columns * kPanelRows / 2 / kLineBytes;
         for (int64_t p = 0; p < count; ++p) {
             uint8_t* own = unpacked + p * kSliceColumns * kPanelRows;
             if (kInt4) unpack(panels[p], slice.first, slice.columns, own);
+            if (kInt4) slice.next[p] = ask_for(next == 0 ? following[p] : panels[p], next, next_columns);
             slice.codes[p] = kInt4 ? own : panels[p].codes + slice.first * kPanelRows;
         }
         for_each_tile<kWideTile>(tokens, [&]<int T>(int64_t token) {
@@ -190,9 +229,12 @@ template <bool kInt4>
         part.y += token * all.stride;
         for (int64_t start = all.first; start < all.last; start += kBlockPanels) {
             const int64_t count = smaller<int64_t>(kBlockPanels, all.last - start);
-            Panel panels[kBlockPanels];
-            for (int64_t i = 0; i < count; ++i) panels[i] = part.at(start + i);
-            multiply_block<kInt4>(from_row(x, token), smaller(step, tokens - token), panels, count);
+            Panel panels[kBlockPanels], following[kBlockPanels];
+            for (int64_t i = 0; i < count; ++i) {
+                panels[i] = part.at(start + i);
+                following[i] = part.at(smaller(start + count + i, all.last - 1));
+            }
+            multiply_block<kInt4>(from_row(x, token), smaller(step, tokens - token), panels, following, count);
         }
     }
 }
