@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.gpu import check_sampling
 from benchmarks.gpu.timing import Check, Point, errors_of, measured
-from twofold.backends.gpu.kernels import float_few, float_many, group4_few, group4_many
+from twofold.backends.gpu.kernels import early, float_few, float_many, group4_few, group4_many
 from twofold.backends.gpu.kernels.combine import combine
 from twofold.backends.gpu.kernels.float_few import few, few_routed
 from twofold.backends.gpu.kernels.float_many import many, many_routed
@@ -249,10 +249,10 @@ def chain_error(device: torch.device, gate_up: Any, down: Any) -> float:
         x_TD = torch.randn(1, HIDDEN, device=device)
         y_TD = z_TD = x_TD
         for _ in range(5):
-            y_TD = chain("1", y_TD, weight_D, gate_up, down)
+            y_TD = chain(True, y_TD, weight_D, gate_up, down)
         torch.cuda.synchronize()
         for _ in range(5):
-            z_TD = chain("0", z_TD, weight_D, gate_up, down)
+            z_TD = chain(False, z_TD, weight_D, gate_up, down)
             torch.cuda.synchronize()
         worst = max(worst, error(y_TD, z_TD))
     return worst
@@ -434,25 +434,21 @@ def chain_points(device: torch.device) -> Iterator[Point]:
             for _ in range(2 if form == "bf16" else 4)
         ]
         x_TD, weight_D = torch.randn(1, HIDDEN, device=device), torch.randn(HIDDEN, device=device)
-        for setting in ("1", "0"):
+        for is_early in (True, False):
             yield Point(
                 kernel=f"norm, few, swiglu, few {form}",
                 shape=f"1 x {HIDDEN} x {WIDTH}",
-                configuration="early" if setting == "1" else "one after the other",
-                calls=[partial(chain, setting, x_TD, weight_D, *pair) for pair in layers],
+                configuration="early" if is_early else "one after the other",
+                calls=[partial(chain, is_early, x_TD, weight_D, *pair) for pair in layers],
                 bytes=sum(bytes_of(weight) for weight in layers[0]),
             )
 
 
-def chain(setting: str, x_TD: Tensor, weight_D: Tensor, gate_up: Any, down: Any) -> Tensor:
+def chain(is_early: bool, x_TD: Tensor, weight_D: Tensor, gate_up: Any, down: Any) -> Tensor:
     """norm, product, swiglu, product."""
-    before = os.environ.get("TWOFOLD_EARLY", "0")
-    os.environ["TWOFOLD_EARLY"] = setting
-    try:
+    with nullcontext() if is_early else early.paused():
         hidden = swiglu(few(norm(x_TD, weight_D, 1e-5)[1], gate_up))
         return few(hidden, down, x_TD)
-    finally:
-        os.environ["TWOFOLD_EARLY"] = before
 
 
 def small_points(device: torch.device) -> Iterator[Point]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -24,23 +25,22 @@ LEAST_CAPABILITY = (9, 0)
 
 def starts_early(device: torch.device) -> bool:
     """Whether kernels on this device are launched early: where that can be, unless TWOFOLD_EARLY=0 forbids it."""
-    if _paused or target() != "cuda" or os.environ.get("TWOFOLD_EARLY") == "0":
+    if _is_paused.get() or target() != "cuda" or os.environ.get("TWOFOLD_EARLY") == "0":
         return False
     return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
 
 
-_paused = False
+_is_paused: ContextVar[bool] = ContextVar("is_paused", default=False)
 
 
 @contextmanager
 def paused() -> Iterator[None]:
     """No early launches in here: while two streams run, whoever waits on a processor takes room from the other one."""
-    global _paused
-    before, _paused = _paused, True
+    token = _is_paused.set(True)
     try:
         yield
     finally:
-        _paused = before
+        _is_paused.reset(token)
 
 
 def options(device: torch.device) -> dict[str, Any]:
