@@ -72,14 +72,15 @@ def test_attention_agrees_with_the_reference(case: Any, step: int) -> None:
         ("scout", "f32"),
         pytest.param("maverick", "f32", marks=pytest.mark.slow),
         pytest.param("scout", "w4a8", marks=pytest.mark.slow),
-        pytest.param("llama3-tied", "w8a8", marks=pytest.mark.slow),
+        ("llama3-tied", "w8a8"),
     ],
 )
 def test_networks_give_the_logits_of_the_reference(name: str, dtype: str, toy_folder: ToyFolder) -> None:
     folder, _ = toy_folder(name)
     expected = np.concatenate(list(build_engine(folder, ReferenceOps(), dtype).score(PROMPT)))
-    found = np.concatenate(list(build_engine(folder, kernel_ops(), dtype, step_tokens=17).score(PROMPT)))
-    assert np.abs(found - expected).max() / np.abs(expected).max() < (1e-4 if dtype == "f32" else 0.05)
+    for step_tokens in (17,) if name != "llama3-tied" else (17, 5):
+        found = np.concatenate(list(build_engine(folder, kernel_ops(), dtype, step_tokens=step_tokens).score(PROMPT)))
+        assert np.abs(found - expected).max() / np.abs(expected).max() < (1e-4 if dtype == "f32" else 0.05)
 
 
 class PaddedOps(KernelOps):

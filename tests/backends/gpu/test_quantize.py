@@ -60,3 +60,10 @@ def test_without_an_addend_the_sum_is_the_input() -> None:
     sum_TD, y_TD, codes = norm_quantize(x_TD, torch.ones(40), 1e-5)
     assert sum_TD is x_TD
     assert are_same(codes, plain.quantize(y_TD))
+
+
+def test_a_norm_finds_rows_that_lie_apart() -> None:
+    wide = torch.randn(3, 64, generator=torch.Generator().manual_seed(2))
+    apart, together = (norm_quantize(x_TD, torch.ones(60), 1e-5) for x_TD in (wide[:, :60], wide[:, :60].contiguous()))
+    assert torch.equal(apart[1], together[1])
+    assert torch.equal(apart[2].codes_TCW, together[2].codes_TCW)

@@ -62,12 +62,12 @@ class KernelOps(TorchOps):
         return super().download(self.numbers(x))
 
     def embed(self, table_VD: Packed | GpuWeight, tokens_T: Tensor) -> Tensor:
-        """Rows of the table, decoded; of four bits in one launch."""
+        """Rows of the table, decoded, one behind the other; of four bits in one launch."""
         table = self.weight(table_VD)
         if isinstance(table, Int4Weight | RefinedWeight):
             return embed(table, tokens_T)
         found: Tensor = super().embed(table, tokens_T)
-        return found
+        return found.contiguous()
 
     def angles(self, positions_T: Tensor, setting: Rope) -> Angles:
         """Cosines and sines [T, K/2]; every forward pass begins with them, and forgets what it knew of positions."""

@@ -108,6 +108,7 @@ def launch(
     ACTIVE: int = 0,
 ) -> None:
     """Start the kernel; what is not there is stood in for by y, which is then not read."""
+    assert add is None or add.is_contiguous(), "rows of what is added are one behind the other"
     is_four = isinstance(weight, Int4Weight)
     multipliers = word_view(weight.multipliers) if isinstance(weight, Int4Weight) else y
     few_kernel[grid](

@@ -54,8 +54,9 @@ def norm_quantize(
 ) -> tuple[Tensor, Tensor, Codes]:
     """x + add (x itself without), its RMS norm y = x / sqrt(mean(x^2) + epsilon) * weight, and the codes of y.
 
-    x_TD and add_TD float32 [T, D], contiguous; weight_D float32 or bfloat16. The first two results are float32.
+    x_TD and add_TD float32 [T, D], add_TD contiguous; weight_D float32 or bfloat16. The first two results are float32.
     """
+    x_TD = x_TD.contiguous()  # rows of a padded table are apart
     tokens, columns = x_TD.shape
     codes = empty_codes(tokens, columns, x_TD.device)
     y_TD = torch.empty(tokens, columns, device=x_TD.device)
