@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -11,11 +13,14 @@ DEVICE = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+def hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A device that can, and nobody who forbids it."""
     monkeypatch.setattr(early, "target", lambda: "cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.delenv("TWOFOLD_EARLY", raising=False)
+    early.can_start_early.cache_clear()
+    yield
+    early.can_start_early.cache_clear()
 
 
 def test_kernels_start_early_where_they_can() -> None:
@@ -30,6 +35,8 @@ def test_kernels_wait_their_turn_where_it_is_asked_for(monkeypatch: pytest.Monke
 def test_older_devices_and_other_targets_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 9))
     assert early.options(DEVICE) == {"EARLY": False}
+    early.can_start_early.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(early, "target", lambda: "hip")
     assert early.options(DEVICE) == {"EARLY": False}
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,9 +26,13 @@ LEAST_CAPABILITY = (9, 0)
 
 def starts_early(device: torch.device) -> bool:
     """Whether kernels on this device are launched early: where that can be, unless TWOFOLD_EARLY=0 forbids it."""
-    if _is_paused.get() or target() != "cuda" or os.environ.get("TWOFOLD_EARLY") == "0":
-        return False
-    return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
+    return not _is_paused.get() and os.environ.get("TWOFOLD_EARLY") != "0" and can_start_early(device)
+
+
+@cache
+def can_start_early(device: torch.device) -> bool:
+    """Whether a device knows early launches; asked for every launch, so it is remembered."""
+    return target() == "cuda" and torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
 
 
 _is_paused: ContextVar[bool] = ContextVar("is_paused", default=False)

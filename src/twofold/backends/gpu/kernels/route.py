@@ -43,7 +43,7 @@ def route_kernel(
     wait(EARLY)
     x_D = tl.load(x + token * x_stride + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(logits + token * E + expert, tl.sum(router_D * x_D, axis=0))
-    if is_last(counters + token, 2, E):
+    if is_last(counters + token, 2, E):  # 2: there is something to wait for, with one expert too
         choose(logits, experts, gates, token, E, SLOTS, ACTIVE)
 
 
