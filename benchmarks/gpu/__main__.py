@@ -27,6 +27,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--parts", nargs="+", default=["limits", "checks", "kernels", "decode", "prefill", "full"])
     given = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error(
+            "torch sees no CUDA or ROCm device here, and there is nothing else to measure; run it where one is"
+        )
     report = Report(given.out)
     parts: dict[str, Callable[[Report], None]] = {
         "limits": lambda report: report.content.update(limits=limits.measure_limits()),
