@@ -59,6 +59,8 @@ def compile_for(signature: Signature, target: str) -> Resources:
     options: dict[str, Any] = {"num_warps": signature.warps, "enable_fp_fusion": signature.fusion}
     if signature.stages is not None and backend == "cuda":
         options["num_stages"] = signature.stages
+    if signature.registers is not None and backend == "cuda":
+        options["maxnreg"] = signature.registers
     compiled = triton.compile(source, target=GPUTarget(backend, architecture, warp), options=options)
     registers, spills = cuda_usage(compiled) if backend == "cuda" else hip_usage(compiled.asm["amdgcn"])
     return {"registers": registers, "spills": spills, "shared": int(compiled.metadata.shared)}

@@ -8,11 +8,12 @@ import torch
 
 from tests.backends.gpu.integer_weights import INTEGERS, product, routed
 from twofold.backends.gpu.codes import Codes
-from twofold.backends.gpu.kernels.integer_few import Cut, choose, few, few_routed
-from twofold.backends.gpu.weights import Int4Weight, Int8Weight
+from twofold.backends.gpu.kernels.integer_few import MOST_HELD, Cut, choose, few, few_routed, steps_of
+from twofold.backends.gpu.kernels.integer_pair import pair, pair_sum
+from twofold.backends.gpu.weights import Int4Weight, Int8Weight, part
 from twofold.ops.packed import Format
 
-SMALL = Cut(2, 1, 3)
+SMALL = Cut(2, 1, 1)
 
 
 @pytest.mark.parametrize("form", INTEGERS)
@@ -32,7 +33,7 @@ def test_a_tensor_is_added_on_the_way() -> None:
     assert np.array_equal(few(codes, weight, add_TN, SMALL).numpy(), wanted + add_TN.numpy())
 
 
-@pytest.mark.parametrize("cut", [Cut(4, 1, 4), Cut(1, 2, 3), Cut(8, 1, 2)], ids=str)
+@pytest.mark.parametrize("cut", [Cut(4, 1, 2), Cut(1, 2, 1), Cut(8, 1, 5)], ids=str)
 def test_every_cut_gives_the_same(cut: Cut) -> None:
     codes, weight, wanted = product("int4", 1, 5, 1088)
     assert np.array_equal(few(codes, weight, None, cut).numpy(), wanted)
@@ -62,11 +63,42 @@ def test_offsets_into_a_stack_have_64_bits() -> None:
     scales[2, :2] = 1
     weight = Int8Weight(codes, scales, (3, 2, width))
     x = Codes(torch.ones(1, 2, width, dtype=torch.int8), torch.ones(1), torch.zeros(1, dtype=torch.int32))
-    y_RN = few_routed(x, 1, torch.tensor([2], dtype=torch.int32), None, weight, Cut(2, 8, 3))
+    y_RN = few_routed(x, 1, torch.tensor([2], dtype=torch.int32), None, weight, Cut(2, 8, 2))
     assert y_RN.tolist() == [[width, width]]
 
 
+@pytest.mark.parametrize("is_four", [True, False])
+@pytest.mark.parametrize("width", [64, 5120, 8192, 16384, 28672])
 @pytest.mark.parametrize(("tokens", "rows"), [(1, 5120), (1, 16384), (2, 600), (8, 5120), (1, 100)])
-def test_a_cut_is_chosen_for_every_size(tokens: int, rows: int) -> None:
-    assert choose(tokens, rows).rows in (1, 2, 4, 8)
-    assert isinstance(product("int4", 1, 1, 1)[1], Int4Weight)
+def test_a_cut_is_chosen_for_every_size(tokens: int, rows: int, width: int, is_four: bool) -> None:
+    cut = choose(tokens, rows, width, is_four)
+    count = steps_of(width, is_four, cut.warps)
+    assert cut.rows in (1, 2, 4)
+    assert cut.rows * cut.steps * (1 if count <= cut.steps else 2) <= MOST_HELD
+    assert count % cut.steps == 0, "a row is read without masks where it can be"
+
+
+@pytest.mark.parametrize("form", INTEGERS)
+@pytest.mark.parametrize(("rows", "columns"), [(3, 96), (33, 1088)])
+@pytest.mark.parametrize("cut", [None, Cut(2, 1, 1)], ids=str)
+def test_two_experts_in_one_launch_have_the_bits_of_two_launches(
+    form: Format, rows: int, columns: int, cut: Cut | None
+) -> None:
+    codes, stack, experts_R, gates_R, _ = routed(form, 2, 1, 3, rows, columns)
+    shared = part(stack, 0)
+    assert isinstance(shared, Int4Weight | Int8Weight)
+    first = codes.rows(torch.tensor([1]))
+    found_2N = pair(first, shared, experts_R[1:], gates_R[1:], stack, cut)
+    wanted_2N = torch.cat([few(first, shared), few_routed(first, 1, experts_R[1:], gates_R[1:], stack)])
+    assert torch.equal(found_2N, wanted_2N)
+    add_1N = torch.linspace(-1, 1, rows)[None]
+    last = few_routed(
+        codes.rows(torch.tensor([1])),
+        1,
+        experts_R[1:],
+        None,
+        stack,
+        None,
+        few(codes.rows(torch.tensor([0])), shared, add_1N),
+    )
+    assert torch.equal(pair_sum(codes, shared, experts_R[1:], stack, add_1N, cut), last)

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from twofold.backends.gpu.codes import Codes
 from twofold.backends.gpu.kernels.early import options, release, wait
-from twofold.backends.gpu.kernels.integer_sums import integer_sums
+from twofold.backends.gpu.kernels.integer_sums import hold, integer_sums
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.tiles import find_row
 from twofold.backends.gpu.weights import Int4Weight, IntegerWeight
 from twofold.ops.activations import REST_STEPS
+from twofold.ops.layout import padded
 
 MOST_TOKENS = 8
 _REST = tl.constexpr(1 / REST_STEPS)
@@ -33,36 +34,56 @@ _REST = tl.constexpr(1 / REST_STEPS)
 
 @dataclass(frozen=True)
 class Cut:
-    """How a product is cut: rows of a program, its warps (all along the columns) and steps under way at once."""
+    """How a product is cut: rows of a program, its warps (all along the columns) and steps held in registers."""
 
     rows: int
     warps: int
-    stages: int
+    steps: int
 
 
-CONFIGS = (Cut(4, 1, 4), Cut(4, 1, 3), Cut(8, 1, 3), Cut(8, 1, 4), Cut(16, 1, 2), Cut(4, 2, 3))
+CONFIGS = (Cut(4, 1, 5), Cut(2, 1, 5), Cut(2, 1, 8), Cut(1, 1, 8), Cut(2, 1, 1), Cut(4, 1, 1))
 """What a sweep tries for one token."""
+MOST_HELD = 20
+"""Steps of all rows that a thread holds at once, five registers each."""
 
 
-def choose(tokens: int, rows: int, is_four: bool = True) -> Cut:
-    """The cut for a weight of so many rows, measured on an H100 (benchmarks/results, 2026-11-26-1107).
+def choose(tokens: int, rows: int, width: int, is_four: bool = True) -> Cut:
+    """The cut for a weight of so many rows and padded columns.
 
-    With more tokens a lane has room for fewer rows of sums.
+    One or two tokens take rows whole where they fit; with more of them a lane has room for fewer weights.
     """
+    count = steps_of(width, is_four, 1)
     if tokens > 2:
-        return Cut(2, 1, 3)
-    if rows < 2048:  # enough programs for every multiprocessor; not measured
-        return Cut(2 if rows >= 512 else 1, 1, 4)
-    if tokens > 1 or not is_four:
-        return Cut(4, 1, 4)
-    return Cut(8 if rows >= 12288 else 4, 1, 3)
+        return Cut(2, 1, 1)
+    height = 4 if rows >= 2048 else 2 if rows >= 512 else 1  # enough programs for every multiprocessor
+    while height > 1 and height * count > MOST_HELD:
+        height //= 2
+    if height * count <= MOST_HELD:
+        return Cut(height, 1, count)
+    return Cut(height, 1, max(steps for steps in range(1, MOST_HELD // 2 + 1) if count % steps == 0))
+
+
+def steps_of(width: int, is_four: bool, warps: int) -> int:
+    """Steps of a row of so many padded columns: a lane takes 16 bytes in each."""
+    return triton.cdiv(width // (32 if is_four else 16), 32 * warps)
+
+
+def registers(cut: Cut, tokens: int, width: int, is_four: bool, more: int = 0) -> dict[str, int]:
+    """What a launcher adds for a thread's registers, on CUDA: as many as hold everything, and `more` weights beside.
+
+    Left to itself the compiler takes all 255, and half of the programs find no room.
+    """
+    if target() != "cuda":
+        return {}
+    held = (1 if steps_of(width, is_four, cut.warps) <= cut.steps else 2) + more
+    return {"maxnreg": min(255, padded(44 + 5 * cut.rows * cut.steps * held + 12 * (tokens - 1), 8))}
 
 
 def few(codes: Codes, weight: IntegerWeight, add_TN: Tensor | None = None, cut: Cut | None = None) -> Tensor:
     """The product of at most MOST_TOKENS tokens with a matrix, float32 [T, N], plus `add_TN` (contiguous) if given."""
     tokens, rows = len(codes), weight.shape[-2]
     y_TN = torch.empty(tokens, rows, device=codes.scales_T.device)
-    cut = cut or choose(tokens, rows, isinstance(weight, Int4Weight))
+    cut = cut or choose(tokens, rows, codes.codes_TCW.shape[-1], isinstance(weight, Int4Weight))
     if tokens:
         slots = 1 << (tokens - 1).bit_length()
         launch(codes, weight, y_TN, (triton.cdiv(rows, cut.rows),), cut, TOKENS=slots, add=add_TN)
@@ -84,7 +105,7 @@ def few_routed(
     """
     rows = weight.shape[-2]
     y_RN = torch.empty(len(experts_R), rows, device=codes.scales_T.device)
-    cut = cut or choose(1, rows, isinstance(weight, Int4Weight))
+    cut = cut or choose(1, rows, codes.codes_TCW.shape[-1], isinstance(weight, Int4Weight))
     grid = (triton.cdiv(rows, cut.rows), len(experts_R))
     if len(experts_R):
         launch(
@@ -109,16 +130,16 @@ def launch(
 ) -> None:
     """Start the kernel; what is not there is stood in for by y, which is then not read."""
     assert add is None or add.is_contiguous(), "rows of what is added are one behind the other"
-    is_four = isinstance(weight, Int4Weight)
+    is_four, width = isinstance(weight, Int4Weight), codes.codes_TCW.shape[-1]
     multipliers = word_view(weight.multipliers) if isinstance(weight, Int4Weight) else y
     few_kernel[grid](
         codes.codes_TCW.view(torch.int32), codes.scales_T, codes.wide_T, len(codes),
         y if experts is None else experts, y if gates is None else gates,
         weight.codes.view(torch.int32), multipliers, weight.scales, y if add is None else add, y,
         weight.shape[-2], weight.scales.shape[-1],
-        WIDTH=codes.codes_TCW.shape[-1], FOUR=is_four, TOKENS=TOKENS, ROWS=cut.rows, LANES=32 * cut.warps,
-        STAGES=cut.stages, ACTIVE=ACTIVE, HAS_GATES=gates is not None, HAS_ADD=add is not None, TARGET=target(),
-        **options(y.device), num_warps=cut.warps, enable_fp_fusion=False,
+        WIDTH=width, FOUR=is_four, TOKENS=TOKENS, ROWS=cut.rows, LANES=32 * cut.warps,
+        STEPS=cut.steps, ACTIVE=ACTIVE, HAS_GATES=gates is not None, HAS_ADD=add is not None, TARGET=target(),
+        **options(y.device), **registers(cut, TOKENS, width, is_four), num_warps=cut.warps, enable_fp_fusion=False,
     )  # fmt: skip
 
 
@@ -131,7 +152,7 @@ def word_view(multipliers: Tensor) -> Tensor:
 def few_kernel(
     x, scales_T, wide_T, tokens, experts_R, gates_R, codes, multipliers, scales_N, add, y, rows, stack_rows,
     WIDTH: tl.constexpr, FOUR: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
-    STAGES: tl.constexpr, ACTIVE: tl.constexpr, HAS_GATES: tl.constexpr, HAS_ADD: tl.constexpr,
+    STEPS: tl.constexpr, ACTIVE: tl.constexpr, HAS_GATES: tl.constexpr, HAS_ADD: tl.constexpr,
     TARGET: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """ROWS rows of the product of TOKENS tokens, or, when ACTIVE > 0, of one routed row with its expert."""
@@ -150,13 +171,14 @@ def few_kernel(
         add += routed.to(tl.int64) * rows
     codes += row * (WIDTH // 8 if FOUR else WIDTH // 4)
     multipliers += row * (WIDTH // 256 if WIDTH % 256 == 0 else WIDTH // 64)
-    scales_N += row
-    if ACTIVE == 0:
-        wait(EARLY)
+    held = hold(codes, multipliers, 0, WIDTH, FOUR, ROWS, LANES, STEPS, TARGET)
+    scales = read_each(scales_N + row, ROWS, ROWS)
+    wait(EARLY)
     added = read_added(add + first, tokens, rows - first, rows, TOKENS, ROWS, HAS_ADD)
+    gate = tl.load(gates_R) if HAS_GATES else 1.0
     products = integer_products(
-        x, scales_T, wide_T, tokens, gates_R, codes, multipliers, scales_N,
-        WIDTH, FOUR, TOKENS, ROWS, LANES, STAGES, HAS_GATES, TARGET,
+        held, scales, x, scales_T, wide_T, tokens, gate, codes, multipliers,
+        WIDTH, FOUR, TOKENS, ROWS, LANES, STEPS, TARGET,
     )  # fmt: skip
     for index in tl.static_range(TOKENS * ROWS):
         place = index % TOKENS * rows + first + index // TOKENS
@@ -183,28 +205,28 @@ def read_added(
 
 @triton.jit
 def integer_products(
-    x, scales_T, wide_T, tokens, gates_R, codes, multipliers, scales_N,
+    held, row_scales, x, scales_T, wide_T, tokens, gate, codes, multipliers,
     WIDTH: tl.constexpr, FOUR: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
-    STAGES: tl.constexpr, HAS_GATES: tl.constexpr, TARGET: tl.constexpr,
+    STEPS: tl.constexpr, TARGET: tl.constexpr,
 ):  # fmt: skip
-    """Products of TOKENS tokens with ROWS rows, row after row, a tuple of float32.
+    """Products of TOKENS tokens with ROWS rows, row after row, a tuple of float32. `held`: their weights, by `hold`.
 
     The second row of codes has a pass of its own, over weights that are still in a cache, so that it costs nothing
-    when nobody is wide. Scales are read before the weights, so that the end does not wait for them.
+    when nobody is wide. Scales are read before the codes, so that the end does not wait for them.
     """
     wide = read_each(wide_T, tokens, TOKENS)
-    scales = read_each(scales_T, tokens, TOKENS), read_each(scales_N, ROWS, ROWS)
-    gate = tl.load(gates_R) if HAS_GATES else 1.0
+    scales = read_each(scales_T, tokens, TOKENS), row_scales
     is_wide = wide[0]
     for slot in tl.static_range(1, TOKENS):
         is_wide |= wide[slot]
-    sums = integer_sums(x, tokens, codes, multipliers, WIDTH, FOUR, TOKENS, ROWS, LANES, STAGES, TARGET)
-    products = scaled(sums, scales, 1.0, gate, TOKENS, ROWS, HAS_GATES)
+    sums = integer_sums(held, x, tokens, codes, multipliers, WIDTH, FOUR, TOKENS, ROWS, LANES, STEPS, TARGET)
+    products = scaled(sums, scales, 1.0, gate, TOKENS, ROWS)
     if is_wide != 0:
+        again = hold(codes, multipliers, 0, WIDTH, FOUR, ROWS, LANES, 1, TARGET)
         sums = integer_sums(
-            x + WIDTH // 4, tokens, codes, multipliers, WIDTH, FOUR, TOKENS, ROWS, LANES, STAGES, TARGET
+            again, x + WIDTH // 4, tokens, codes, multipliers, WIDTH, FOUR, TOKENS, ROWS, LANES, 1, TARGET
         )
-        rests = scaled(sums, scales, _REST, gate, TOKENS, ROWS, HAS_GATES)
+        rests = scaled(sums, scales, _REST, gate, TOKENS, ROWS)
         wider = ()
         for index in tl.static_range(TOKENS * ROWS):
             both = products[index] + rests[index]
@@ -223,13 +245,11 @@ def read_each(pointer, count, MOST: tl.constexpr):
 
 
 @triton.jit
-def scaled(sums, scales, factor, gate, TOKENS: tl.constexpr, ROWS: tl.constexpr, HAS_GATES: tl.constexpr):
+def scaled(sums, scales, factor, gate, TOKENS: tl.constexpr, ROWS: tl.constexpr):
     """float(sum) * (x_scale * w_scale) of each token and row, a tuple of float32."""
     products = ()
     for index in tl.static_range(TOKENS * ROWS):
-        s = scales[0][index % TOKENS] * factor
-        if HAS_GATES:
-            s *= gate
+        s = scales[0][index % TOKENS] * factor * gate
         products = products + (sums[index].to(tl.float32) * (s * scales[1][index // TOKENS]),)  # noqa: RUF005
     return products
 
@@ -239,18 +259,21 @@ _ARGUMENTS = (
     " scales_N:*fp32 add:*fp32 y:*fp32 rows:i32:16 stack_rows:i32:16"
 )
 _CONSTANTS: dict[str, Any] = {
-    "WIDTH": 5120, "FOUR": True, "TOKENS": 1, "ROWS": 4, "LANES": 32, "STAGES": 4, "ACTIVE": 0, "HAS_GATES": False,
+    "WIDTH": 5120, "FOUR": True, "TOKENS": 1, "ROWS": 4, "LANES": 32, "STEPS": 5, "ACTIVE": 0, "HAS_GATES": False,
     "HAS_ADD": False,
 }  # fmt: skip
-_CHANGES: dict[str, dict[str, Any]] = {
-    "one token": {},
-    "one token, added": {"HAS_ADD": True},
-    "routed": {"ACTIVE": 1, "HAS_GATES": True},
-    "eight tokens": {"TOKENS": 8, "ROWS": 2, "STAGES": 3},
-    "int8": {"FOUR": False},
+_CHANGES: dict[str, tuple[dict[str, Any], int]] = {
+    "one token": ({}, 144),
+    "one token, added": ({"HAS_ADD": True}, 144),
+    "routed": ({"ACTIVE": 1, "HAS_GATES": True}, 144),
+    "eight tokens": ({"TOKENS": 8, "ROWS": 2, "STEPS": 1}, 152),
+    "int8": ({"FOUR": False, "ROWS": 2, "STEPS": 10}, 144),
 }
 SIGNATURES = {
-    name: Signature(kernel=few_kernel, arguments=_ARGUMENTS, constants=_CONSTANTS | changes, warps=1, fusion=False)
-    for name, changes in _CHANGES.items()
-}
+    name: Signature(
+        kernel=few_kernel, arguments=_ARGUMENTS, constants=_CONSTANTS | changes, warps=1, fusion=False,
+        registers=registers,
+    )
+    for name, (changes, registers) in _CHANGES.items()
+}  # fmt: skip
 """What test_compiles watches."""

@@ -1,4 +1,8 @@
-"""Integer sums of few tokens with some rows of a weight: the loop along the columns of integer_few and refine."""
+"""Integer sums of few tokens with some rows of a weight: the loop along the columns of integer_few and refine.
+
+A lane holds 16 bytes of every row and step in registers. Weights are asked for by `hold`, long before they are used:
+a kernel that starts early has them under way, or here, when the activations are known.
+"""
 
 from __future__ import annotations
 
@@ -11,39 +15,90 @@ from twofold.backends.gpu.kernels.target import (
     level_tables,
     levels32,
     paired32,
+    streamed_words,
     summands32,
     words16,
 )
 
 
 @triton.jit
-def integer_sums(
-    x, tokens, codes, multipliers,
-    WIDTH: tl.constexpr, FOUR: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
-    STAGES: tl.constexpr, TARGET: tl.constexpr,
+def hold(
+    codes, multipliers, begin,
+    WIDTH: tl.constexpr, FOUR: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, STEPS: tl.constexpr,
+    TARGET: tl.constexpr,
 ):  # fmt: skip
-    """Sums of ROWS rows with TOKENS tokens, row after row, a tuple of int32. Pointers are to words of int32."""
+    """ROWS rows of a weight, STEPS steps from `begin` on, as they lie: step after step, row after row.
+
+    Two tuples: four words of each, and what its multipliers are in (nothing of int8). Pointers are to words of int32.
+    """
     SLOTS: tl.constexpr = WIDTH // 32 if FOUR else WIDTH // 16  # of 16 bytes in a row
-    IS_FULL: tl.constexpr = SLOTS % LANES == 0
+    IS_FULL: tl.constexpr = SLOTS % (LANES * STEPS) == 0
+    words, stored = (), ()
+    for step in tl.static_range(STEPS):
+        slots_L = (begin + step) * LANES + tl.arange(0, LANES)
+        is_there_L = slots_L < SLOTS
+        for row in tl.static_range(ROWS):
+            words = words + read_words(codes + row * (SLOTS * 4), slots_L * 4, is_there_L, FOUR, IS_FULL, TARGET)
+            if FOUR:
+                if WIDTH % 256 == 0:
+                    place = multipliers + row * (WIDTH // 256) + slots_L // 8
+                else:
+                    place = multipliers + row * (WIDTH // 64) + slots_L // 2
+                stored = stored + (read(place, is_there_L, IS_FULL),)  # noqa: RUF005
+    return words, stored
+
+
+@triton.jit
+def integer_sums(
+    held, x, tokens, codes, multipliers,
+    WIDTH: tl.constexpr, FOUR: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+    STEPS: tl.constexpr, TARGET: tl.constexpr,
+):  # fmt: skip
+    """Sums of ROWS rows with TOKENS tokens, row after row, a tuple of int32. `held`: of step 0, by `hold`."""
+    COUNT: tl.constexpr = (WIDTH // (32 if FOUR else 16) + LANES - 1) // LANES
     tables = level_tables(tokens, TARGET)
     sums = ()
     for _ in tl.static_range(TOKENS * ROWS):
         sums = sums + (tl.zeros((LANES,), tl.int32),)  # noqa: RUF005
-    for step in tl.range((SLOTS + LANES - 1) // LANES, num_stages=STAGES):
-        slots_L = step * LANES + tl.arange(0, LANES)
+    if COUNT <= STEPS:
+        sums = add_held(sums, held, x, tokens, 0, tables, WIDTH, FOUR, TOKENS, ROWS, LANES, STEPS, TARGET)
+    else:
+        for begin in tl.range(0, COUNT, STEPS):
+            after = tl.where(begin + STEPS < COUNT, begin + STEPS, 0)  # behind the last step may be nobody's memory
+            following = hold(codes, multipliers, after, WIDTH, FOUR, ROWS, LANES, STEPS, TARGET)
+            sums = add_held(sums, held, x, tokens, begin, tables, WIDTH, FOUR, TOKENS, ROWS, LANES, STEPS, TARGET)
+            held = following
+    totals = ()
+    for index in tl.static_range(TOKENS * ROWS):
+        totals = totals + (tl.sum(sums[index], axis=0),)  # noqa: RUF005
+    return totals
+
+
+@triton.jit
+def add_held(
+    sums, held, x, tokens, begin, tables,
+    WIDTH: tl.constexpr, FOUR: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+    STEPS: tl.constexpr, TARGET: tl.constexpr,
+):  # fmt: skip
+    """sums of each row and token [L], and the products of what is held, which begins at step `begin`, on top."""
+    SLOTS: tl.constexpr = WIDTH // 32 if FOUR else WIDTH // 16
+    IS_FULL: tl.constexpr = SLOTS % (LANES * STEPS) == 0
+    words, stored = held
+    for step in tl.static_range(STEPS):
+        slots_L = (begin + step) * LANES + tl.arange(0, LANES)
         is_there_L = slots_L < SLOTS
         x_words = activations(x, tokens, slots_L, is_there_L, WIDTH, FOUR, IS_FULL, TOKENS, TARGET)
         new = ()
         for row in tl.static_range(ROWS):
-            words = read4(codes + row * (SLOTS * 4), slots_L * 4, is_there_L, IS_FULL)
+            four = four_of(words, step * ROWS + row)
             if FOUR:
-                m_L = group_multipliers(multipliers, row, slots_L, is_there_L, WIDTH, IS_FULL)
+                m_L = group_multipliers(stored[step * ROWS + row], slots_L, is_there_L, WIDTH, IS_FULL)
                 if TOKENS <= 2 and TARGET == "cuda":
-                    levels = summands32(words, tables)
+                    levels = summands32(four, tables)
                 else:
-                    levels = (levels32(words, tables, TARGET),)
+                    levels = (levels32(four, tables, TARGET),)
             else:
-                levels = words16(words, TARGET)
+                levels = words16(four, TARGET)
             for slot in tl.static_range(TOKENS):
                 if FOUR:
                     part_L = dots(levels[0], x_words[slot], tl.zeros((LANES,), tl.int32), 8, TARGET)
@@ -53,10 +108,13 @@ def integer_sums(
                 else:
                     new = new + (dots(levels, x_words[slot], sums[row * TOKENS + slot], 4, TARGET),)  # noqa: RUF005
         sums = new
-    totals = ()
-    for index in tl.static_range(TOKENS * ROWS):
-        totals = totals + (tl.sum(sums[index], axis=0),)  # noqa: RUF005
-    return totals
+    return sums
+
+
+@triton.jit
+def four_of(words, place: tl.constexpr):
+    """The four words of a place."""
+    return words[4 * place], words[4 * place + 1], words[4 * place + 2], words[4 * place + 3]
 
 
 @triton.jit
@@ -96,6 +154,22 @@ def read4(pointer, offsets_L, is_there_L, IS_FULL: tl.constexpr):
 
 
 @triton.jit
+def read_words(pointer, offsets_L, is_there_L, FOUR: tl.constexpr, IS_FULL: tl.constexpr, TARGET: tl.constexpr):
+    """`read4` of a weight. Beyond the columns words of int8 are zero; of four bits the multiplier will be."""
+    if TARGET != "cuda":
+        return read4(pointer, offsets_L, is_there_L, IS_FULL)
+    if IS_FULL:
+        return streamed_words(pointer + offsets_L)
+    first_L, second_L, third_L, fourth_L = streamed_words(pointer + tl.where(is_there_L, offsets_L, 0))
+    if FOUR:
+        return first_L, second_L, third_L, fourth_L
+    return (
+        tl.where(is_there_L, first_L, 0), tl.where(is_there_L, second_L, 0),
+        tl.where(is_there_L, third_L, 0), tl.where(is_there_L, fourth_L, 0),
+    )  # fmt: skip
+
+
+@triton.jit
 def read_x4(pointer, offsets_L, is_there_L, IS_FULL: tl.constexpr, TARGET: tl.constexpr):
     """`read4` of what every program reads. Beyond the columns there may be anything: the weight is zero there."""
     if TARGET != "cuda":
@@ -106,15 +180,13 @@ def read_x4(pointer, offsets_L, is_there_L, IS_FULL: tl.constexpr, TARGET: tl.co
 
 
 @triton.jit
-def group_multipliers(multipliers, row, groups_L, is_there_L, WIDTH: tl.constexpr, IS_FULL: tl.constexpr):
-    """m of these groups of a row, int32 [L], 0 beyond the last; from words where rows are whole words of eight groups,
-    as no asynchronous copy takes single bytes.
+def group_multipliers(stored_L, groups_L, is_there_L, WIDTH: tl.constexpr, IS_FULL: tl.constexpr):
+    """m of these groups, int32 [L], 0 beyond the last; out of words where rows are whole words of eight groups, else
+    out of bytes of two.
     """  # fmt: skip
     if WIDTH % 256 == 0:
-        stored_L = read(multipliers + row * (WIDTH // 256) + groups_L // 8, is_there_L, IS_FULL)
         n_L = (stored_L >> (groups_L % 8 * 4)) & 15
     else:
-        stored_L = read(multipliers + row * (WIDTH // 64) + groups_L // 2, is_there_L, IS_FULL)
         n_L = (stored_L.to(tl.int32) >> (groups_L % 2 * 4)) & 15
     m_L = n_L - 8 + (n_L >> 3)
     if IS_FULL:

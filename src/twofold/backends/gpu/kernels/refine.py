@@ -12,7 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.codes import Codes
-from twofold.backends.gpu.kernels.integer_few import integer_products, word_view
+from twofold.backends.gpu.kernels.integer_few import integer_products, read_each, word_view
+from twofold.backends.gpu.kernels.integer_sums import hold
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.weights import RefinedWeight
@@ -40,7 +41,7 @@ def refine(codes: Codes, weight: RefinedWeight, y_RV: Tensor) -> None:
     refine_kernel[(chosen * PANEL_ROWS // ROWS_OF_PROGRAM, count)](
         codes.codes_TCW.view(torch.int32), codes.scales_T, codes.wide_T, chosen_RC, residual.codes.view(torch.int32),
         word_view(residual.multipliers), residual.scales, y_RV, vocabulary, chosen,
-        WIDTH=codes.codes_TCW.shape[-1], ROWS=ROWS_OF_PROGRAM, STAGES=4, TARGET=target(),
+        WIDTH=codes.codes_TCW.shape[-1], ROWS=ROWS_OF_PROGRAM, STEPS=5, TARGET=target(),
         num_warps=1, enable_fp_fusion=False,
     )  # fmt: skip
 
@@ -84,7 +85,7 @@ def choose_kernel(best_RP, chosen_RC, panels, chosen, SIZE: tl.constexpr):
 @triton.jit
 def refine_kernel(
     x, scales_T, wide_T, chosen_RC, codes, multipliers, scales_N, y_RV, vocabulary, chosen,
-    WIDTH: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr, TARGET: tl.constexpr,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.constexpr, TARGET: tl.constexpr,
 ):  # fmt: skip
     """ROWS tokens of a chosen panel of one row."""
     row = tl.program_id(1).to(tl.int64)
@@ -92,10 +93,12 @@ def refine_kernel(
     panel = tl.load(chosen_RC + row * chosen + part // (_PANEL // ROWS))
     first = panel * _PANEL + part % (_PANEL // ROWS) * ROWS
     start = first.to(tl.int64)
+    codes += start * (WIDTH // 8)
+    multipliers += start * (WIDTH // 256 if WIDTH % 256 == 0 else WIDTH // 64)
+    held = hold(codes, multipliers, 0, WIDTH, True, ROWS, 32, STEPS, TARGET)
     products = integer_products(
-        x + row * (WIDTH // 2), scales_T + row, wide_T + row, 1, scales_T, codes + start * (WIDTH // 8),
-        multipliers + start * (WIDTH // 256 if WIDTH % 256 == 0 else WIDTH // 64), scales_N + start,
-        WIDTH, True, 1, ROWS, 32, STAGES, False, TARGET,
+        held, read_each(scales_N + start, ROWS, ROWS), x + row * (WIDTH // 2), scales_T + row, wide_T + row, 1,
+        1.0, codes, multipliers, WIDTH, True, 1, ROWS, 32, STEPS, TARGET,
     )  # fmt: skip
     for index in tl.static_range(ROWS):
         place = y_RV + row * vocabulary + first + index
@@ -115,7 +118,7 @@ SIGNATURES = {
         kernel=refine_kernel,
         arguments="x:*i32 scales_T:*fp32 wide_T:*i32 chosen_RC:*i32 codes:*i32 multipliers:*i32 scales_N:*fp32"
         " y_RV:*fp32 vocabulary:i32:16 chosen:i32",
-        constants={"WIDTH": 5120, "ROWS": 4, "STAGES": 4}, warps=1, fusion=False,
+        constants={"WIDTH": 5120, "ROWS": 4, "STEPS": 5}, warps=1, fusion=False,
     ),
 }  # fmt: skip
 """What test_compiles watches."""

@@ -11,7 +11,8 @@ class Signature:
     """A kernel with the types of its arguments and the values of its constants.
 
     `arguments` is "name:type name:type"; types as Triton writes them (*fp32, i32), i32:16 for a multiple of 16;
-    pointers are multiples of 16 anyway. Constants TARGET, EARLY and NATIVE are filled in. `targets`: those it is for.
+    pointers are multiples of 16 anyway. Constants TARGET, EARLY and NATIVE are filled in. `registers`: the most that
+    a thread may have on CUDA. `targets`: those it is for.
     """
 
     kernel: Any
@@ -20,4 +21,5 @@ class Signature:
     warps: int = 4
     stages: int | None = None
     fusion: bool = True
+    registers: int | None = None
     targets: tuple[str, ...] = ("sm_80", "sm_90", "gfx942")

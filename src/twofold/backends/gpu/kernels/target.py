@@ -230,6 +230,15 @@ def cached_words(pointers):
 
 
 @triton.jit
+def streamed_words(pointers):
+    """Four words at each pointer (a multiple of 16 bytes) of what is read once, where the order says; CUDA only."""
+    return tl.inline_asm_elementwise(
+        "ld.global.L1::no_allocate.v4.b32 {$0, $1, $2, $3}, [$4];", "=r,=r,=r,=r,l", [pointers.to(tl.int64)],
+        dtype=(tl.int32, tl.int32, tl.int32, tl.int32), is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@triton.jit
 def level_of(codes):
     """Levels of codes 0..15, int32."""
     halves = tl.where(codes < 8, _LOW_HALF, _HIGH_HALF)
