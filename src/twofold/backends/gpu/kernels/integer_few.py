@@ -65,7 +65,8 @@ def choose(tokens: int, rows: int, width: int, is_four: bool = True) -> Cut:
 
 def steps_of(width: int, is_four: bool, warps: int) -> int:
     """Steps of a row of so many padded columns: a lane takes 16 bytes in each."""
-    return triton.cdiv(width // (32 if is_four else 16), 32 * warps)
+    steps: int = triton.cdiv(width // (32 if is_four else 16), 32 * warps)
+    return steps
 
 
 def registers(cut: Cut, tokens: int, width: int, is_four: bool, more: int = 0) -> dict[str, int]:
