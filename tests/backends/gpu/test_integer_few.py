@@ -9,8 +9,7 @@ import torch
 from tests.backends.gpu.integer_weights import INTEGERS, product, routed
 from twofold.backends.gpu.codes import Codes
 from twofold.backends.gpu.kernels.integer_few import MOST_HELD, Cut, choose, few, few_routed, steps_of
-from twofold.backends.gpu.kernels.integer_pair import pair, pair_sum
-from twofold.backends.gpu.weights import Int4Weight, Int8Weight, part
+from twofold.backends.gpu.weights import Int8Weight
 from twofold.ops.packed import Format
 
 SMALL = Cut(2, 1, 1)
@@ -76,29 +75,3 @@ def test_a_cut_is_chosen_for_every_size(tokens: int, rows: int, width: int, is_f
     assert cut.rows in (1, 2, 4)
     assert cut.rows * cut.steps * (1 if count <= cut.steps else 2) <= MOST_HELD
     assert count % cut.steps == 0, "a row is read without masks where it can be"
-
-
-@pytest.mark.parametrize("form", INTEGERS)
-@pytest.mark.parametrize(("rows", "columns"), [(3, 96), (33, 1088)])
-@pytest.mark.parametrize("cut", [None, Cut(2, 1, 1)], ids=str)
-def test_two_experts_in_one_launch_have_the_bits_of_two_launches(
-    form: Format, rows: int, columns: int, cut: Cut | None
-) -> None:
-    codes, stack, experts_R, gates_R, _ = routed(form, 2, 1, 3, rows, columns)
-    shared = part(stack, 0)
-    assert isinstance(shared, Int4Weight | Int8Weight)
-    first = codes.rows(torch.tensor([1]))
-    found_2N = pair(first, shared, experts_R[1:], gates_R[1:], stack, cut)
-    wanted_2N = torch.cat([few(first, shared), few_routed(first, 1, experts_R[1:], gates_R[1:], stack)])
-    assert torch.equal(found_2N, wanted_2N)
-    add_1N = torch.linspace(-1, 1, rows)[None]
-    last = few_routed(
-        codes.rows(torch.tensor([1])),
-        1,
-        experts_R[1:],
-        None,
-        stack,
-        None,
-        few(codes.rows(torch.tensor([0])), shared, add_1N),
-    )
-    assert torch.equal(pair_sum(codes, shared, experts_R[1:], stack, add_1N, cut), last)

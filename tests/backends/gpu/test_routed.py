@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from tests.backends.gpu.float_weights import make
-from tests.backends.gpu.integer_weights import product, routed
-from twofold.backends.gpu.routed import WIDENED_FROM, fit, wide_enough
+from tests.backends.gpu.integer_weights import routed
+from twofold.backends.gpu.routed import WIDENED_FROM, wide_enough
 from twofold.backends.gpu.weights import Int4Weight, Int8Weight, integer_rows, part
 
 
@@ -26,12 +25,3 @@ def test_stacks_are_widened_for_many_pairs_of_each_expert_and_keep_their_integer
 def test_eight_bits_stay_as_they_are() -> None:
     stack = routed("int8", 1, 1, 3, 17, 96)[1]
     assert wide_enough(stack, 1 << 20) is stack
-
-
-def test_an_expert_fits_those_of_a_stack_when_format_and_sizes_are_theirs() -> None:
-    stack = routed("int4", 1, 1, 3, 17, 96)[1]
-    assert fit(part(stack, 0), stack)
-    assert not fit(product("int4", 1, 16, 96)[1], stack)
-    assert not fit(product("int8", 1, 17, 96)[1], stack)
-    groups = make("group4", 3, 16, 64)
-    assert not fit(part(groups, 0), groups), "there are no kernels for both at once"

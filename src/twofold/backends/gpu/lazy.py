@@ -140,9 +140,6 @@ class Sum(Rows):
         if self.is_known:
             return super().added_to(x_TD)
         if isinstance(self.y, Routed) and not self.y.is_known:
-            shared = shared_expert(self.x, self.y.call.x)
-            if shared is not None and routed.are_alike(self.y.call, shared):
-                return routed.together(self.y.call, shared, x_TD)
             return routed.beside(self.y.call, lambda: self.x.added_to(x_TD))
         return self.y.added_to(self.x.added_to(x_TD))
 
@@ -182,15 +179,6 @@ class Gated(Rows):
     def encode(self) -> Codes:
         """See Rows."""
         return super().encode() if self.is_known else quantize.swiglu_quantize(self.gate_up.loose())
-
-
-def shared_expert(of_x: Rows, x: Rows) -> routed.Shared | None:
-    """The weights, where the first rows are a gated network of the second ones, none of it computed yet."""
-    if not (isinstance(of_x, Product) and isinstance(of_x.x, Gated) and isinstance(of_x.x.gate_up, Product)):
-        return None
-    first = of_x.x.gate_up
-    is_open = not (of_x.is_known or of_x.x.is_known or first.is_known)
-    return routed.Shared(first.weight, of_x.weight) if first.x is x and is_open else None
 
 
 @dataclass(frozen=True, eq=False)

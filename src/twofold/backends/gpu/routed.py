@@ -11,15 +11,7 @@ import torch
 from torch import Tensor
 
 from twofold.backends.gpu.codes import Codes
-from twofold.backends.gpu.kernels import (
-    early,
-    float_few,
-    float_many,
-    integer_few,
-    integer_many,
-    integer_pair,
-    quantize,
-)
+from twofold.backends.gpu.kernels import early, float_few, float_many, integer_few, integer_many, quantize
 from twofold.backends.gpu.kernels.combine import combine
 from twofold.backends.gpu.kernels.order import Order, order
 from twofold.backends.gpu.kernels.swiglu import swiglu
@@ -123,34 +115,6 @@ def beside(call: Call, work: Callable[[], Tensor]) -> Tensor:
         add_TD = work()
         here.wait_stream(side)
         return summed(call, found, add_TD)
-
-
-@dataclass(frozen=True)
-class Shared:
-    """The weights of the expert that every token goes through."""
-
-    gate_up: GpuWeight
-    down: GpuWeight
-
-
-def are_alike(call: Call, shared: Shared) -> bool:
-    """Whether one token's shared and routed expert can be multiplied by the same launches (`together`)."""
-    pairs = (shared.gate_up, call.gate_up), (shared.down, call.down)
-    return call.rows == 1 and all(fit(*pair) for pair in pairs)
-
-
-def fit(shared: GpuWeight, stack: GpuWeight) -> bool:
-    """Whether a matrix and those of a stack are alike, in a format that has kernels for both at once."""
-    has_kernels = isinstance(shared, Int8Weight | Int4Weight)
-    return has_kernels and type(shared) is type(stack) and shared.shape == stack.shape[1:]
-
-
-def together(call: Call, shared: Shared, add_1D: Tensor) -> Tensor:
-    """One token through both experts, plus `add_1D`: float32 [1, D], with the bits of one after the other."""
-    expert, gate = (tensor.reshape(-1) for tensor in call.choice.tensors)
-    gate_up_2N = integer_pair.pair(call.x.codes(), integers(shared.gate_up), expert, gate, integers(call.gate_up))
-    hidden_2F = quantize.swiglu_quantize(gate_up_2N)
-    return integer_pair.pair_sum(hidden_2F, integers(shared.down), expert, integers(call.down), add_1D)
 
 
 @cache

@@ -69,14 +69,14 @@ def steps_of(width: int, is_four: bool, warps: int) -> int:
     return steps
 
 
-def registers(cut: Cut, tokens: int, width: int, is_four: bool, more: int = 0) -> dict[str, int]:
-    """What a launcher adds for a thread's registers, on CUDA: as many as hold everything, and `more` weights beside.
+def registers(cut: Cut, tokens: int, width: int, is_four: bool) -> dict[str, int]:
+    """What a launcher adds for a thread's registers, on CUDA: as many as hold everything.
 
     Left to itself the compiler takes all 255, and half of the programs find no room.
     """
     if target() != "cuda":
         return {}
-    held = (1 if steps_of(width, is_four, cut.warps) <= cut.steps else 2) + more
+    held = 1 if steps_of(width, is_four, cut.warps) <= cut.steps else 2
     return {"maxnreg": min(255, padded(44 + 5 * cut.rows * cut.steps * held + 12 * (tokens - 1), 8))}
 
 
