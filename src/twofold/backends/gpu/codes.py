@@ -20,7 +20,10 @@ ROUNDER = 12582912.0
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """codes_TCW int8 [T, 2, W] with zeros behind the columns, scales_T float32, wide_T int32 (0 or 1)."""
+    """codes_TCW int8 [T, 2, W] with zeros behind the columns, scales_T float32, wide_T int32 (0 or 1).
+
+    The second row of a token that is not wide may be anything: whoever reads it chooses by wide_T and never multiplies.
+    """
 
     codes_TCW: Tensor
     scales_T: Tensor

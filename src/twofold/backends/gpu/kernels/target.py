@@ -243,3 +243,44 @@ def level_of(codes):
     """Levels of codes 0..15, int32."""
     halves = tl.where(codes < 8, _LOW_HALF, _HIGH_HALF)
     return ((halves >> (8 * (codes & 7)).to(tl.int64)).to(tl.int32) << 24) >> 24
+
+
+# What ptxas makes of div.rn, without its question for each quotient whether the operands are out of the ordinary, and
+# the branch behind it.
+_CUDA_QUOTIENT = tl.constexpr(
+    "{ .reg .f32 r, n, e, q; rcp.approx.ftz.f32 r, $2; neg.f32 n, $2; fma.rn.f32 e, r, n, 0f3F800000;"
+    " fma.rn.f32 r, r, e, r; mul.rn.f32 q, $1, r; fma.rn.f32 e, q, n, $1; fma.rn.f32 $0, e, r, q; }"
+)
+
+
+@triton.jit
+def quotient(part, whole, TARGET: tl.constexpr):
+    """part / whole, rounded to nearest, of float32 with part from 2^-100 to 1 and whole from 1 to 2.
+
+    A smaller part is divided exactly where the whole is 1.
+    """
+    if TARGET == "cuda":
+        return tl.inline_asm_elementwise(
+            _CUDA_QUOTIENT, "=f,f,f", [part, whole], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return tl.div_rn(part, whole)
+
+
+@triton.jit
+def lowest_bytes(first, second, third, fourth, TARGET: tl.constexpr):
+    """A word of the lowest bytes of four."""
+    if TARGET == "cuda":
+        return tl.inline_asm_elementwise(
+            "{ .reg .b32 p, q; prmt.b32 p, $1, $2, 0x40; prmt.b32 q, $3, $4, 0x40; prmt.b32 $0, p, q, 0x5410; }",
+            "=r,r,r,r,r", [first, second, third, fourth], dtype=tl.int32, is_pure=True, pack=1,
+        )  # fmt: skip
+    return (first & 255) | (second & 255) << 8 | (third & 255) << 16 | fourth << 24
+
+
+@triton.jit
+def nonzero_bytes(words, TARGET: tl.constexpr):
+    """How many of a word's bytes are not zero."""
+    tops = (((words & 0x7F7F7F7F) + 0x7F7F7F7F) | words) & -2139062144  # 0x80 in each of them
+    if TARGET == "cuda":
+        return tl.inline_asm_elementwise("popc.b32 $0, $1;", "=r,r", [tops], dtype=tl.int32, is_pure=True, pack=1)
+    return ((tops >> 7 & 0x01010101) * 0x01010101) >> 24
