@@ -10,12 +10,13 @@ from twofold.backends.gpu.batches import TILE_ROWS, DeviceBatch, is_decode
 from twofold.backends.gpu.cache import GpuCache
 from twofold.backends.gpu.graphs import MOST_ROWS, Captured, Slots
 from twofold.backends.gpu.kernels import heads as heads_kernel
+from twofold.backends.gpu.kernels.angles import angles, factors
 from twofold.backends.gpu.kernels.attend_few import attend_rows
 from twofold.backends.gpu.kernels.attend_many import attend_tiles
 from twofold.backends.gpu.kernels.embed import embed
 from twofold.backends.gpu.kernels.route import route
 from twofold.backends.gpu.lazy import Chosen, Gated, Heads, Normed, Product, Routed, Rows, Sum, Turn, rows
-from twofold.backends.gpu.ops import Angles, Forward, TorchOps, factors
+from twofold.backends.gpu.ops import Angles, Forward, TorchOps
 from twofold.backends.gpu.routed import Choice
 from twofold.backends.gpu.weights import DenseWeight, GpuWeight, Int4Weight, RefinedWeight
 from twofold.ops.layout import Floats, Packed, Packer
@@ -72,8 +73,7 @@ class KernelOps(TorchOps):
     def angles(self, positions_T: Tensor, setting: Rope) -> Angles:
         """Cosines and sines [T, K/2]; every forward pass begins with them, and forgets what it knew of positions."""
         self._factors.clear()
-        cosine_TK2, sine_TK2 = super().angles(positions_T, setting)
-        return cosine_TK2, sine_TK2
+        return angles(positions_T, self.frequencies(setting))
 
     def norm(self, x_TD: Given, weight_D: Packed | GpuWeight, epsilon: float) -> Rows:
         """RMS norm with a weight, once it is known in which form."""

@@ -116,10 +116,14 @@ class TorchOps:
 
     def angles(self, positions_T: Tensor, setting: Rope) -> Angles:
         """Cosines and sines [T, K/2]."""
+        angles_TK2 = positions_T.float()[:, None] * self.frequencies(setting)[None]
+        return angles_TK2.cos(), angles_TK2.sin()
+
+    def frequencies(self, setting: Rope) -> Tensor:
+        """Of each pair, float32 [K/2], on the device: brought there once."""
         if setting not in self._frequencies:
             self._frequencies[setting] = torch.tensor(frequencies(setting), device=self.device)
-        angles_TK2 = positions_T.float()[:, None] * self._frequencies[setting][None]
-        return angles_TK2.cos(), angles_TK2.sin()
+        return self._frequencies[setting]
 
     def norm(self, x_TD: Tensor, weight_D: Packed | GpuWeight, epsilon: float) -> Array:
         """RMS norm with a weight."""
