@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from twofold.backends.gpu.kernels import target
+from twofold.backends.gpu.kernels import integer_tiles, target
 from twofold.ops.levels import LEVELS
 
 WORDS = [int(word) for word in np.random.default_rng(5).integers(0, 1 << 32, 200)]
@@ -91,10 +91,24 @@ def test_products_come_as_low_and_high_nibbles(m: int) -> None:
     products = (LEVELS.astype(np.int64) * m).astype(np.int8)
     table = [int(word) for word in products.view(np.uint32)]
     for word in WORDS[:50]:
-        found = run(target._CUDA_PRODUCTS.value, _2=word, _3=table[0], _7=table[1], _11=table[2], _15=table[3])
+        found = run(integer_tiles._CUDA_PRODUCTS.value, _2=word, _3=table[0], _7=table[1], _11=table[2], _15=table[3])
         codes = codes_of(word)
         assert bytes_of(found["_0"]) == [int(products[code]) for code in codes[0::2]]
         assert bytes_of(found["_1"]) == [int(products[code]) for code in codes[1::2]]
+
+
+@pytest.mark.parametrize("m", [-8, -1, 1, 5, 8])
+def test_products_come_nibble_after_nibble_too(m: int) -> None:
+    products = (LEVELS.astype(np.int64) * m).astype(np.int8)
+    table = {f"_{place + 3}": int(word) for place, word in enumerate(products.view(np.uint32))}
+    for word in WORDS[:50]:
+        found = run(target._CUDA_PRODUCTS32.value, _2=word, _7=0x32103210, **table)
+        assert bytes_of(found["_0"], found["_1"]) == [int(products[code]) for code in codes_of(word)]
+
+
+def test_the_lowest_bytes_of_four_words_are_one() -> None:
+    found = run(target._CUDA_LOWEST.value, _1=0x11223301, _2=0x44556602, _3=0x77889903, _4=0xAABBCC04)
+    assert bytes_of(found["_0"]) == [1, 2, 3, 4]
 
 
 def test_activations_are_paired_like_the_levels() -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from twofold.backends.gpu.kernels import float_few, float_many, integer_few, integer_many, refine
+from twofold.backends.gpu.kernels import float_few, float_many, integer_few, integer_many, integer_several, refine
 from twofold.backends.gpu.kernels.fp8 import dense_many, fits_library, has_fp8
+from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.unpack import widened
 from twofold.backends.gpu.weights import (
     DenseWeight,
@@ -29,6 +30,8 @@ FEW_CODES, FEW_FLOATS = 8, 4
 """Rows up to which a weight is read by dot products of its own, not by tiles."""
 FEW_TALL = 4
 """The same for four-bit weights of integer_many.TALL_ROWS and more: on an H100 8 rows took 44 us so, 32 us by tiles."""
+SEVERAL, MOST_SEVERAL = 2, {True: 32, False: 16}
+"""On CUDA: rows above which, and up to which (by whether weights have four bits), matrix units take them one by one."""
 WIDENED_FROM = 128
 """Rows from which four-bit weights are widened to eight bits first, once for all tiles."""
 
@@ -49,6 +52,8 @@ def product(x: Rows, weight: GpuWeight, add_TN: Tensor | None = None) -> Tensor:
 
 def integer_product(x: Rows, weight: IntegerWeight, add_TN: Tensor | None) -> Tensor:
     """Exact integer sums times both scales, float32."""
+    if target() == "cuda" and SEVERAL < len(x) <= MOST_SEVERAL[isinstance(weight, Int4Weight)]:
+        return integer_several.several(x.codes(), weight, add_TN)
     is_tall = isinstance(weight, Int4Weight) and weight.shape[-2] >= integer_many.TALL_ROWS
     if len(x) <= (FEW_TALL if is_tall else FEW_CODES):
         return integer_few.few(x.codes(), weight, add_TN)

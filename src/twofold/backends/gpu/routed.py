@@ -11,10 +11,19 @@ import torch
 from torch import Tensor
 
 from twofold.backends.gpu.codes import Codes
-from twofold.backends.gpu.kernels import early, float_few, float_many, integer_few, integer_many, quantize
+from twofold.backends.gpu.kernels import (
+    early,
+    float_few,
+    float_many,
+    integer_few,
+    integer_many,
+    integer_several,
+    quantize,
+)
 from twofold.backends.gpu.kernels.combine import combine
 from twofold.backends.gpu.kernels.order import Order, order
 from twofold.backends.gpu.kernels.swiglu import swiglu
+from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.unpack import widened
 from twofold.backends.gpu.weights import (
     DenseWeight,
@@ -31,6 +40,10 @@ if TYPE_CHECKING:
 
 FEW_CODES, FEW_FLOATS = 24, 4
 """Pairs of a token and an expert up to which each reads its expert for itself."""
+FEW_BEFORE_SEVERAL = 8
+"""FEW_CODES on CUDA, where matrix units take several rows of an expert from registers: measured with 8, 16 and 32."""
+SEVERAL = 8
+"""Pairs for each expert up to which weights stay in registers on their way to the matrix units; a block of those."""
 WIDENED_FROM = 200
 """Pairs for each expert from which four-bit stacks are widened to eight bits first, once for all tiles.
 
@@ -71,12 +84,19 @@ class Call:
     @property
     def few(self) -> int:
         """Pairs up to which each reads its expert for itself."""
-        return FEW_CODES if self.is_integer else FEW_FLOATS
+        if not self.is_integer:
+            return FEW_FLOATS
+        return FEW_BEFORE_SEVERAL if target() == "cuda" else FEW_CODES
 
     @property
     def is_integer(self) -> bool:
         """Whether the experts take codes."""
         return isinstance(self.gate_up, Int8Weight | Int4Weight)
+
+    @property
+    def is_several(self) -> bool:
+        """Whether experts have so few rows that matrix units take them one by one, on CUDA."""
+        return target() == "cuda" and self.is_integer and self.rows <= SEVERAL * self.gate_up.shape[0]
 
     @property
     def tile_dtype(self) -> torch.dtype:
@@ -137,7 +157,8 @@ def hidden(call: Call) -> Hidden:
     if call.rows <= call.few:
         return Hidden((few_codes if call.is_integer else few_floats)(call, experts_R, gates_R), None)
     count = call.gate_up.shape[0]
-    sorted_rows = order(experts_R, count, integer_many.block_of(call.rows, count))
+    block = SEVERAL if call.is_several else integer_many.block_of(call.rows, count)
+    sorted_rows = order(experts_R, count, block)
     return Hidden((many_codes if call.is_integer else many_floats)(call, sorted_rows, gates_R), sorted_rows)
 
 
@@ -156,6 +177,8 @@ def last(call: Call, found: Hidden, add_RD: Tensor | None) -> Tensor:
         down = integers(call.down)
         if found.order is None:
             return integer_few.few_routed(found.rows, 1, experts_R, None, down, add_RN=add_RD)
+        if call.is_several:
+            return integer_several.several_routed(found.rows, 1, found.order, None, down)
         return integer_many.many_routed(found.rows, 1, found.order, None, wide_enough(down, call.rows))
     if found.order is None:
         return float_few.few_routed(found.rows, 1, experts_R, None, floats(call.down), add_RN=add_RD)
@@ -169,7 +192,10 @@ def few_codes(call: Call, experts_R: Tensor, gates_R: Tensor) -> Codes:
 
 
 def many_codes(call: Call, sorted_rows: Order, gates_R: Tensor) -> Codes:
-    """Of all pairs in tiles, integer weights."""
+    """Of all pairs by expert, integer weights."""
+    if call.is_several:
+        y_RN = integer_several.several_routed(call.x.codes(), call.active, sorted_rows, gates_R, integers(call.gate_up))
+        return quantize.swiglu_quantize(y_RN)
     gate_up = wide_enough(integers(call.gate_up), call.rows)
     return quantize.swiglu_quantize(
         integer_many.many_routed(call.x.codes(), call.active, sorted_rows, gates_R, gate_up)

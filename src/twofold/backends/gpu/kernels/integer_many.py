@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 from functools import cache
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -21,13 +20,13 @@ from torch import Tensor
 from twofold.backends.gpu.codes import Codes
 from twofold.backends.gpu.kernels.integer_few import word_view
 from twofold.backends.gpu.kernels.integer_tiles import tile_sums
+from twofold.backends.gpu.kernels.level_rows import level_rows
 from twofold.backends.gpu.kernels.order import Order
 from twofold.backends.gpu.kernels.order import order as put_in_order
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.weights import Int4Weight, IntegerWeight
 from twofold.ops.activations import REST_STEPS
-from twofold.ops.levels import LEVELS
 
 _REST = tl.constexpr(1 / REST_STEPS)
 BAND = tl.constexpr(8)
@@ -198,14 +197,6 @@ def shared_bytes(device: torch.device) -> int:
     return int(triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
 
 
-@cache
-def level_rows(device: torch.device) -> Tensor:
-    """m * level for every stored multiplier and every code, int32 [16, 4]: sixteen int8 in a row."""
-    stored = np.arange(16)
-    products = np.where(stored < 8, stored - 8, stored - 7)[:, None] * LEVELS.astype(np.int64)
-    return torch.from_numpy(products.astype(np.int8).view(np.int32)).to(device)
-
-
 @triton.jit
 def place_program(row_tiles, blocks):
     """(row tile, block) of this program: bands of BAND row tiles take all blocks of tokens, one after the other."""
@@ -232,14 +223,14 @@ def many_kernel(
     places_T = block * TOKENS + tl.arange(0, TOKENS)
     row = tl.full((), 0, tl.int64)
     results_T = places_T
-    tokens_T = tl.minimum(places_T, tokens - 1)
+    tokens_T = places_T % tokens  # places without a row read one token each: one for all of them is asked by everybody
     is_there_T = places_T < tokens
     if ACTIVE > 0:
         expert = tl.load(experts_B + block)
         row += tl.maximum(expert, 0).to(tl.int64) * stack_rows
         results_T = tl.load(rows_P + places_T)
         is_there_T = (results_T >= 0) & (expert >= 0) & (expert < experts)
-        tokens_T = tl.maximum(results_T, 0) // ACTIVE
+        tokens_T = tl.where(is_there_T, results_T // ACTIVE, tokens_T)
     if tl.max(is_there_T.to(tl.int32), axis=0) != 0:
         results_N = first + tl.arange(0, ROWS)
         is_row_N = results_N < rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from twofold.backends.gpu.kernels.target import product_levels
+from twofold.backends.gpu.kernels.target import cached_words, level_of
 
 
 @triton.jit
@@ -89,3 +89,38 @@ def read(pointers, mask, IS_FULL: tl.constexpr):
     if IS_FULL:
         return tl.load(pointers)
     return tl.load(pointers, mask=mask, other=0)
+
+
+_PRODUCT_INPUTS = ",r" * 17
+_CUDA_PRODUCTS = tl.constexpr(
+    "{ .reg .b32 s, h, p, q, a, b;"
+    " and.b32 s, $2, 0x77777777; shr.u32 h, $2, 1; and.b32 h, h, 0x44444444; or.b32 h, h, 0x32103210;"
+    " prmt.b32 p, $3, $7, s; prmt.b32 q, $11, $15, s; prmt.b32 a, p, q, h; shr.u32 s, s, 16; shr.u32 h, h, 16;"
+    " prmt.b32 p, $3, $7, s; prmt.b32 q, $11, $15, s; prmt.b32 b, p, q, h;"
+    " prmt.b32 $0, a, b, 0x6420; prmt.b32 $1, a, b, 0x7531; }"
+)
+_PRODUCT_CONSTRAINTS = tl.constexpr("=&r,=&r" + _PRODUCT_INPUTS)
+
+
+@triton.jit
+def product_levels(codes_NB, stored_NG, tables, TARGET: tl.constexpr):
+    """m * level of the low and of the high nibbles of codes, int8 [N, B] each; B = 16 G bytes, a group's in a row.
+
+    stored_NG is what stands for m, 0..15; `tables` points at int32 [16, 4], sixteen products for each.
+    """
+    ROWS: tl.constexpr = codes_NB.shape[0]
+    BYTES: tl.constexpr = codes_NB.shape[1]
+    codes_NGB = tl.reshape(codes_NB, (ROWS, BYTES // 16, 16))
+    if TARGET == "cuda":
+        first, second, third, fourth = cached_words(tables + stored_NG * 4)
+        low_NGB, high_NGB = tl.inline_asm_elementwise(
+            _CUDA_PRODUCTS, _PRODUCT_CONSTRAINTS,
+            [codes_NGB, first[:, :, None], second[:, :, None], third[:, :, None], fourth[:, :, None]],
+            dtype=(tl.int8, tl.int8), is_pure=True, pack=4,
+        )  # fmt: skip
+    else:
+        codes_NGB = codes_NGB.to(tl.int32)
+        m_NGB = (stored_NG - 8 + (stored_NG >> 3))[:, :, None]
+        low_NGB = (level_of(codes_NGB & 15) * m_NGB).to(tl.int8)
+        high_NGB = (level_of(codes_NGB >> 4) * m_NGB).to(tl.int8)
+    return tl.reshape(low_NGB, (ROWS, BYTES)), tl.reshape(high_NGB, (ROWS, BYTES))

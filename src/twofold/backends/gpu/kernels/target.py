@@ -92,6 +92,27 @@ def levels32(words, tables, TARGET: tl.constexpr):
     return found
 
 
+_CUDA_PRODUCTS32 = tl.constexpr(
+    "{ .reg .b32 s, h, p, q;"
+    " and.b32 s, $2, 0x77777777; shr.u32 h, $2, 1; lop3.b32 h, h, 0x44444444, $7, 0xEA;"
+    " prmt.b32 p, $3, $4, s; prmt.b32 q, $5, $6, s; prmt.b32 $0, p, q, h; shr.u32 s, s, 16; shr.u32 h, h, 16;"
+    " prmt.b32 p, $3, $4, s; prmt.b32 q, $5, $6, s; prmt.b32 $1, p, q, h; }"
+)
+
+
+@triton.jit
+def products32(words, products, tables):
+    """`levels32` with sixteen products in four words instead of the levels. CUDA only."""
+    found = ()
+    for quarter in tl.static_range(4):
+        found = found + tl.inline_asm_elementwise(
+            _CUDA_PRODUCTS32, "=&r,=&r,r,r,r,r,r,r",
+            [words[quarter], products[0], products[1], products[2], products[3], tables[2]],
+            dtype=(tl.int32, tl.int32), is_pure=True, pack=1,
+        )  # fmt: skip
+    return found
+
+
 @triton.jit
 def summands32(words, tables):
     """The levels of a group as sums: twice words like those of `levels32`, to be multiplied and added up. CUDA only."""
@@ -180,41 +201,6 @@ def join_halves(low_LB, high_LB):
     return tl.reshape(tl.join(low_LB, high_LB), (low_LB.shape[0], 32))
 
 
-_PRODUCT_INPUTS = ",r" * 17
-_CUDA_PRODUCTS = tl.constexpr(
-    "{ .reg .b32 s, h, p, q, a, b;"
-    " and.b32 s, $2, 0x77777777; shr.u32 h, $2, 1; and.b32 h, h, 0x44444444; or.b32 h, h, 0x32103210;"
-    " prmt.b32 p, $3, $7, s; prmt.b32 q, $11, $15, s; prmt.b32 a, p, q, h; shr.u32 s, s, 16; shr.u32 h, h, 16;"
-    " prmt.b32 p, $3, $7, s; prmt.b32 q, $11, $15, s; prmt.b32 b, p, q, h;"
-    " prmt.b32 $0, a, b, 0x6420; prmt.b32 $1, a, b, 0x7531; }"
-)
-_PRODUCT_CONSTRAINTS = tl.constexpr("=&r,=&r" + _PRODUCT_INPUTS)
-
-
-@triton.jit
-def product_levels(codes_NB, stored_NG, tables, TARGET: tl.constexpr):
-    """m * level of the low and of the high nibbles of codes, int8 [N, B] each; B = 16 G bytes, a group's in a row.
-
-    stored_NG is what stands for m, 0..15; `tables` points at int32 [16, 4], sixteen products for each.
-    """
-    ROWS: tl.constexpr = codes_NB.shape[0]
-    BYTES: tl.constexpr = codes_NB.shape[1]
-    codes_NGB = tl.reshape(codes_NB, (ROWS, BYTES // 16, 16))
-    if TARGET == "cuda":
-        first, second, third, fourth = cached_words(tables + stored_NG * 4)
-        low_NGB, high_NGB = tl.inline_asm_elementwise(
-            _CUDA_PRODUCTS, _PRODUCT_CONSTRAINTS,
-            [codes_NGB, first[:, :, None], second[:, :, None], third[:, :, None], fourth[:, :, None]],
-            dtype=(tl.int8, tl.int8), is_pure=True, pack=4,
-        )  # fmt: skip
-    else:
-        codes_NGB = codes_NGB.to(tl.int32)
-        m_NGB = (stored_NG - 8 + (stored_NG >> 3))[:, :, None]
-        low_NGB = (level_of(codes_NGB & 15) * m_NGB).to(tl.int8)
-        high_NGB = (level_of(codes_NGB >> 4) * m_NGB).to(tl.int8)
-    return tl.reshape(low_NGB, (ROWS, BYTES)), tl.reshape(high_NGB, (ROWS, BYTES))
-
-
 @triton.jit
 def cached_words(pointers):
     """Four words at each pointer (a multiple of 16 bytes) through the first-level cache; CUDA only.
@@ -266,13 +252,17 @@ def quotient(part, whole, TARGET: tl.constexpr):
     return tl.div_rn(part, whole)
 
 
+_CUDA_LOWEST = tl.constexpr(
+    "{ .reg .b32 p, q; prmt.b32 p, $1, $2, 0x40; prmt.b32 q, $3, $4, 0x40; prmt.b32 $0, p, q, 0x5410; }"
+)
+
+
 @triton.jit
 def lowest_bytes(first, second, third, fourth, TARGET: tl.constexpr):
     """A word of the lowest bytes of four."""
     if TARGET == "cuda":
         return tl.inline_asm_elementwise(
-            "{ .reg .b32 p, q; prmt.b32 p, $1, $2, 0x40; prmt.b32 q, $3, $4, 0x40; prmt.b32 $0, p, q, 0x5410; }",
-            "=r,r,r,r,r", [first, second, third, fourth], dtype=tl.int32, is_pure=True, pack=1,
+            _CUDA_LOWEST, "=r,r,r,r,r", [first, second, third, fourth], dtype=tl.int32, is_pure=True, pack=1,
         )  # fmt: skip
     return (first & 255) | (second & 255) << 8 | (third & 255) << 16 | fourth << 24
 

@@ -7,9 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from twofold.backends.gpu.kernels.integer_many import level_rows
+from twofold.backends.gpu.kernels.integer_tiles import product_levels
+from twofold.backends.gpu.kernels.level_rows import level_rows
 from twofold.backends.gpu.kernels.signature import Signature
-from twofold.backends.gpu.kernels.target import product_levels, target
+from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.weights import Int4Weight, Int8Weight
 
 ROWS_OF_PROGRAM = 16
