@@ -17,9 +17,10 @@ from torch import Tensor
 
 from twofold.backends.gpu import codes as plain
 from twofold.backends.gpu.codes import Codes
-from twofold.backends.gpu.kernels import integer_few, integer_many
+from twofold.backends.gpu.kernels import integer_few, integer_many, integer_several
 from twofold.backends.gpu.kernels.integer_few import Cut, few, few_routed
 from twofold.backends.gpu.kernels.integer_many import Tile, many, many_routed
+from twofold.backends.gpu.kernels.integer_several import Share, several, several_routed
 from twofold.backends.gpu.kernels.order import order
 from twofold.backends.gpu.kernels.quantize import norm_quantize, quantize, swiglu_quantize
 from twofold.backends.gpu.kernels.refine import refine
@@ -142,6 +143,8 @@ def check_reference(device: torch.device) -> Iterator[str]:
             name = f"{form} {tokens} x {rows} x {columns}"
             if tokens <= integer_few.MOST_TOKENS:
                 results[f"few {name}"] = (few(codes, weight), want)
+            if tokens <= integer_several.MOST_TOKENS:
+                results[f"several {name}"] = (several(codes, weight), want)
             results[f"many {name}"] = (many(codes, weight), want)
     yield from differing(results)
 
@@ -159,6 +162,8 @@ def check_large(device: torch.device) -> Iterator[str]:
             if tokens <= integer_few.MOST_TOKENS:
                 results[f"few {name}"] = (few(codes, weight), want)
                 results[f"few + {name}"] = (few(codes, weight, add_TN), want + add_TN)
+            if tokens <= integer_several.MOST_TOKENS:
+                results[f"several + {name}"] = (several(codes, weight, add_TN), want + add_TN)
             results[f"many {name}"] = (many(codes, weight), want)
     yield from differing(results)
 
@@ -183,6 +188,8 @@ def check_routed(device: torch.device) -> Iterator[str]:
             name = f"{form} {tokens} of {active}"
             if tokens * active <= integer_few.MOST_TOKENS:
                 results[f"few routed {name}"] = (few_routed(codes, active, experts_R, gates_R, weight), want)
+            ordered = order(experts_R, 16, integer_several.TOKENS_AT_ONCE)
+            results[f"several routed {name}"] = (several_routed(codes, active, ordered, gates_R, weight), want)
             block = integer_many.block_of(tokens * active, 16)
             ordered = order(experts_R, 16, block)
             results[f"many routed {name}"] = (many_routed(codes, active, ordered, gates_R, weight), want)
@@ -278,6 +285,20 @@ def few_job(form: str, tokens: int, rows: int, weights: list[IntegerWeight], cut
     return facts, lambda i: few(codes, weights[i], None, cut), len(weights), weight_bytes(weights[0]), operations
 
 
+def several_job(form: str, tokens: int, rows: int, weights: list[IntegerWeight], share: Share | None) -> Job:
+    """A product of several tokens."""
+    columns = weights[0].shape[-1]
+    codes = random_codes(tokens, columns, weights[0].scales.device)
+    facts = {
+        "kernel": f"several {form}",
+        "tokens": tokens,
+        "shape": f"{rows}x{columns}",
+        "cut": share and astuple(share),
+    }
+    launch = lambda i: several(codes, weights[i], None, share)  # noqa: E731
+    return facts, launch, len(weights), weight_bytes(weights[0]), 2.0 * tokens * rows * columns
+
+
 def one_token_jobs(device: torch.device) -> Iterator[Job]:
     """One token, all cuts."""
     for rows, columns in SCOUT:
@@ -287,18 +308,22 @@ def one_token_jobs(device: torch.device) -> Iterator[Job]:
 
 
 def few_jobs(device: torch.device) -> Iterator[Job]:
-    """Two to eight tokens, and eight-bit weights."""
-    for rows, columns in ((16384, 5120), (5120, 5120)):
+    """Two to 32 tokens, and eight-bit weights."""
+    for rows, columns in ((16384, 5120), (5120, 5120), (5120, 8192)):
         weights = matrices("int4", rows, columns, device)
         for tokens in (2, 4, 8):
             yield few_job("int4", tokens, rows, weights)
+        for tokens in (4, 8, 16, 32):
+            for share in (None, *integer_several.CONFIGS) if tokens in (8, 16) else (None,):
+                yield several_job("int4", tokens, rows, weights, share)
         weights = matrices("int8", rows, columns, device)
-        for tokens in (1, 8):
-            yield few_job("int8", tokens, rows, weights)
+        yield few_job("int8", 1, rows, weights)
+        for tokens in (8, 16):
+            yield several_job("int8", tokens, rows, weights, None)
 
 
 def routed_jobs(device: torch.device) -> Iterator[Job]:
-    """One token's expert out of sixteen."""
+    """One token's expert out of sixteen, and the experts of several."""
     for rows, columns in ((16384, 5120), (5120, 8192)):
         stack = random_weight("int4", 16, rows, columns, device=device)
         codes, gates_R = random_codes(1, columns, device), torch.rand(1, device=device)
@@ -306,6 +331,26 @@ def routed_jobs(device: torch.device) -> Iterator[Job]:
         facts = {"kernel": "few routed int4", "tokens": 1, "shape": f"16x{rows}x{columns}"}
         launch = lambda i, c=codes, w=stack, e=experts, g=gates_R: few_routed(c, 1, e[i], g, w)  # noqa: E731
         yield facts, launch, 16, weight_bytes(stack) // 16, 2.0 * rows * columns
+        yield from grouped_jobs(stack)
+
+
+def grouped_jobs(stack: IntegerWeight) -> Iterator[Job]:
+    """Rows in the order of their experts, from one row for every second expert to 64 for each."""
+    device, (experts, rows, columns) = stack.scales.device, stack.shape
+    for count in (8, 64, 128, 256, 512, 1024):
+        experts_R = torch.randint(0, experts, (count,), dtype=torch.int32, device=device)
+        codes, gates_R = random_codes(count, columns, device), torch.rand(count, device=device)
+        size = weight_bytes(stack) * len(experts_R.unique()) // experts
+        facts = {"tokens": count, "shape": f"{experts}x{rows}x{columns}"}
+        for block in (8, 16, 32, 64, 128):
+            ordered = order(experts_R, experts, block)
+            if block <= 16 and count <= 256:
+                launch = lambda i, c=codes, o=ordered, g=gates_R: several_routed(c, 1, o, g, stack)  # noqa: E731
+                yield {"kernel": "several routed", "block": block, **facts}, launch, 1, size, 0.0
+            if block >= 16:
+                launch = lambda i, c=codes, o=ordered, g=gates_R: many_routed(c, 1, o, g, stack)  # noqa: E731
+                operations = 2.0 * count * rows * columns
+                yield {"kernel": "many routed", "block": block, **facts}, launch, 1, 0, operations
 
 
 def small_jobs(device: torch.device) -> Iterator[Job]:

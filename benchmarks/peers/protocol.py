@@ -14,12 +14,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 100.0
 TIMEOUT_S = 1200
 WARM_UP_TOKENS = 16
 STEPS = 32
+READ_BYTES = 1 << 22
 
 
 class EngineFailed(Exception):
@@ -106,6 +108,7 @@ class Report:
 
 def ask(command: Sequence[str], request: Request) -> Report:
     """Start a runner and wait for its report; raises EngineFailed with what it said last."""
+    read_once(Path(request.weights))
     request = replace(request, launched=time.monotonic())
     try:
         done = subprocess.run([*command, request.to_json()], capture_output=True, text=True, timeout=TIMEOUT_S)
@@ -121,6 +124,17 @@ def ask(command: Sequence[str], request: Request) -> Report:
         return Report.from_json(lines[-1])
     except (ValueError, TypeError) as error:
         raise EngineFailed(f"its last line is no report: {lines[-1][:200]}") from error
+
+
+def read_once(weights: Path) -> int:
+    """Bytes of a file, or of all files of a folder, read so that they are in memory: a start then says nothing of disks."""
+    total = 0
+    for path in [weights, *sorted(weights.rglob("*"))]:
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while found := file.read(READ_BYTES):
+                    total += len(found)
+    return total
 
 
 @dataclass(frozen=True, kw_only=True)

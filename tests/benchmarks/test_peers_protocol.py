@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers import protocol
-from benchmarks.peers.protocol import EngineFailed, Report, Request, Task, ask, run_tasks
+from benchmarks.peers.protocol import EngineFailed, Report, Request, Task, ask, read_once, run_tasks
 
 ROOT = Path(__file__).parents[2]
 REQUEST = Request(weights="nowhere", threads=2, tasks=(Task(prompt=1), Task(prompt=512)), options={"rate": 50.0})
@@ -38,6 +38,15 @@ def test_a_fake_engine_answers_what_it_was_asked() -> None:
     assert 0 < report.start_s <= time.monotonic() - before
     assert report.peak_memory_bytes > 2**20
     assert report.skipped == {}
+
+
+def test_weights_are_read_once_before_a_start_is_timed(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "weights").write_bytes(bytes(protocol.READ_BYTES + 5))
+    (tmp_path / "config").write_bytes(bytes(7))
+    assert read_once(tmp_path) == protocol.READ_BYTES + 12
+    assert read_once(tmp_path / "config") == 7
+    assert read_once(tmp_path / "nowhere") == 0, "the engine says what it does not find"
 
 
 def test_requests_and_reports_survive_json() -> None:
