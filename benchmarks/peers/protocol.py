@@ -127,7 +127,7 @@ def ask(command: Sequence[str], request: Request) -> Report:
 
 
 def read_once(weights: Path) -> int:
-    """Bytes of a file, or of all files of a folder, read so that they are in memory: a start then says nothing of disks."""
+    """Bytes of a file, or of a folder, read so that they are in memory: a start then says nothing of the disk."""
     total = 0
     for path in [weights, *sorted(weights.rglob("*"))]:
         if path.is_file():
