@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 FEW_CODES, FEW_FLOATS = 8, 4
 """Rows up to which a weight is read by dot products of its own, not by tiles."""
-FEW_TALL = 4
-"""The same for four-bit weights of integer_many.TALL_ROWS and more: on an H100 8 rows took 44 us so, 32 us by tiles."""
 SEVERAL, MOST_SEVERAL = 2, {True: 32, False: 16}
 """On CUDA: rows above which, and up to which (by whether weights have four bits), matrix units take them one by one."""
 WIDENED_FROM = 128
@@ -54,8 +52,7 @@ def integer_product(x: Rows, weight: IntegerWeight, add_TN: Tensor | None) -> Te
     """Exact integer sums times both scales, float32."""
     if target() == "cuda" and SEVERAL < len(x) <= MOST_SEVERAL[isinstance(weight, Int4Weight)]:
         return integer_several.several(x.codes(), weight, add_TN)
-    is_tall = isinstance(weight, Int4Weight) and weight.shape[-2] >= integer_many.TALL_ROWS
-    if len(x) <= (FEW_TALL if is_tall else FEW_CODES):
+    if len(x) <= FEW_CODES:
         return integer_few.few(x.codes(), weight, add_TN)
     if isinstance(weight, Int4Weight) and len(x) >= WIDENED_FROM:
         weight = widened(weight)
