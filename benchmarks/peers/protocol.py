@@ -22,6 +22,7 @@ TIMEOUT_S = 1200
 WARM_UP_TOKENS = 16
 STEPS = 32
 READ_BYTES = 1 << 22
+"""Bytes of a file read at once: enough that calls do not count."""
 
 
 class EngineFailed(Exception):

@@ -65,4 +65,19 @@ def test_offsets_into_a_stack_have_64_bits() -> None:
 @pytest.mark.parametrize("tokens", [3, 8, 9, 32])
 def test_a_share_is_chosen_for_every_size(tokens: int, width: int, is_four: bool) -> None:
     share = choose(tokens, width, is_four)
+    count = -(-width // (32 if is_four else 16) // (4 * share.warps))
     assert 1 <= share.steps <= MOST_STEPS
+    assert count % share.steps == 0, "a row is read without masks where it can be"
+
+
+def test_rows_of_the_published_width_are_held_whole() -> None:
+    assert choose(16, 5120, True) == Share(4, 10)
+    assert choose(32, 5120, True).steps < 10, "sums of so many tokens need the registers"
+
+
+def test_a_wide_token_is_multiplied_twice_beside_places_without_a_row() -> None:
+    codes, weight, experts_R, gates_R, wanted = routed("int4", 4, 1, 3, 17, 256, experts=[1, 1, 2, 1])
+    assert codes.wide_T.any()
+    assert not codes.wide_T.all()
+    found = several_routed(codes, 1, order(experts_R, 3, 8), gates_R, weight)
+    assert np.array_equal(found.numpy(), wanted)

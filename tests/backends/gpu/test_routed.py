@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from tests.backends.gpu.integer_weights import routed
-from twofold.backends.gpu.routed import WIDENED_FROM, wide_enough
+from tests.backends.gpu.integer_weights import INTEGERS, routed
+from tests.backends.gpu.test_dense import Given
+from twofold.backends.gpu.kernels import integer_several
+from twofold.backends.gpu.routed import SEVERAL, WIDENED_FROM, Call, Choice, experts, wide_enough
 from twofold.backends.gpu.weights import Int4Weight, Int8Weight, integer_rows, part
+from twofold.ops.packed import Format
 
 
 def test_stacks_are_widened_for_many_pairs_of_each_expert_and_keep_their_integers() -> None:
@@ -25,3 +29,20 @@ def test_stacks_are_widened_for_many_pairs_of_each_expert_and_keep_their_integer
 def test_eight_bits_stay_as_they_are() -> None:
     stack = routed("int8", 1, 1, 3, 17, 96)[1]
     assert wide_enough(stack, 1 << 20) is stack
+
+
+@pytest.mark.parametrize("form", INTEGERS)
+@pytest.mark.parametrize(("tokens", "active"), [(9, 1), (5, 2), (24, 1), (25, 1)])
+def test_several_pairs_of_an_expert_give_the_bits_of_pairs_alone(
+    form: Format, tokens: int, active: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes, gate_up, experts_R, gates_R, _ = routed(form, tokens, active, 3, 64, 96)
+    down = routed(form, 1, 1, 3, 20, 32)[1]
+    x, given = Given(codes), (experts_R.reshape(tokens, active), gates_R.reshape(tokens, active))
+    call = Call(x, Choice(lambda: given), active, gate_up, down)
+    add_TD = torch.linspace(-1, 1, tokens * 20).reshape(tokens, 20)
+    apart = experts(call, add_TD)
+    assert not call.is_several
+    monkeypatch.setattr(integer_several, "has_kernel", lambda _device: True)
+    assert call.is_several == (tokens * active <= 3 * SEVERAL)
+    assert torch.equal(experts(call, add_TD), apart)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from twofold.backends.gpu.kernels import float_few, float_many, integer_few, integer_many, integer_several, refine
 from twofold.backends.gpu.kernels.fp8 import dense_many, fits_library, has_fp8
-from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.unpack import widened
 from twofold.backends.gpu.weights import (
     DenseWeight,
@@ -28,8 +27,9 @@ if TYPE_CHECKING:
 
 FEW_CODES, FEW_FLOATS = 8, 4
 """Rows up to which a weight is read by dot products of its own, not by tiles."""
-SEVERAL, MOST_SEVERAL = 2, {True: 32, False: 16}
-"""On CUDA: rows above which, and up to which (by whether weights have four bits), matrix units take them one by one."""
+SEVERAL_FROM, MOST_SEVERAL = 3, {True: 32, False: 16}
+"""Rows from which and, by whether weights have four bits, up to which matrix units take weights out of registers, where
+there is a kernel for it (integer_several)."""
 WIDENED_FROM = 128
 """Rows from which four-bit weights are widened to eight bits first, once for all tiles."""
 
@@ -48,11 +48,19 @@ def product(x: Rows, weight: GpuWeight, add_TN: Tensor | None = None) -> Tensor:
     return y_TN if add_TN is None else add_TN + y_TN
 
 
+def kind_of(rows: int, is_four: bool, has_several: bool) -> Literal["few", "several", "many"]:
+    """Which kernel multiplies so many rows with an integer weight."""
+    if has_several and SEVERAL_FROM <= rows <= MOST_SEVERAL[is_four]:
+        return "several"
+    return "few" if rows <= FEW_CODES else "many"
+
+
 def integer_product(x: Rows, weight: IntegerWeight, add_TN: Tensor | None) -> Tensor:
     """Exact integer sums times both scales, float32."""
-    if target() == "cuda" and SEVERAL < len(x) <= MOST_SEVERAL[isinstance(weight, Int4Weight)]:
+    kind = kind_of(len(x), isinstance(weight, Int4Weight), integer_several.has_kernel(x.device))
+    if kind == "several":
         return integer_several.several(x.codes(), weight, add_TN)
-    if len(x) <= FEW_CODES:
+    if kind == "few":
         return integer_few.few(x.codes(), weight, add_TN)
     if isinstance(weight, Int4Weight) and len(x) >= WIDENED_FROM:
         weight = widened(weight)

@@ -23,7 +23,6 @@ from twofold.backends.gpu.kernels import (
 from twofold.backends.gpu.kernels.combine import combine
 from twofold.backends.gpu.kernels.order import Order, order
 from twofold.backends.gpu.kernels.swiglu import swiglu
-from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.unpack import widened
 from twofold.backends.gpu.weights import (
     DenseWeight,
@@ -41,9 +40,9 @@ if TYPE_CHECKING:
 FEW_CODES, FEW_FLOATS = 24, 4
 """Pairs of a token and an expert up to which each reads its expert for itself."""
 FEW_BEFORE_SEVERAL = 8
-"""FEW_CODES on CUDA, where matrix units take several rows of an expert from registers: measured with 8, 16 and 32."""
+"""FEW_CODES where there is a kernel for several rows (integer_several): of 8, 16 and 32 pairs only 8 were faster so."""
 SEVERAL = 8
-"""Pairs for each expert up to which weights stay in registers on their way to the matrix units; a block of those."""
+"""Pairs for each expert up to which integer_several takes them, in blocks of as many rows."""
 WIDENED_FROM = 200
 """Pairs for each expert from which four-bit stacks are widened to eight bits first, once for all tiles.
 
@@ -86,7 +85,7 @@ class Call:
         """Pairs up to which each reads its expert for itself."""
         if not self.is_integer:
             return FEW_FLOATS
-        return FEW_BEFORE_SEVERAL if target() == "cuda" else FEW_CODES
+        return FEW_BEFORE_SEVERAL if integer_several.has_kernel(self.x.device) else FEW_CODES
 
     @property
     def is_integer(self) -> bool:
@@ -95,8 +94,9 @@ class Call:
 
     @property
     def is_several(self) -> bool:
-        """Whether experts have so few rows that matrix units take them one by one, on CUDA."""
-        return target() == "cuda" and self.is_integer and self.rows <= SEVERAL * self.gate_up.shape[0]
+        """Whether experts have so few rows that matrix units take their weights out of registers."""
+        has_kernel = self.is_integer and integer_several.has_kernel(self.x.device)
+        return has_kernel and self.rows <= SEVERAL * self.gate_up.shape[0]
 
     @property
     def tile_dtype(self) -> torch.dtype:

@@ -9,6 +9,7 @@ has matters to nobody, as long as it has the same ones of the tokens. Sums are i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -31,7 +32,15 @@ ROWS = tl.constexpr(16)
 TOKENS_AT_ONCE = 8
 """Tokens of one product of the matrix units."""
 MOST_TOKENS = 32
+LEAST_CAPABILITY = (8, 0)
+"""Of CUDA: from here on there is the product of the matrix units that matrix_sums asks for."""
 _REST = tl.constexpr(1 / REST_STEPS)
+
+
+@cache
+def has_kernel(device: torch.device) -> bool:
+    """Whether there is a kernel for this device; AMD's matrix units want their operands otherwise."""
+    return target() == "cuda" and torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ def choose(tokens: int, width: int, is_four: bool) -> Share:
 def several(codes: Codes, weight: IntegerWeight, add_TN: Tensor | None = None, share: Share | None = None) -> Tensor:
     """The product of at most MOST_TOKENS tokens with a matrix, float32 [T, N], plus `add_TN` (contiguous) if given."""
     tokens = len(codes)
+    assert tokens <= MOST_TOKENS, "more of them are for tiles"
     y_TN = torch.empty(tokens, weight.shape[-2], device=codes.scales_T.device)
     if tokens:
         parts = triton.next_power_of_2(triton.cdiv(tokens, TOKENS_AT_ONCE))
@@ -76,8 +86,9 @@ def several_routed(
 ) -> Tensor:
     """Row r: the codes of token r // active, their scale times gates_R[r], with the matrix of its expert: [R, N].
 
-    `order` is of kernels.order, its blocks of at most MOST_TOKENS rows.
+    `order` is of kernels.order, its blocks of 8, 16 or 32 rows.
     """
+    assert order.block in (8, 16, 32), "blocks are whole products of the matrix units"
     count = len(codes) * active
     y_RN = torch.empty(count, weight.shape[-2], device=codes.scales_T.device)
     if count:
@@ -93,6 +104,7 @@ def launch(
 ) -> None:  # fmt: skip
     """Start the kernel; what is not there is stood in for by y, which is then not read."""
     assert add is None or add.is_contiguous(), "rows of what is added are one behind the other"
+    assert target() != "hip", "see has_kernel"
     is_four, width = isinstance(weight, Int4Weight), codes.codes_TCW.shape[-1]
     share = share or choose(parts * TOKENS_AT_ONCE, width, is_four)
     several_kernel[(triton.cdiv(weight.shape[-2], ROWS.value), blocks)](
@@ -131,7 +143,8 @@ def several_kernel(
     held = hold_tile(codes, multipliers, 0, WIDTH, FOUR, WARPS, STEPS, TARGET)
     wait(EARLY)
     places = tl.program_id(1) * (8 * PARTS) + tl.arange(0, 8 * PARTS)
-    wide_P = tl.load(wide_T + token_of(rows_P, places, tokens, ACTIVE)[0])
+    token_P, _, is_there_P = token_of(rows_P, places, tokens, ACTIVE)
+    wide_P = tl.where(is_there_P, tl.load(wide_T + token_P), 0)
     sums = tile_sums(
         held, x, rows_P, tokens, codes, multipliers, tables, WIDTH, FOUR, PARTS, WARPS, STEPS, ACTIVE, TARGET
     )
@@ -189,14 +202,16 @@ _CONSTANTS: dict[str, Any] = {
 }  # fmt: skip
 SIGNATURES = {
     name: Signature(
-        kernel=several_kernel, arguments=_ARGUMENTS, constants=_CONSTANTS | changes, warps=4, fusion=False,
-        targets=("sm_80", "sm_90"),
+        kernel=several_kernel, arguments=_ARGUMENTS, constants=_CONSTANTS | changes, warps=changes.get("WARPS", 4),
+        fusion=False, targets=("sm_80", "sm_90"),
     )
     for name, changes in {
         "eight tokens": {},
+        "sixteen tokens": {"PARTS": 2},
         "32 tokens": {"PARTS": 4, "STEPS": 2},
-        "routed": {"PARTS": 2, "STEPS": 2, "ACTIVE": 1, "HAS_GATES": True},
-        "int8": {"FOUR": False, "STEPS": 2},
+        "8192 columns": {"WIDTH": 8192, "STEPS": 4},
+        "routed": {"ACTIVE": 1, "HAS_GATES": True},
+        "int8": {"FOUR": False, "WARPS": 8, "STEPS": 2},
     }.items()
 }  # fmt: skip
 """What test_compiles watches."""

@@ -40,11 +40,8 @@ def hold(
         for row in tl.static_range(ROWS):
             words = words + read_words(codes + row * (SLOTS * 4), slots_L * 4, is_there_L, FOUR, IS_FULL, TARGET)
             if FOUR:
-                if WIDTH % 256 == 0:
-                    place = multipliers + row * (WIDTH // 256) + slots_L // 8
-                else:
-                    place = multipliers + row * (WIDTH // 64) + slots_L // 2
-                stored = stored + (read(place, is_there_L, IS_FULL),)  # noqa: RUF005
+                place_L = multiplier_places(multipliers, row, slots_L, WIDTH)
+                stored = stored + (read(place_L, is_there_L, IS_FULL),)  # noqa: RUF005
     return words, stored
 
 
@@ -180,14 +177,25 @@ def read_x4(pointer, offsets_L, is_there_L, IS_FULL: tl.constexpr, TARGET: tl.co
 
 
 @triton.jit
-def group_multipliers(stored_L, groups_L, is_there_L, WIDTH: tl.constexpr, IS_FULL: tl.constexpr):
-    """m of these groups, int32 [L], 0 beyond the last; out of words where rows are whole words of eight groups, else
-    out of bytes of two.
-    """  # fmt: skip
+def multiplier_places(multipliers, row, groups_L, WIDTH: tl.constexpr):
+    """Where the multipliers of a row's groups are: words of eight where rows are whole words, else bytes of two."""
     if WIDTH % 256 == 0:
-        n_L = (stored_L >> (groups_L % 8 * 4)) & 15
-    else:
-        n_L = (stored_L.to(tl.int32) >> (groups_L % 2 * 4)) & 15
+        return multipliers + row * (WIDTH // 256) + groups_L // 8
+    return multipliers + row * (WIDTH // 64) + groups_L // 2
+
+
+@triton.jit
+def nibble_of(stored_L, groups_L, WIDTH: tl.constexpr):
+    """What is stored of these groups' multipliers, 0 to 15, out of what `multiplier_places` points at."""
+    if WIDTH % 256 == 0:
+        return (stored_L >> (groups_L % 8 * 4)) & 15
+    return (stored_L.to(tl.int32) >> (groups_L % 2 * 4)) & 15
+
+
+@triton.jit
+def group_multipliers(stored_L, groups_L, is_there_L, WIDTH: tl.constexpr, IS_FULL: tl.constexpr):
+    """m of these groups, int32 [L], 0 beyond the last."""
+    n_L = nibble_of(stored_L, groups_L, WIDTH)
     m_L = n_L - 8 + (n_L >> 3)
     if IS_FULL:
         return m_L

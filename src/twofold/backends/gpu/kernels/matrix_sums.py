@@ -10,7 +10,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from twofold.backends.gpu.kernels.integer_sums import read, read_words, read_x4
+from twofold.backends.gpu.kernels.integer_sums import (
+    four_of,
+    multiplier_places,
+    nibble_of,
+    read,
+    read_words,
+    read_x4,
+)
 from twofold.backends.gpu.kernels.target import (
     cached_words,
     level_tables,
@@ -23,7 +30,10 @@ from twofold.backends.gpu.kernels.target import (
 
 @triton.jit
 def token_of(rows_P, places, tokens, ACTIVE: tl.constexpr):
-    """Of places in a block: their tokens (of places that have none another one), their rows of y, which there are."""
+    """Of places in a block: their tokens, their rows of y, which there are.
+
+    Places without a row take any token: all the same one, which is read through the first-level cache (cached_words).
+    """
     if ACTIVE > 0:
         results = tl.load(rows_P + places)
         return tl.maximum(results, 0) // ACTIVE, results, results >= 0
@@ -54,10 +64,7 @@ def hold_tile(
             row_L = own_L + 8 * half
             words = words + read_words(codes, (row_L * PLACES + places_L) * 4, is_there_L, FOUR, IS_FULL, TARGET)
             if FOUR:
-                if WIDTH % 256 == 0:
-                    at_L = multipliers + row_L * (WIDTH // 256) + places_L // 8
-                else:
-                    at_L = multipliers + row_L * (WIDTH // 64) + places_L // 2
+                at_L = multiplier_places(multipliers, row_L, places_L, WIDTH)
                 stored = stored + (read(at_L, is_there_L, IS_FULL),)  # noqa: RUF005
     return words, stored
 
@@ -110,7 +117,7 @@ def with_held(
         is_there_L = places_L < PLACES
         rows = ()
         for half in tl.static_range(2):
-            four = words_at(words, 2 * step + half)
+            four = four_of(words, 2 * step + half)
             if FOUR:
                 n_L = nibble_of(stored[2 * step + half], places_L, WIDTH)
                 rows = rows + (integers_of(four, n_L, is_there_L, tables, constants, IS_FULL, TARGET),)  # noqa: RUF005
@@ -131,20 +138,6 @@ def with_held(
 
 
 @triton.jit
-def words_at(words, place: tl.constexpr):
-    """The four words of a place."""
-    return words[4 * place], words[4 * place + 1], words[4 * place + 2], words[4 * place + 3]
-
-
-@triton.jit
-def nibble_of(stored_L, groups_L, WIDTH: tl.constexpr):
-    """What is stored of these groups' multipliers, 0 to 15."""
-    if WIDTH % 256 == 0:
-        return (stored_L >> (groups_L % 8 * 4)) & 15
-    return (stored_L.to(tl.int32) >> (groups_L % 2 * 4)) & 15
-
-
-@triton.jit
 def integers_of(four, n_L, is_there_L, tables, constants, IS_FULL: tl.constexpr, TARGET: tl.constexpr):
     """m * level of a group, in the order of `paired32`; zeros where there is none."""
     if TARGET == "plain":
@@ -157,6 +150,9 @@ def integers_of(four, n_L, is_there_L, tables, constants, IS_FULL: tl.constexpr,
     return products32(four, (first_L, second_L, third_L, fourth_L), constants)
 
 
+# Operands and sums are where this instruction looks for them because element l of these tensors is in lane l of its
+# warp: Triton lays one-dimensional tensors of as many elements as threads out so. Tests in the interpreter cannot see
+# if it ever does not; benchmarks/gpu/check_integer.py on a device does.
 _MATRIX = tl.constexpr(
     "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32"
     " {$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13};"

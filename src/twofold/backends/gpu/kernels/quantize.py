@@ -90,10 +90,11 @@ def empty_codes(tokens: int, columns: int, device: torch.device) -> Codes:
 def sizes(columns: int, device: torch.device) -> dict[str, Any]:
     """What all kernels here are compiled for.
 
-    A warp has four stretches at least, so that few lanes idle in the last chunk and warps have little to tell another.
+    A warp has four stretches where there are enough: few lanes idle, few warps have to agree. AMD's are twice as wide.
     """
     stretches = triton.cdiv(columns, BLOCK_COLUMNS)
-    warps = min(32, max(4, triton.next_power_of_2(stretches // 4 + 1) // 2))
+    assert stretches < 512, "twice so many _OUTWEIGHS are no int32"
+    warps = min(16 if target() == "hip" else 32, max(4, triton.next_power_of_2(stretches // 4 + 1) // 2))
     chunks = triton.cdiv(stretches, warps)
     constants = {"COLUMNS": columns, "WIDTH": padded(columns, COLUMN_STEP), "STRETCHES": warps, "CHUNKS": chunks}
     return {**constants, "TARGET": target(), "num_warps": warps, "enable_fp_fusion": False, **options(device)}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from twofold.backends.gpu.codes import Codes
 from twofold.backends.gpu.kernels.early import options, release, wait
-from twofold.backends.gpu.kernels.integer_few import MOST_HELD, integer_products, read_each, steps_of, word_view
+from twofold.backends.gpu.kernels.integer_few import held_steps, integer_products, read_each, steps_of, word_view
 from twofold.backends.gpu.kernels.integer_sums import hold
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
@@ -32,8 +32,8 @@ FEW_TOKENS = 2
 GROUP = 16
 """Panels of a group: four neighbours in each fourth of the row, which one thread reads. As many candidates have room as
 there are groups."""
-LEAST_PANELS = 2048
-"""Rows padded to fewer are searched as they are."""
+LEAST_PANELS, MOST_PANELS = 2048, 1 << 15
+"""Rows padded to fewer are searched as they are; of more (524,288 tokens) counts are larger than 16 bits."""
 
 
 def refine(codes: Codes, weight: RefinedWeight, y_RV: Tensor) -> None:
@@ -44,7 +44,7 @@ def refine(codes: Codes, weight: RefinedWeight, y_RV: Tensor) -> None:
     chosen = refined_panels(vocabulary)
     chosen_RC = best_panels(y_RV, chosen)
     residual, width, rows = weight.residual, codes.codes_TCW.shape[-1], 2 if count <= FEW_TOKENS else 4
-    steps = min(MOST_HELD // rows, steps_of(width, True, 1))
+    steps = held_steps(steps_of(width, True, 1), rows)
     refine_kernel[(chosen * PANEL_ROWS // rows, count)](
         codes.codes_TCW.view(torch.int32), codes.scales_T, codes.wide_T, chosen_RC, residual.codes.view(torch.int32),
         word_view(residual.multipliers), residual.scales, y_RV, vocabulary, chosen,
@@ -58,6 +58,7 @@ def best_panels(y_RV: Tensor, chosen: int) -> Tensor:
     count, vocabulary = y_RV.shape
     panels, early = padded(vocabulary, PANEL_ROWS) // PANEL_ROWS, options(y_RV.device)
     size = max(32, triton.next_power_of_2(panels))
+    assert size <= MOST_PANELS, "two counts would not fit one sum"
     slots = size // GROUP if size >= LEAST_PANELS and chosen <= size // GROUP else 0
     keys_RP = torch.empty(count, size, dtype=torch.int32, device=y_RV.device)
     kept_RS = torch.empty(count, slots, dtype=torch.int32, device=y_RV.device)

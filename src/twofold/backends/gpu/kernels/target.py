@@ -62,7 +62,10 @@ _CUDA_TABLES = tl.constexpr(
 
 @triton.jit
 def level_tables(anything, TARGET: tl.constexpr):
-    """Four constants of `levels32`, kept in registers: ptxas does not know that `none` is always zero."""
+    """Four constants of `levels32`, `summands32` and `products32`, kept in registers.
+
+    ptxas does not know that `none` is always zero.
+    """
     if TARGET == "cuda":
         return tl.inline_asm_elementwise(
             _CUDA_TABLES, "=&r,=&r,=&r,=&r,r", [anything],
