@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from twofold.backends.gpu.codes import Codes, quantize
+from twofold.backends.gpu.lazy import Plain
 from twofold.backends.gpu.weights import to_device
 from twofold.ops import cases, packed
 from twofold.ops.activations import quantize_activations
@@ -18,6 +19,14 @@ from twofold.ops.reference import ReferenceOps
 INTEGERS: tuple[Format, ...] = ("int4", "int8")
 REFERENCE = ReferenceOps()
 CPU = torch.device("cpu")
+
+
+class Given(Plain):
+    """Rows whose codes are known."""
+
+    def __init__(self, codes: Codes) -> None:
+        super().__init__(torch.zeros(len(codes), 1))
+        self._codes = codes
 
 
 def product(form: Format, tokens: int, *shape: int) -> tuple[Codes, Any, Floats]:

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.backends.gpu.integer_weights import INTEGERS, product
+from tests.backends.gpu.integer_weights import INTEGERS, Given, product
 from twofold.backends.gpu import dense
-from twofold.backends.gpu.codes import Codes
 from twofold.backends.gpu.dense import FEW_CODES, integer_product, kind_of
 from twofold.backends.gpu.kernels import integer_several
-from twofold.backends.gpu.lazy import Plain
 from twofold.ops.packed import Format
 
 
@@ -32,14 +30,6 @@ from twofold.ops.packed import Format
 )
 def test_rows_decide_which_kernel_it_is(rows: int, is_four: bool, has_several: bool, kind: str) -> None:
     assert kind_of(rows, is_four, has_several) == kind
-
-
-class Given(Plain):
-    """Rows whose codes are known."""
-
-    def __init__(self, codes: Codes) -> None:
-        super().__init__(torch.zeros(len(codes), 1))
-        self._codes = codes
 
 
 @pytest.mark.parametrize("form", INTEGERS)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.backends.gpu.integer_weights import INTEGERS, routed
-from tests.backends.gpu.test_dense import Given
+from tests.backends.gpu.integer_weights import INTEGERS, Given, routed
 from twofold.backends.gpu.kernels import integer_several
 from twofold.backends.gpu.routed import SEVERAL, WIDENED_FROM, Call, Choice, experts, wide_enough
 from twofold.backends.gpu.weights import Int4Weight, Int8Weight, integer_rows, part
