@@ -36,7 +36,7 @@ def test_rows_decide_which_kernel_it_is(rows: int, is_four: bool, has_several: b
 def test_what_is_added_is_added_by_every_kernel(form: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     for tokens, has_several in ((2, True), (5, True), (5, False), (9, False)):
         monkeypatch.setattr(integer_several, "has_kernel", lambda _device, has=has_several: has)
-        codes, weight, wanted = product(form, tokens, 20, 96)
+        codes, weight, wanted = product(form, tokens, 6, 96)
         add_TN = torch.linspace(-1, 1, wanted.size).reshape(wanted.shape)
         assert np.array_equal(integer_product(Given(codes), weight, add_TN).numpy(), wanted + add_TN.numpy())
         assert np.array_equal(dense.product(Given(codes), weight).numpy(), wanted)
