@@ -90,8 +90,7 @@ def block_rows(rows, experts, block, row_count, ACTIVE: tl.constexpr, BLOCK: tl.
         expert = tl.load(experts + block).to(tl.int64)
         row = tl.load(rows + block * BLOCK + tl.arange(0, BLOCK))
         is_row = (row >= 0) & (row < row_count)
-        # places without a row read one token each: if all read the same one, as in blocks of one matrix, of which only
-        # the last has such places, one slice of a cache is asked by everybody
+        # places without a row read one token each: if all read the same one, a cache's slice is asked by everybody
         place = (block * BLOCK + tl.arange(0, BLOCK)) % tl.maximum(row_count // ACTIVE, 1)
         token = tl.where(is_row, row // ACTIVE, place)
     else:
