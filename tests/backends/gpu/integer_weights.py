@@ -10,7 +10,7 @@ from torch import Tensor
 
 from twofold.backends.gpu.codes import Codes, quantize
 from twofold.backends.gpu.lazy import Plain
-from twofold.backends.gpu.weights import to_device
+from twofold.backends.gpu.weights import Int8Weight, to_device
 from twofold.ops import cases, packed
 from twofold.ops.activations import quantize_activations
 from twofold.ops.packed import Floats, Format
@@ -53,3 +53,15 @@ def routed(
         wanted[row] = REFERENCE.integer_product(x, packed.matrix(weight, expert))[0]  # type: ignore[arg-type]
     codes = quantize(torch.from_numpy(x_TD))
     return codes, to_device(weight, CPU), torch.from_numpy(chosen), torch.from_numpy(gates), wanted
+
+
+def beyond_32_bits() -> tuple[Codes, Int8Weight]:
+    """A token of ones, and a stack of three matrices whose last begins behind 2^31 bytes and has two rows of ones.
+
+    Only the pages of its first sixteen rows are ever touched.
+    """
+    rows, width = 1 << 17, 8192
+    codes, scales = torch.empty(3, rows, width, dtype=torch.int8), torch.empty(3, rows)
+    codes[2, :16], scales[2, :16] = 1, 1
+    x = Codes(torch.ones(1, 2, width, dtype=torch.int8), torch.ones(1), torch.zeros(1, dtype=torch.int32))
+    return x, Int8Weight(codes, scales, (3, 2, width))

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.backends.gpu.integer_weights import INTEGERS, product, routed
-from twofold.backends.gpu.codes import Codes
+from tests.backends.gpu.integer_weights import INTEGERS, beyond_32_bits, product, routed
 from twofold.backends.gpu.kernels.integer_few import MOST_HELD, Cut, choose, few, few_routed, steps_of
-from twofold.backends.gpu.weights import Int8Weight
 from twofold.ops.packed import Format
 
 SMALL = Cut(2, 1, 1)
@@ -54,14 +52,8 @@ def test_no_token_gives_no_row() -> None:
 
 
 def test_offsets_into_a_stack_have_64_bits() -> None:
-    """The last of a stack of 2^31 bytes and more; only its own pages are ever touched."""
-    rows, width = 1 << 17, 8192
-    codes = torch.empty(3, rows, width, dtype=torch.int8)
-    codes[2, :2] = 1
-    scales = torch.empty(3, rows)
-    scales[2, :2] = 1
-    weight = Int8Weight(codes, scales, (3, 2, width))
-    x = Codes(torch.ones(1, 2, width, dtype=torch.int8), torch.ones(1), torch.zeros(1, dtype=torch.int32))
+    x, weight = beyond_32_bits()
+    width = weight.shape[-1]
     y_RN = few_routed(x, 1, torch.tensor([2], dtype=torch.int32), None, weight, Cut(2, 8, 2))
     assert y_RN.tolist() == [[width, width]]
 

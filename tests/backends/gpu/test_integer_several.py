@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.backends.gpu.integer_weights import INTEGERS, product, routed
-from twofold.backends.gpu.codes import Codes
+from tests.backends.gpu.integer_weights import INTEGERS, beyond_32_bits, product, routed
 from twofold.backends.gpu.kernels.integer_several import MOST_STEPS, Share, choose, several, several_routed
 from twofold.backends.gpu.kernels.order import order
-from twofold.backends.gpu.weights import Int8Weight
 from twofold.ops.packed import Format
 
 
@@ -48,14 +46,8 @@ def test_routed_rows_meet_their_experts(
 
 
 def test_offsets_into_a_stack_have_64_bits() -> None:
-    """The last of a stack of 2^31 bytes and more; only its own pages are ever touched."""
-    rows, width = 1 << 17, 8192
-    codes = torch.empty(3, rows, width, dtype=torch.int8)
-    codes[2, :16] = 1
-    scales = torch.empty(3, rows)
-    scales[2, :16] = 1
-    weight = Int8Weight(codes, scales, (3, 2, width))
-    x = Codes(torch.ones(1, 2, width, dtype=torch.int8), torch.ones(1), torch.zeros(1, dtype=torch.int32))
+    x, weight = beyond_32_bits()
+    width = weight.shape[-1]
     ordered = order(torch.tensor([2], dtype=torch.int32), 3, 16)
     assert several_routed(x, 1, ordered, None, weight).tolist() == [[width, width]]
 

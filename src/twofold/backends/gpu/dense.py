@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FEW_CODES, FEW_FLOATS = 8, 4
 """Rows up to which a weight is read by dot products of its own, not by tiles."""
-SEVERAL_FROM, MOST_SEVERAL = 3, {True: 32, False: 16}
+SEVERAL_FROM, MOST_SEVERAL = 3, {True: integer_several.MOST_TOKENS, False: 16}
 """Rows from which and, by whether weights have four bits, up to which matrix units take weights out of registers, where
 there is a kernel for it (integer_several)."""
 WIDENED_FROM = 128

@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from twofold.backends.gpu.kernels.integer_sums import read
 from twofold.backends.gpu.kernels.target import cached_words, level_of
 
 
@@ -81,14 +82,6 @@ def stored_multipliers(multipliers, rows_N, step, WIDTH: tl.constexpr, COLUMNS: 
         stored_NG = read(multipliers + places_NG, (groups_G * 32 < WIDTH)[None, :], WIDTH % COLUMNS == 0)
         stored_NG = stored_NG.to(tl.int32) >> (groups_G % 2 * 4)[None, :]
     return stored_NG & 15
-
-
-@triton.jit
-def read(pointers, mask, IS_FULL: tl.constexpr):
-    """Zeros where the mask is off; no mask when everything is there."""
-    if IS_FULL:
-        return tl.load(pointers)
-    return tl.load(pointers, mask=mask, other=0)
 
 
 _PRODUCT_INPUTS = ",r" * 17
