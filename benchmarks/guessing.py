@@ -103,6 +103,7 @@ def drafts(folder: Path) -> dict[str, Path]:
 def measure(network: str, folder: Path | str, draft: str, draft_folder: Path, each: int) -> Iterator[dict[str, Any]]:
     """All figures of one network with one draft model."""
     llm = LLM(folder, draft=draft_folder)
+    llm.settle()
     facts = {"network": network, "draft": draft}
     costs = row_costs(llm)
     print(f"{network}, draft {draft}: step times by rows", costs)

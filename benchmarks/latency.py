@@ -153,6 +153,7 @@ def main() -> None:
     figures = []
     for model in chosen.models:
         llm = LLM(model, dtype="w8a8" if model == "demo" else None, threads=chosen.threads)
+        llm.settle()
         prompt_tokens = min(chosen.prompt_tokens, llm.loaded.settings.context - 1)
         rows = compare_limits(llm, chosen.limits, chosen.streams, prompt_tokens, chosen.repeats)
         rows += compare_guessing(llm, max(chosen.limits), prompt_tokens, chosen.repeats)

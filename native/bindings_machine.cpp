@@ -1,4 +1,5 @@
 // The machine as Python sees it: instruction sets, threads, memory for weights, measured limits.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -7,6 +8,7 @@
 #include "contracts.h"
 #include "dispatch.h"
 #include "machine.h"
+#include "mapping.h"
 #include "memory.h"
 #include "threads.h"
 
@@ -80,6 +82,20 @@ void bind_machine(nb::module_& m) {
         "Name, features and usable physical cores of this CPU.");
     m.def("arena", &arena, "size_bytes"_a,
           "Zeroed uint8 [size_bytes] on pages of its own, huge ones if the system has them.");
+    nb::class_<MappedFile>(m, "MappedFile", nb::is_weak_referenceable(),
+                           "Bytes of an open file as memory: mapped, and copied in the background.")
+        .def(nb::init<int, int64_t, int64_t>(), "descriptor"_a, "begin"_a, "size_bytes"_a)
+        .def(
+            "memory",
+            [](nb::handle self) -> std::optional<nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>> {
+                const auto& mapped = nb::cast<const MappedFile&>(self);
+                if (mapped.memory() == nullptr) return std::nullopt;
+                const size_t shape[1] = {static_cast<size_t>(mapped.size_bytes())};
+                return nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>(mapped.memory(), 1, shape, self);
+            },
+            "Read-only uint8 [size_bytes]; None where the bytes are better read (native/mapping.h).")
+        .def("settle", &MappedFile::settle, nb::call_guard<nb::gil_scoped_release>(),
+             "Wait until all is copied; False when that failed.");
     m.def("floats", &floats, "shape"_a, "float32 array in memory that is used again, contents undefined.");
     m.def(
         "measure_read",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.weights.make import llama_shapes, plain_targets, write_checkpoint
+from twofold.backends.cpu.ops import CpuOps
 from twofold.errors import CheckpointError
-from twofold.ops.packed import Format, Packed
+from twofold.ops.packed import Format, Packed, Packer
 from twofold.ops.reference import ReferencePacker
 from twofold.ops.types import Role, Target
 from twofold.weights.checkpoint import Checkpoint
@@ -38,12 +40,15 @@ def packed(tmp_path: Path) -> tuple[Path, list[Target], dict[str, Packed]]:
     return path, targets, weights
 
 
-def test_reading_gives_back_the_bits_that_were_packed(packed: tuple[Path, list[Target], dict[str, Packed]]) -> None:
+@pytest.mark.parametrize("make", [ReferencePacker, lambda: CpuOps().packer], ids=["read", "mapped"])
+def test_reading_gives_back_the_bits_that_were_packed(
+    packed: tuple[Path, list[Target], dict[str, Packed]], make: Callable[[], Packer]
+) -> None:
     path, targets, weights = packed
     file = PackedFile.open(path)
     assert file.dtype == "w4a8"
     heard: list[tuple[int, int]] = []
-    again = read_packed(file, targets, FORMATS, ReferencePacker(), lambda done, total: heard.append((done, total)))
+    again = read_packed(file, targets, FORMATS, make(), lambda done, total: heard.append((done, total)))
     assert list(again) == list(weights)
     for name, weight in weights.items():
         for ours, theirs in zip(arrays_of(again[name]), arrays_of(weight), strict=True):

@@ -61,6 +61,7 @@ def command(model: str, repeats: int, preset: str | None, as_json: bool, **loadi
     if loading["draft"] is None:
         loading["guess_tokens"] = 0
     llm = load_with_progress(model, **loading)
+    llm.settle()
     guesser, llm.engine.guesser = llm.engine.guesser, None
     with Console(stderr=True).status("measuring") as status:
         chosen = workloads(llm.loaded.settings.context)

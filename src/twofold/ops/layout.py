@@ -33,7 +33,7 @@ A panel of Int8 is at the same time a tile of AMX: 16 rows of 64 bytes. Stacks o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import ml_dtypes
 import numpy as np
@@ -145,6 +145,23 @@ class Packer(Protocol):
 
         first_row is a multiple of PANEL_ROWS; so is the number of rows, unless they are the last ones.
         """
+        ...
+
+
+@runtime_checkable
+class MappingPacker(Packer, Protocol):
+    """A packer whose weights may lie where a file has them, until they are copied behind whoever uses them."""
+
+    def map_file(self, descriptor: int, begin: int, size_bytes: int) -> npt.NDArray[np.uint8] | None:
+        """These bytes of an open file as an arena, read only, its contents there at once.
+
+        None where reading them is better: the system's cache does not hold them, the file ends sooner, the system
+        refuses. The file must not become shorter before `settle` returns.
+        """
+        ...
+
+    def settle(self) -> None:
+        """Wait until all arenas of files are copied into the process's own memory. OSError when that failed."""
         ...
 
 

@@ -127,6 +127,11 @@ def place_all(
         raise OutOfMemory(
             f"the weights need {total} bytes and the system refused them. Choose a smaller --dtype or free memory."
         ) from error
+    return place_in(arena, targets, formats), arena
+
+
+def place_in(arena: npt.NDArray[np.uint8], targets: Sequence[Target], formats: Formats) -> dict[str, Packed]:
+    """The weights that lie in an arena, in the order of the targets."""
     weights: dict[str, Packed] = {}
     offset = 0
     for target in targets:
@@ -134,7 +139,7 @@ def place_all(
         size = size_bytes(form, target.shape)
         weights[target.name] = place(form, target.shape, arena[offset : offset + size])
         offset += size
-    return weights, arena
+    return weights
 
 
 def all_pieces(checkpoint: Store, targets: Sequence[Target], weights: Mapping[str, Packed]) -> Iterator[Piece]:

@@ -21,9 +21,21 @@ import numpy.typing as npt
 
 from twofold.errors import CheckpointError
 from twofold.ops.formats import Formats, format_of
-from twofold.ops.packed import AnyArray, Dense, Format, Fp8, Group4, Int4, Packed, Packer, Refined, padded
+from twofold.ops.packed import (
+    AnyArray,
+    Dense,
+    Format,
+    Fp8,
+    Group4,
+    Int4,
+    MappingPacker,
+    Packed,
+    Packer,
+    Refined,
+    padded,
+)
 from twofold.ops.types import Target, Weight
-from twofold.weights.load import arena_groups, place_all, planned_bytes
+from twofold.weights.load import arena_groups, place_all, place_in, planned_bytes
 from twofold.weights.safetensors import SafetensorsFile
 from twofold.weights.strict_json import parse_object
 
@@ -150,25 +162,46 @@ def read_packed(
     packer: Packer,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Weight]:
-    """Fill an arena by parallel reads; raises CheckpointError when the file holds another network's weights."""
+    """All weights of a file: mapped where the packer can, else read into its arenas by several threads.
+
+    Raises CheckpointError when the file holds another network's weights.
+    """
     total = planned_bytes(targets, formats)
     if file.layout != layout_digest(targets, formats) or file.size_bytes != total:
         raise CheckpointError(
             f"{file.path.name} holds the weights of another network than config.json describes "
             f"({file.size_bytes} bytes, {total} were expected); pack the model again"
         )
+    report = progress or (lambda done, total: None)
+    with file.path.open("rb") as source:
+        arena = None
+        if isinstance(packer, MappingPacker):
+            arena = packer.map_file(source.fileno(), file.begin, total)
+        if arena is None:
+            return read_all(source, file, (targets, formats), packer, report)
+    report(total, total)
+    weights = place_in(arena, targets, formats)
+    return {target.name: packer.finish(weights[target.name], target) for target in targets}
+
+
+def read_all(
+    source: BinaryIO,
+    file: PackedFile,
+    table: tuple[Sequence[Target], Formats],
+    packer: Packer,
+    report: Callable[[int, int], None],
+) -> dict[str, Weight]:
+    """All weights, in arenas of the packer that parallel reads fill."""
+    targets, formats = table
     finished: dict[str, Weight] = {}
     done = 0
-    with file.path.open("rb") as source, ThreadPoolExecutor(READERS) as readers:
+    with ThreadPoolExecutor(READERS) as readers:
         for group in arena_groups(targets, packer):
             weights, arena = place_all(group, formats, packer)
-            begin = file.begin + done
-            starts = range(0, arena.size, READ_BYTES)
-            read = partial(read_piece, source.fileno(), arena, begin)
-            for count in readers.map(read, starts):
+            read = partial(read_piece, source.fileno(), arena, file.begin + done)
+            for count in readers.map(read, range(0, arena.size, READ_BYTES)):
                 done += count
-                if progress:
-                    progress(done, total)
+                report(done, file.size_bytes)
             finished |= {target.name: packer.finish(weights[target.name], target) for target in group}
     return finished
 

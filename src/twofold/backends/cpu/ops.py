@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from twofold.backends.cpu import mapped
 from twofold.backends.cpu.cache import CpuCache, new_layer
 from twofold.backends.cpu.passes import NativePasses
 from twofold.errors import NativeUnavailable
@@ -67,6 +68,14 @@ class CpuPacker:
         """Memory for weights on pages of its own, huge ones where the system gives them."""
         result: npt.NDArray[np.uint8] = self._module.arena(size_bytes)
         return result
+
+    def map_file(self, descriptor: int, begin: int, size_bytes: int) -> npt.NDArray[np.uint8] | None:
+        """See ops.packed.MappingPacker.map_file."""
+        return mapped.map_file(self._module, descriptor, begin, size_bytes)
+
+    def settle(self) -> None:
+        """See ops.packed.MappingPacker.settle."""
+        mapped.settle()
 
     def encode(self, rows_ND: AnyArray, into: Packed, first_row: int) -> None:
         """See ops.packed.Packer.encode."""
