@@ -83,11 +83,14 @@ def test_vllms_metrics_carry_its_labels(priced: Live) -> None:
 
 
 def test_our_own_figures_are_there(priced: Live) -> None:
+    end = time.monotonic() + 60
+    while not labelled(priced, "twofold:memory_limit_share") and time.monotonic() < end:
+        time.sleep(0.2)  # the limit is measured in a quiet moment
     names = {name for name, _ in values(priced)}
     assert {f"twofold:{name}" for name in OWN.split()} <= names
     assert set(labelled(priced, "twofold:expert_load_max_to_mean")) == {("0",), ("1",), ("2",), ("3",)}
     assert all(1.0 <= ratio <= 8.0 for ratio in labelled(priced, "twofold:expert_load_max_to_mean").values())
-    for phase in ("imports", "config", "tokenizer", "weights", "engine", "warm-up", "memory limit"):
+    for phase in ("imports", "config", "tokenizer", "weights", "engine", "warm-up"):
         assert labelled(priced, "twofold:start_seconds")[phase,] >= 0.0
 
 

@@ -1,4 +1,4 @@
-"""What `serve` does between loading a model and taking requests: warming up, measuring limits."""
+"""What `serve` does between loading a model and taking requests: warming up, counting."""
 
 from __future__ import annotations
 
@@ -17,22 +17,18 @@ if TYPE_CHECKING:
     from twofold.server.cost import Price
     from twofold.server.facts import Facts
 
-LEAST_BYTES, MOST_BYTES = 16 * 2**20, 512 * 2**20
-"""Sizes of the buffer that measures the memory's limit: the weights' own, so that what fits a cache is compared with
-that cache, between these; 512 MiB took 2.2 s on a busy machine of two cores, 64 MiB 0.13 s."""
 LEAVE_S = 30.0
 """How long a server that lost a rank may take to leave."""
 
 
 def prepare(llm: LLM, version: str, price: Price | None, phases: Phases) -> Facts:
-    """Count experts, warm up, measure; what the server is told. `phases` hears of each."""
+    """Warm up, count experts, have the limit measured; what the server is told. `phases` hears of the first."""
+    from twofold.cli.read_limit import ReadLimit
     from twofold.ops.cost import expected_read_bytes
-    from twofold.server.facts import Facts
+    from twofold.server.facts import Facts, unknown
 
     warm_up(llm)
     phases.end("warm-up")
-    limit = measure_limit(llm)
-    phases.end("memory limit")
     architecture, chosen = llm.loaded.model.architecture, llm.loaded.settings
     counted = llm.loaded.model.footprint(chosen.dtype)
     return Facts(
@@ -40,7 +36,7 @@ def prepare(llm: LLM, version: str, price: Price | None, phases: Phases) -> Fact
         phases=phases.seconds,
         price=price,
         read_bytes=partial(expected_read_bytes, counted, architecture.expert_count),
-        read_limit_bytes_per_s=limit,
+        read_limit=ReadLimit(llm).value if llm.loaded.settings.backend == "cpu" else unknown,
         expert_counts=count_experts(llm),
         expert_uses=expert_uses(llm),
     )
@@ -54,22 +50,6 @@ def warm_up(llm: LLM) -> None:
     while not llm.engine.is_idle:
         llm.engine.step()
     llm.engine.blocks.asked_tokens = 0  # nobody asked
-
-
-def measure_limit(llm: LLM) -> float | None:
-    """Bytes per second this machine reads from a buffer as large as the weights; None on other backends.
-
-    The buffer lives for this measurement only, and where memory is short none is made.
-    """
-    from twofold.weights.memory import available_memory
-
-    chosen = llm.loaded.settings
-    size = min(MOST_BYTES, max(LEAST_BYTES, llm.loaded.model.footprint(chosen.dtype).total_bytes))
-    if chosen.backend != "cpu" or available_memory() < 2 * size:
-        return None
-    from twofold.backends.cpu.machine import measure_read
-
-    return measure_read(size)
 
 
 def count_experts(llm: LLM) -> Callable[[], list[list[int]]] | None:

@@ -13,13 +13,17 @@ def reads_nothing(rows: int) -> float:
     return 0.0
 
 
+def unknown() -> None:
+    """For a limit that nobody measures."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """build: labels of twofold:build_info. phases: seconds of each phase of the start, in order.
 
     price: None shows no cost. read_bytes(rows): bytes of weights a step of so many rows is expected to read.
-    read_limit_bytes_per_s: what this machine reads at most, None when it was not measured. expert_counts: for each
-    layer with routed experts the tokens each expert has got, None for a network without. expert_uses: experts that
+    read_limit: bytes per second this machine reads at most, None while or where it is not measured. expert_counts: for
+    each layer with routed experts the tokens each expert has got, None for a network without. expert_uses: experts that
     were on the device when needed, those that were not, and bytes copied for them; None where all are there.
     """
 
@@ -27,6 +31,6 @@ class Facts:
     phases: Mapping[str, float] = field(default_factory=dict)
     price: Price | None = None
     read_bytes: Callable[[int], float] = reads_nothing
-    read_limit_bytes_per_s: float | None = None
+    read_limit: Callable[[], float | None] = unknown
     expert_counts: Callable[[], Sequence[Sequence[int]]] | None = None
     expert_uses: Callable[[], tuple[int, int, int]] | None = None

@@ -166,10 +166,10 @@ class OwnFigures(Collector):
         text = "Bytes of weights that steps without prompts are expected to have read."
         yield self.make.counter("twofold:decode_read_bytes", text, [({}, read)])
         yield self.make.counter("twofold:decode_seconds", "Seconds of steps without prompts.", [({}, seconds)])
-        limit, rate = self.facts.read_limit_bytes_per_s, self.work.decode_bytes_per_s
+        limit, rate = self.facts.read_limit(), self.work.decode_bytes_per_s
         if limit is None:
             return
-        text = "Bytes per second this machine read from a buffer as large as the weights, measured at the start."
+        text = "Bytes per second this machine read from a buffer as large as the weights, in the first quiet moment."
         yield self.make.gauge("twofold:memory_read_limit_bytes_per_second", text, [({}, limit)])
         if rate is not None:
             text = "Share of that limit at which the last steps without prompts read weights."
