@@ -44,7 +44,7 @@ def run_task(llm: LLM, prompt: int, sequences: int, runs: int, threads: int) -> 
     rates, limits = [], [measure_limits(threads)]
     clock = time.process_time if threads == 1 else time.perf_counter
     for run in range(runs):
-        rates.append(read_and_decode(llm, prompt, sequences, STEPS, run, clock))
+        rates.append(read_and_decode(llm, prompt, sequences, STEPS, run, clock=clock))
     limits.append(measure_limits(threads))
     fastest = [max(column) for column in zip(*rates, strict=True)]
     highest = [max(column) for column in zip(*limits, strict=True)]
@@ -64,6 +64,7 @@ def main() -> None:
         threads=asked["threads"],
     )
     read_and_decode(llm, 16, 1, 1, 0)
+    llm.settle()
     found = [run_task(llm, *task, asked["threads"]) for task in TASKS]
     kv_dtype = llm.loaded.settings.kv_cache_dtype
     print(json.dumps({"kv_dtype": kv_dtype, "context": context, "peak_bytes": peak_memory_bytes(), "found": found}))

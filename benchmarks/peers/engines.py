@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,23 +138,22 @@ def prepare_gguf(place: Place, quantize: Path) -> Path:
     return path
 
 
-def batched_bench(place: Place, program: Path, version: str, flags: tuple[str, ...], note: str) -> Ready:
-    """A program that speaks like llama-batched-bench."""
+def batched_bench(place: Place, program: Path, version: str, **more: Any) -> Ready:
+    """A program that speaks like llama-batched-bench; `more` are options of its runner."""
     path = prepare_gguf(place, install.llama_cpp(place.root).quantize)
     return Ready(
         form=GGUF_LABELS[place.dtype],
         command=runner("batched_bench"),
         weights=path,
-        options={"program": str(program), "version": version, "flags": flags},
+        options={"program": str(program), "version": version, **more},
         sizes=read_sizes(path),
-        note=note,
     )
 
 
 def prepare_llama_cpp(place: Place) -> Ready:
     """llama.cpp as it comes: mapped file, weights repacked at load, flash attention as it chooses."""
     version = f"of llama-cpp-python {install.LLAMA_CPP}"
-    return batched_bench(place, install.llama_cpp(place.root).batched_bench, version, (), "")
+    return batched_bench(place, install.llama_cpp(place.root).batched_bench, version)
 
 
 def prepare_ik(place: Place) -> Ready:
@@ -162,8 +161,9 @@ def prepare_ik(place: Place) -> Ready:
     if place.ik is None:
         raise EngineFailed("not on the package index; name a build of it with --ik PATH")
     program = place.ik if place.ik.is_file() else find_program(place.ik)
-    note = "its program feeds one token again and again, so that all sequences choose the same experts"
-    return batched_bench(place, program, "a build named with --ik", ("-rtr",), note)
+    ready = batched_bench(place, program, "a build named with --ik", flags=("-rtr",), is_alike=True)
+    note = "its program feeds one token again and again, so that all choose the same experts: compare `one token`"
+    return replace(ready, note=note)
 
 
 def find_program(folder: Path) -> Path:

@@ -31,15 +31,19 @@ class EngineFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Task:
-    """`sequences` prompts of `prompt` random tokens each are read, then `steps` tokens of each are decoded."""
+    """`sequences` prompts of `prompt` random tokens each are read, then `steps` tokens of each are decoded.
+
+    is_alike: the same token everywhere, so that all of them choose the same experts; few engines are asked for that.
+    """
 
     prompt: int
     sequences: int = 1
+    is_alike: bool = False
 
     @property
     def name(self) -> str:
         """Key of its rates in a report."""
-        return f"{self.prompt}x{self.sequences}"
+        return f"{self.prompt}x{self.sequences}{' alike' if self.is_alike else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +87,8 @@ class Request:
 class Report:
     """What a runner found.
 
-    start_s: from the start of the process until a first prompt of 16 tokens was read. rates: for each task by name,
+    start_s: from the start of the process until a first prompt of 16 tokens was read. settled_s: until what the engine
+    does behind its first answers was done too, None for one that does nothing there. rates: for each task by name,
     tokens per second of reading the prompts and of decoding. skipped: tasks left out, with the reason.
     """
 
@@ -92,6 +97,7 @@ class Report:
     peak_memory_bytes: int
     rates: dict[str, tuple[float, float]]
     skipped: dict[str, str] = field(default_factory=dict)
+    settled_s: float | None = None
 
     def to_json(self) -> str:
         """One line."""
@@ -138,12 +144,21 @@ def read_once(weights: Path) -> int:
     return total
 
 
+Run = Callable[[int, int, int], tuple[float, float]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """A loaded engine, ready to be timed: run(prompt, sequences, steps) -> (prefill, decode) tokens per second."""
+    """A loaded engine, ready to be timed: run(prompt, sequences, steps) -> (prefill, decode) tokens per second.
+
+    settle: waits for what it does behind its first answers; None where that is nothing. run_alike: run, with the same
+    token everywhere; None where such tasks are left out.
+    """
 
     version: str
-    run: Callable[[int, int, int], tuple[float, float]]
+    run: Run
+    run_alike: Run | None = None
+    settle: Callable[[], None] | None = None
 
 
 def answer(load: Callable[[Request], Engine]) -> None:
@@ -152,7 +167,11 @@ def answer(load: Callable[[Request], Engine]) -> None:
     engine = load(request)
     engine.run(WARM_UP_TOKENS, 1, 1)
     start_s = time.monotonic() - request.launched
-    rates, skipped = run_tasks(request.tasks, request.steps, engine.run)
+    settled_s = None
+    if engine.settle:
+        engine.settle()
+        settled_s = round(time.monotonic() - request.launched, 3)
+    rates, skipped = run_tasks(request.tasks, request.steps, engine.run, engine.run_alike)
     print(
         Report(
             version=engine.version,
@@ -160,23 +179,30 @@ def answer(load: Callable[[Request], Engine]) -> None:
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             rates=rates,
             skipped=skipped,
+            settled_s=settled_s,
         ).to_json()
     )
 
 
 def run_tasks(
-    tasks: Iterable[Task], steps: int, run: Callable[[int, int, int], tuple[float, float]]
+    tasks: Iterable[Task], steps: int, run: Run, run_alike: Run | None = None
 ) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
-    """Rates of each task, short prompts first; one that the last rates say would outlast PATIENCE_S is skipped."""
+    """Rates of each task, short prompts first; one that the last rates say would outlast PATIENCE_S is skipped.
+
+    Tasks with one token everywhere are left out without `run_alike`.
+    """
     rates: dict[str, tuple[float, float]] = {}
     skipped: dict[str, str] = {}
     slowest = float("inf")
     for task in sorted(tasks):
+        way = run_alike if task.is_alike else run
+        if way is None:
+            continue
         expected_s = task.prompt * task.sequences / slowest
         if expected_s > PATIENCE_S:
             skipped[task.name] = f"would take {expected_s:.0f} s at {slowest:.1f} tokens/s"
             continue
-        rates[task.name] = run(task.prompt, task.sequences, steps)
+        rates[task.name] = way(task.prompt, task.sequences, steps)
         if task.prompt * task.sequences >= 128:  # shorter ones say little about long ones
             slowest = min(slowest, rates[task.name][0])
     return rates, skipped

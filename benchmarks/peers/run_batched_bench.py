@@ -1,6 +1,7 @@
 """Runner for llama.cpp and programs that speak like its llama-batched-bench; weights is a GGUF file.
 
-options: "program", its path; "flags", further arguments; "version", what the report says.
+options: "program", its path; "flags", further arguments; "version", what the report says; "is_alike", whether the
+program feeds one token again and again.
 """
 
 from __future__ import annotations
@@ -108,11 +109,12 @@ def measure(request: Request) -> Report:
     """Run every product and gather the rows."""
     rates: dict[str, tuple[float, float]] = {}
     starts, peaks = [], []
-    for prompts, counts in groups(request.tasks):
+    for prompts, counts in groups(task for task in request.tasks if not task.is_alike):
         rows, start_s, peak_bytes = run(arguments(request, prompts, counts))
         for row in rows:
-            name = Task(prompt=row.prompt, sequences=row.sequences).name
-            rates[name] = (row.read_tokens_per_s, row.decode_tokens_per_s)
+            for is_alike in {False, request.options.get("is_alike", False)}:
+                name = Task(prompt=row.prompt, sequences=row.sequences, is_alike=is_alike).name
+                rates[name] = (row.read_tokens_per_s, row.decode_tokens_per_s)
         starts.append(start_s)
         peaks.append(peak_bytes)
     return Report(

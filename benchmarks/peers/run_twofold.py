@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import version
 
 from benchmarks.peers.protocol import Engine, Request, answer
@@ -20,10 +21,10 @@ def load(request: Request) -> Engine:
         **request.options,
     )
 
-    def run(prompt: int, sequences: int, steps: int) -> tuple[float, float]:
-        return read_and_decode(llm, prompt, sequences, steps, seed=request.seed)
+    def run(prompt: int, sequences: int, steps: int, is_alike: bool = False) -> tuple[float, float]:
+        return read_and_decode(llm, prompt, sequences, steps, seed=request.seed, is_alike=is_alike)
 
-    return Engine(version=version("twofold"), run=run)
+    return Engine(version=version("twofold"), run=run, run_alike=partial(run, is_alike=True), settle=llm.settle)
 
 
 if __name__ == "__main__":

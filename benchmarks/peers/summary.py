@@ -20,7 +20,7 @@ class Figure:
     kind: Literal["prefill", "decode"]
 
 
-FIGURES = (
+FIGURES: tuple[Figure, ...] = (
     Figure(name="prefill 512", task=Task(prompt=512), kind="prefill"),
     Figure(name="prefill 4096", task=Task(prompt=4096), kind="prefill"),
     Figure(name="decode", task=Task(prompt=1), kind="decode"),
@@ -28,6 +28,11 @@ FIGURES = (
     Figure(name="decode, 4 sequences", task=Task(prompt=1, sequences=4), kind="decode"),
     Figure(name="decode, 8 sequences", task=Task(prompt=1, sequences=8), kind="decode"),
     Figure(name="decode, 16 sequences", task=Task(prompt=1, sequences=16), kind="decode"),
+    Figure(name="prefill 512, one token", task=Task(prompt=512, is_alike=True), kind="prefill"),
+    Figure(name="prefill 4096, one token", task=Task(prompt=4096, is_alike=True), kind="prefill"),
+    Figure(name="decode, 4 sequences, one token", task=Task(prompt=1, sequences=4, is_alike=True), kind="decode"),
+    Figure(name="decode, 8 sequences, one token", task=Task(prompt=1, sequences=8, is_alike=True), kind="decode"),
+    Figure(name="decode, 16 sequences, one token", task=Task(prompt=1, sequences=16, is_alike=True), kind="decode"),
 )
 
 
@@ -101,16 +106,20 @@ def summarise(
 ) -> dict[str, Any]:
     """All figures of one engine on one network; see docs/benchmarks.md for what each key means."""
     reports = [item.report for item in measured]
+    settled = [report.settled_s for report in reports if report.settled_s is not None]
     found: dict[str, Any] = {
         "version": reports[0].version,
         "rounds": len(reports),
         "start_s": spread([report.start_s for report in reports], 3),
+        **({"settled_s": spread(settled, 3)} if settled else {}),
         "peak_memory_bytes": int(statistics.median(report.peak_memory_bytes for report in reports)),
         "others_share": spread([item.others_share for item in measured], 3),
         "workloads": {},
     }
     for figure in FIGURES:
         rates = [rate for report in reports if (rate := rate_of(figure, report)) is not None]
+        if not rates and figure.task.is_alike and figure.task.name not in reports[0].skipped:
+            continue  # few engines are asked for these
         if not rates:
             reason = reports[0].skipped.get(figure.task.name, "not run")
             found["workloads"][figure.name] = {"skipped": reason}
@@ -134,7 +143,7 @@ def load(
         return {"ops_per_s": round(operations), **share}
     if sizes is None:
         return {}
-    read = work.read_bytes(sizes, figure.task.sequences) * rate / figure.task.sequences
+    read = work.read_bytes(sizes, 1 if figure.task.is_alike else figure.task.sequences) * rate / figure.task.sequences
     limit = middle(limits, lambda item: item.read_bytes_per_s)
     share = {"read_share": round(read / limit, 4)} if limit else {}
     return {"read_bytes_per_s": round(read), **share}

@@ -33,6 +33,10 @@ def speed_table(figures: dict[str, Any]) -> Table:
         table.add_column(f"{row['engine']}\n{row['form']}", justify="right")
     for figure in FIGURES:
         cells = [cell(row["workloads"].get(figure.name), row["engine"] == "twofold") for row in ran]
+        if figure.task.is_alike and not any(
+            row["workloads"].get(figure.name) for row in ran if row["engine"] != "twofold"
+        ):
+            continue  # nobody to compare with
         table.add_row(figure.name, *cells)
     table.add_section()
     table.add_row("start, s", *(f"{row['start_s']['median']:.2f}" for row in ran))
@@ -69,6 +73,10 @@ def remarks(figures: dict[str, Any]) -> list[str]:
     for row in figures["engines"]:
         if "reason" in row:
             lines.append(f"{row['engine']} did not run: {row['reason']}")
+        if "settled_s" in row:
+            lines.append(
+                f"{row['engine']}: all of its weights are where they stay after {row['settled_s']['median']:.2f} s"
+            )
         if row.get("note"):
             lines.append(f"{row['engine']}: {row['note']}")
         others = row.get("others_share", {}).get("most", 0.0)

@@ -86,3 +86,11 @@ def test_slow_short_prompts_do_not_stop_long_ones() -> None:
     rates, skipped = run_tasks([Task(prompt=1), Task(prompt=4096)], 32, lambda prompt, sequences, steps: (prompt, 1.0))
     assert sorted(rates) == ["1x1", "4096x1"]
     assert not skipped
+
+
+def test_one_token_everywhere_is_left_to_engines_that_can_be_asked_for_it() -> None:
+    tasks = [Task(prompt=512), Task(prompt=512, is_alike=True)]
+    assert list(run_tasks(tasks, 32, lambda *_: (99.0, 1.0))[0]) == ["512x1"]
+    rates, skipped = run_tasks(tasks, 32, lambda *_: (99.0, 1.0), lambda *_: (500.0, 2.0))
+    assert rates == {"512x1": (99.0, 1.0), "512x1 alike": (500.0, 2.0)}
+    assert not skipped

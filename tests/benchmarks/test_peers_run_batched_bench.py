@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,12 @@ def test_rows_of_all_processes_become_one_report(tmp_path: Path) -> None:
 def test_a_program_that_crashes_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EngineFailed, match="fake-batched-bench ended with code 3"):
         measure(request_for(write_program(tmp_path, code=3)))
+
+
+def test_a_program_that_feeds_one_token_answers_for_both_kinds_of_tasks(tmp_path: Path) -> None:
+    asked = request_for(write_program(tmp_path))
+    tasks = (*TASKS, Task(prompt=1, sequences=4, is_alike=True))
+    usual = measure(replace(asked, tasks=tasks))
+    alike = measure(replace(asked, tasks=tasks, options={**asked.options, "is_alike": True}))
+    assert "1x4 alike" not in usual.rates
+    assert alike.rates["1x4 alike"] == alike.rates["1x4"] == usual.rates["1x4"]

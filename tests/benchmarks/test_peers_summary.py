@@ -86,10 +86,24 @@ def test_nothing_is_left_out_silently() -> None:
         "limits": [vars(item) for item in LIMITS],
         "engines": rows,
     }
-    assert speed_table(figures).row_count == len(FIGURES) + 3
+    assert speed_table(figures).row_count == sum(not figure.task.is_alike for figure in FIGURES) + 3
     said = "\n".join(remarks(figures))
     assert "limits in the same rounds: 30.0 GB/s read, 0.30 TOP/s int8" in said
     assert "other did not run: cannot read llama4" in said
     assert "twofold, prefill 4096: skipped, too slow" in said
     assert "twofold: random tokens" in said
     assert "twofold: NOT QUIET, other programs took up to 40% of the cores" in said
+
+
+def test_one_token_everywhere_is_compared_with_the_same_of_twofold() -> None:
+    alike, usual = BY_NAME["decode, 16 sequences, one token"], BY_NAME["decode, 16 sequences"]
+    own = report(1.0, rates={usual.task.name: (0.0, 100.0), alike.task.name: (0.0, 300.0)}, settled_s=4.5)
+    theirs = report(1.0, rates={usual.task.name: (0.0, 50.0), alike.task.name: (0.0, 50.0)})
+    found = summarise(rounds(theirs), rounds(own), LIMITS, SPARSE, SIZES, True)["workloads"]
+    assert (found[usual.name]["twofold_times_as_fast"], found[alike.name]["twofold_times_as_fast"]) == (2.0, 6.0)
+    assert found[alike.name]["read_bytes_per_s"] == round(50 / 16 * SPARSE.read_bytes(SIZES, 1))
+    others = summarise(
+        rounds(report(1.0, rates={usual.task.name: (0.0, 9.0)})), rounds(own), LIMITS, SPARSE, None, True
+    )
+    assert alike.name not in others["workloads"]
+    assert summarise(rounds(own), [], LIMITS, SPARSE, None, True)["settled_s"]["median"] == 4.5

@@ -73,17 +73,28 @@ def run_once(llm: LLM, workload: Workload, seed: int) -> float:
 
 
 def read_and_decode(
-    llm: LLM, prompt: int, sequences: int, steps: int, seed: int, clock: Callable[[], float] = time.perf_counter
+    llm: LLM,
+    prompt: int,
+    sequences: int,
+    steps: int,
+    seed: int,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    is_alike: bool = False,
 ) -> tuple[float, float]:
     """Read `sequences` random prompts of `prompt` tokens, then decode `steps` tokens of each.
 
     Returns the tokens per second of both, by this clock. The first token of each sequence belongs to the reading.
+    is_alike: all prompts are one and the same token again and again, which goes through the same experts everywhere.
     """
     random = np.random.default_rng(seed)
     vocabulary = llm.loaded.model.architecture.vocabulary
     params = SamplingParams(temperature=0.0, max_tokens=steps + 1, ignore_eos=True)
     engine = llm.engine
-    requests = [engine.add(random.integers(0, vocabulary, prompt).tolist(), params) for _ in range(sequences)]
+    prompts = random.integers(0, vocabulary, (sequences, prompt))
+    if is_alike:
+        prompts[:] = prompts[0, 0]
+    requests = [engine.add(tokens.tolist(), params) for tokens in prompts]
     start = clock()
     waiting = {request.id for request in requests}
     while waiting:
