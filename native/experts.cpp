@@ -23,6 +23,16 @@ struct Order {
     int32_t* entries;
     int32_t* tokens;
     int64_t experts, count;
+
+    // The fewest entries an expert has that has any.
+    int64_t fewest() const {
+        int64_t result = count;
+        for (int64_t e = 0; e < experts; ++e) {
+            const int64_t own = starts[e + 1] - starts[e];
+            if (own > 0) result = smaller(own, result);
+        }
+        return result;
+    }
 };
 
 Order sort_by_expert(const int32_t* experts_TA, int64_t count, int64_t active, int64_t experts) {
@@ -80,7 +90,7 @@ void multiply_stack(const Sorted& x, const Weight& weight_END, const Order& orde
 Sorted gather(const Rows& x_TD, const float* gates_TA, const Order& order, const Weight& next) {
     if (is_integer(next)) {
         const Rows wanted{x_TD.data, order.count, x_TD.columns, x_TD.stride};
-        const Expanded rows = quantize_rows(wanted, has_groups(next), order.tokens);
+        const Expanded rows = quantize_rows(wanted, has_groups(next, order.fewest()), order.tokens);
         for (int64_t i = 0; i < order.count; ++i)
             for (int64_t row = rows.place(i); row < rows.place(i + 1); ++row)
                 rows.codes.scales[row] *= gates_TA[order.entries[i]];
@@ -98,13 +108,14 @@ Sorted gather(const Rows& x_TD, const float* gates_TA, const Order& order, const
 }
 
 // swiglu of each row in place (its first half), then codes if the next weight wants them.
-Sorted activate(float* hidden, int64_t rows, int64_t width, const Weight& next) {
+Sorted activate(float* hidden, const Order& order, int64_t width, const Weight& next) {
+    const int64_t rows = order.count;
     parallel(rows, 1 + 8192 / width, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) swiglu_row(hidden + i * 2 * width, width, hidden + i * 2 * width);
     });
     const Rows activated{hidden, rows, width, 2 * width};
     if (!is_integer(next)) return {{false, {}, activated}, {{}, nullptr, rows}};
-    const Expanded expanded = quantize_rows(activated, has_groups(next));
+    const Expanded expanded = quantize_rows(activated, has_groups(next, order.fewest()));
     return {{true, expanded.codes, {}}, expanded};
 }
 
@@ -133,7 +144,7 @@ void experts(const Rows& x_TD, const int32_t* experts_TA, const float* gates_TA,
     const Order order = sort_by_expert(experts_TA, x_TD.rows * active, active, gate_up_END.matrices);
     float* hidden = scratch<float>(Slot::kHidden, order.count * gate_up_END.rows);
     multiply_stack(gather(x_TD, gates_TA, order, gate_up_END), gate_up_END, order, hidden);
-    const Sorted activated = activate(hidden, order.count, down_EDF.columns, down_EDF);
+    const Sorted activated = activate(hidden, order, down_EDF.columns, down_EDF);
     if (order.count == 1) return multiply_stack(activated, down_EDF, order, y_TD);
     float* outputs = scratch<float>(Slot::kOutputs, order.count * down_EDF.rows);
     multiply_stack(activated, down_EDF, order, outputs);

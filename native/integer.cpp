@@ -8,6 +8,7 @@
 //     for each group g: dot = sum over its columns of level[nibble] * code;  sum += m[g] * dot
 //
 // Few tokens: nibbles become level + 15, a group's sum is corrected by -15 * sum(codes) and multiplied by m once.
+// Up to 16, where registers are many: every code becomes m * q in a register, for all tokens at once.
 // Many tokens: a slice of the columns of four panels is unpacked to m * q and stays in the caches while the tokens
 // pass; their sums wait in memory for the next slice. So a weight's width does not decide how many panels share a pass.
 // While tokens pass, nothing would be read from memory: they ask for the next slice on their way.
@@ -21,11 +22,12 @@ namespace {
 
 constexpr int kWideTile = kLanes == 16 ? 8 : 4;    // tokens per tile
 constexpr int kWidePanels = kLanes == 16 ? 2 : 1;  // and panels: accumulators fill the registers but a few
+constexpr int kFullTile = kLanes == 16 ? 16 : 0;   // most tokens of one panel that leave registers to unpack with
 constexpr int kBlockPanels = 4;                    // panels that the tokens pass at once,
 constexpr int64_t kSliceColumns = 1024;            // so many columns of them: 64 KiB
 constexpr int64_t kLineBytes = 64;
+constexpr int64_t kSoon = 512;  // bytes of weights from the second-level cache, asked for before their use
 constexpr int64_t kTokenBytes = 1536 * 1024;  // activations that pass, from the second-level cache
-constexpr int64_t kTileFrom = 8;              // tokens worth AMX tiles; reckoned from cycles, not measured
 constexpr int64_t kTileBlock = 128 * 1024;    // unpacked panels for them
 
 // So many cache lines of each of some panels, to be asked for one by one during a pass.
@@ -49,9 +51,11 @@ inline void add_int8(I (&sums)[P][T][kParts], const int8_t* first, int64_t strid
             for (int p = 0; p < P; ++p) __builtin_prefetch(ahead.from[p] + line * kLineBytes, 0, 2);
             due = ++line == ahead.lines ? quads : due + every;
         }
+        if constexpr (T == kWideTile && !kFromMemory)  // one token's next line with every quad
+            __builtin_prefetch(first + quad % T * stride + 4 * quad + kLineBytes);
         Bytes weights[P][kParts];
         for (int p = 0; p < P; ++p) {
-            if constexpr (kFromMemory) __builtin_prefetch(w[p] + quad * kQuadBytes + kAhead);
+            __builtin_prefetch(w[p] + quad * kQuadBytes + (kFromMemory ? kAhead : kSoon));
             for (int part = 0; part < kParts; ++part) {
                 weights[p][part] = load<Bytes>(w[p] + quad * kQuadBytes + part * 4 * kLanes);
                 if constexpr (kOffset != 0) weights[p][part] ^= kOffset;
@@ -98,11 +102,48 @@ template <int T>
     finish(sums, x, token, panel);
 }
 
-// m * level of four columns of kLanes rows. Both bytes of a 16-bit lane at once: m times (low + 256 high) carries
-// nothing from one to the other once 128 - 15 m is added to each, for then they lie between 8 and 248.
-inline Bytes scale_codes(Bytes nibbles, Pairs m) {
-    const Bytes offset_by_128 = (Bytes)((Pairs)offset_levels(nibbles) * m + (128 - kLevelOffset * m) * 257);
-    return kHasTiles || kWeightOffset == 0 ? offset_by_128 ^ 128 : offset_by_128;
+// The multipliers of a group for pairs of codes, and what makes their products unsigned. Both bytes of a 16-bit lane
+// are multiplied at once: m times (low + 256 high) carries nothing from one to the other once 128 - 15 m is added to
+// each, for then they lie between 8 and 248.
+struct Scaling {
+    Pairs m, offset;
+
+    explicit Scaling(I multipliers)
+        : m((Pairs)((multipliers & 0xFFFF) | (multipliers << 16))), offset((128 - kLevelOffset * m) * 257) {}
+
+    // m * level of four columns of kLanes rows, with kWeightOffset (without, for tiles).
+    Bytes operator()(Bytes nibbles) const {
+        const Bytes offset_by_128 = (Bytes)((Pairs)offset_levels(nibbles) * m + offset);
+        return kHasTiles || kWeightOffset == 0 ? offset_by_128 ^ 128 : offset_by_128;
+    }
+};
+
+template <int T>
+[[gnu::noinline]] void multiply_unpacked(const Codes& x, int64_t token, const Panel& panel) {
+    I sums[T][kParts];
+    for (int t = 0; t < T; ++t)
+        for (int part = 0; part < kParts; ++part) sums[t][part] = broadcast(x.starts[token + t]);
+    const int8_t* codes = x.row(token);
+    const int64_t groups = x.width / kGroupColumns, stride = x.stride;
+    for (int64_t group = 0; group < groups; ++group, codes += kGroupColumns) {
+        I multipliers[kParts];
+        unpack_multipliers(panel.multipliers + group * 8, multipliers);
+        for (int part = 0; part < kParts; ++part) {
+            const Scaling scaled(multipliers[part]);
+            for (int j = 0; j < kGroupQuads / 2; ++j) {
+                const uint8_t* nibbles = panel.codes + group * 256 + j * kQuadBytes + part * 4 * kLanes;
+                __builtin_prefetch(nibbles + kAhead);
+                const Bytes both = load<Bytes>(nibbles);
+                for (int half = 0; half < 2; ++half) {
+                    const Bytes weights = scaled((half == 0 ? both : (Bytes)((Pairs)both >> 4)) & 15);
+                    const int8_t* quads = codes + half * 16 + 4 * j;
+                    for (int t = 0; t < T; ++t)
+                        sums[t][part] = dot_int8(sums[t][part], weights, load_quad(quads + t * stride));
+                }
+            }
+        }
+    }
+    finish(sums, x, token, panel);
 }
 
 // Columns first .. first + columns - 1 of an Int4 panel as int8 codes with kWeightOffset (without, for tiles).
@@ -111,14 +152,14 @@ void unpack(const Panel& panel, int64_t first, int64_t columns, uint8_t* unpacke
         I multipliers[kParts];
         unpack_multipliers(panel.multipliers + group * 8, multipliers);
         for (int part = 0; part < kParts; ++part) {
-            const Pairs m = (Pairs)((multipliers[part] & 0xFFFF) | (multipliers[part] << 16));
+            const Scaling scaled(multipliers[part]);
             for (int j = 0; j < kGroupQuads / 2; ++j) {
                 const int64_t place = j * kQuadBytes + part * 4 * kLanes;
                 const uint8_t* codes = panel.codes + group * 256 + place;
                 __builtin_prefetch(codes + kAhead);
                 const Bytes both = load<Bytes>(codes);
-                store(unpacked + place, scale_codes(both & 15, m));
-                store(unpacked + 256 + place, scale_codes((Bytes)((Pairs)both >> 4) & 15, m));
+                store(unpacked + place, scaled(both & 15));
+                store(unpacked + 256 + place, scaled((Bytes)((Pairs)both >> 4) & 15));
             }
         }
     }
@@ -250,6 +291,12 @@ void multiply_few(const Codes& x, int64_t tokens, const Panels& all) {
         }
     for (; i < all.last; ++i) {
         const Panel panel = all.at(i);
+        if constexpr (kUnpackFrom > kFullTile && kFullTile > kWideTile) {
+            if (is_int4 && tokens > kWideTile && tokens <= kFullTile) {
+                for_each_tile<kFullTile>(tokens, [&]<int T>(int64_t token) { multiply_unpacked<T>(x, token, panel); });
+                continue;
+            }
+        }
         if (is_int4)
             for_each_tile<kWideTile>(tokens, [&]<int T>(int64_t token) { multiply_int4<T>(x, token, panel); });
         else
@@ -281,8 +328,7 @@ void multiply_codes(const Codes& x, int64_t tokens, const Weight& weight_ND, int
     const Panels all{weight_ND, x.width, first, last, y, stride};
     if (weight_ND.format == Format::kGroup4) return multiply_groups(x, tokens, weight_ND, first, last, y, stride);
     const bool is_int4 = weight_ND.format == Format::kInt4;
-    const int64_t many = kHasTiles ? kTileFrom : is_int4 ? kUnpackFrom : kWideTile + 1;
-    if (tokens < many) return multiply_few(x, tokens, all);
+    if (tokens < (is_int4 || kHasTiles ? kManyCodes : kWideTile + 1)) return multiply_few(x, tokens, all);
     if constexpr (kHasTiles)
         multiply_on_tiles(x, tokens, all);
     else if (is_int4)

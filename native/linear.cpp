@@ -57,7 +57,7 @@ void linear(const Rows& x_TD, const Weight& weight_ND, float* y_TN) {
     Input input{is_integer(weight_ND), {}, x_TD};
     Expanded expanded{{}, nullptr, x_TD.rows};
     if (input.is_integer) {
-        expanded = quantize_rows(x_TD, has_groups(weight_ND));
+        expanded = quantize_rows(x_TD, has_groups(weight_ND, x_TD.rows));
         input.codes = expanded.codes;
     }
     const int64_t panels = (weight_ND.rows + kPanelRows - 1) / kPanelRows, rows = expanded.place(x_TD.rows);
