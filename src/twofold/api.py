@@ -135,7 +135,8 @@ class LLM:
     def settle(self) -> None:
         """Wait until weights that are used where a packed file has them lie in this process's own memory.
 
-        Answers are the same before; decoding is slower until then, by a fifth on the machine it was measured on.
+        Answers are the same before, decoding is slower. Raises OutOfMemory when they could not be copied: then they go
+        on being used where the file has them.
         """
         packer = self.loaded.ops.packer
         if isinstance(packer, MappingPacker):

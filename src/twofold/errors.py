@@ -9,7 +9,7 @@ TwofoldError
 ├── TokenizerError           the tokenizer's files are damaged or do not fit the model
 ├── TemplateError            a conversation cannot be rendered
 ├── QuantisationError        a model cannot be quantised as asked for
-├── OutOfMemory              the model or its cache does not fit, said before loading
+├── OutOfMemory              the model or its cache does not fit, said before loading; or no room to copy mapped weights
 ├── RequestError             one request is wrong; the engine goes on
 │   ├── InvalidSampling      a sampling setting is out of its range
 │   ├── RequestTooLong       more tokens than the context or the cache holds
@@ -65,7 +65,7 @@ class QuantisationError(TwofoldError):
 
 
 class OutOfMemory(TwofoldError):
-    """The model or its cache does not fit into memory; said before loading."""
+    """The model or its cache does not fit into memory, said before loading; or mapped weights could not be copied."""
 
 
 class RequestError(TwofoldError):

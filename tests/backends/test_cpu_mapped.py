@@ -35,6 +35,20 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 packer.settle()
 assert (int(arena[0]), int(arena.sum())) == (first, total)
 """
+LITTLE_ROOM = """
+import os, resource, sys
+from twofold.backends.cpu.ops import CpuOps
+from twofold.errors import OutOfMemory
+packer, size = CpuOps().packer, os.stat(sys.argv[1]).st_size
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + size + (24 << 20), -1))  # for the mapping and a thread, not for a copy
+with open(sys.argv[1], "rb") as source:
+    arena = packer.map_file(source.fileno(), 0, size)
+try:
+    packer.settle()
+except OutOfMemory as error:
+    print(error, int(arena.sum()))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +153,11 @@ def test_a_pipe_is_not_mapped() -> None:
 def test_a_fork_reads_the_same_and_waits_for_nobody(file: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FORKS, file], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
+
+
+def test_weights_that_cannot_be_copied_stay_where_they_are_and_it_is_told(file: Path) -> None:
+    run = [sys.executable, "-c", LITTLE_ROOM, file]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 0, done.stderr
+    assert "could not be copied out of their file" in done.stdout
+    assert done.stdout.split()[-1] == str(int(np.frombuffer(file.read_bytes(), np.uint8).sum()))

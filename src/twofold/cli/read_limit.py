@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import TYPE_CHECKING
 
+from twofold.errors import OutOfMemory
+
 if TYPE_CHECKING:
     from twofold.api import LLM
 
+log = logging.getLogger("twofold.server")
 LEAST_BYTES, MOST_BYTES = 16 * 2**20, 512 * 2**20
 """Sizes of the buffer: the weights' own, so that what fits a cache is compared with that cache, between these."""
 TRIES = 100
@@ -20,7 +24,7 @@ class ReadLimit:
     """Measured once, by a thread of its own: when the weights lie where they stay and no request came meanwhile.
 
     The buffer (512 MiB take a second or two on a busy machine) lives for the measurement only; where memory is short
-    none is made. Raises nothing: what cannot be measured stays unknown.
+    none is made. What cannot be measured stays unknown; weights that cannot be copied are told of in the log.
     """
 
     def __init__(self, llm: LLM) -> None:
@@ -42,7 +46,10 @@ class ReadLimit:
         from twofold.backends.cpu.machine import measure_read
         from twofold.weights.memory import available_memory
 
-        self._llm.settle()
+        try:
+            self._llm.settle()
+        except OutOfMemory as error:
+            log.warning("%s", error)
         counted = self._llm.loaded.model.footprint(self._llm.loaded.settings.dtype)
         size = min(MOST_BYTES, max(LEAST_BYTES, counted.total_bytes))
         for _ in range(TRIES):

@@ -161,7 +161,7 @@ class MappingPacker(Packer, Protocol):
         ...
 
     def settle(self) -> None:
-        """Wait until all arenas of files are copied into the process's own memory. OSError when that failed."""
+        """Wait until all arenas of files are copied into the process's own memory. OutOfMemory when that failed."""
         ...
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from twofold.errors import OutOfMemory
+
 if TYPE_CHECKING:
     from twofold.backends.cpu import _native
 
@@ -28,4 +30,7 @@ def settle() -> None:
     """See ops.packed.MappingPacker.settle."""
     for mapped in list(_files):
         if not mapped.settle():
-            raise OSError("packed weights could not be copied out of their file; they are used where they are mapped")
+            raise OutOfMemory(
+                "the packed weights could not be copied out of their file; they are used where it has them, which is "
+                "slower. Free memory and start again."
+            )
