@@ -152,6 +152,7 @@ def test_bench_measures_every_workload_the_context_holds() -> None:
     assert "decode at depth 1024" not in names
     assert all(item["tokens_per_s"] > 0 for item in found["speeds"])
     assert found["read_limit_bytes_per_s"] > 0
+    assert found["settled_s"] >= found["load_s"] > 0
 
 
 def test_a_draft_model_changes_the_figures_and_not_the_answer() -> None:

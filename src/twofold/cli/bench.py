@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -61,7 +62,9 @@ def command(model: str, repeats: int, preset: str | None, as_json: bool, **loadi
     if loading["draft"] is None:
         loading["guess_tokens"] = 0
     llm = load_with_progress(model, **loading)
+    start_s = time.perf_counter()
     llm.settle()
+    settled_s = time.perf_counter() - start_s
     guesser, llm.engine.guesser = llm.engine.guesser, None
     with Console(stderr=True).status("measuring") as status:
         chosen = workloads(llm.loaded.settings.context)
@@ -73,6 +76,7 @@ def command(model: str, repeats: int, preset: str | None, as_json: bool, **loadi
         "dtype": llm.loaded.settings.dtype,
         "kv_cache_dtype": llm.loaded.settings.kv_cache_dtype,
         "load_s": round(llm.loaded.load_seconds, 3),
+        "settled_s": round(llm.loaded.load_seconds + settled_s, 3),
         "peak_memory_bytes": peak_memory_bytes(),
         **limits(llm.loaded.settings.backend),
     }
@@ -187,7 +191,8 @@ def show(facts: dict[str, Any], found: list[Speed]) -> None:
         click.echo(f"{facts['cpu']}, {facts['isa']}, {facts['threads']} threads: memory read limit "
                    f"{facts['read_limit_bytes_per_s'] / 1e9:.1f} GB/s, int8 limit "
                    f"{facts['int8_limit_ops_per_s'] / 1e12:.2f} TOP/s")  # fmt: skip
-    click.echo(f"loaded in {facts['load_s']:.2f} s, peak memory {facts['peak_memory_bytes'] / 1e6:,.0f} MB")
+    copied = f", copied after {facts['settled_s']:.2f} s" if facts["settled_s"] > facts["load_s"] + 0.01 else ""
+    click.echo(f"loaded in {facts['load_s']:.2f} s{copied}, peak memory {facts['peak_memory_bytes'] / 1e6:,.0f} MB")
 
 
 def machine_load(item: Speed, facts: dict[str, Any]) -> tuple[str, str]:
