@@ -91,7 +91,7 @@ def peers_points(source: str, raw: dict[str, Any]) -> Iterator[Point]:
         limits = limits_of(read, int8, int8 * FLOAT_OVER_INT8[raw["machine"]["isa"]])
         weight = 1.0 - found["others_share"]["median"]
         for item in FIGURES:
-            if item.name in found["workloads"]:
+            if "tokens_per_s" in found["workloads"].get(item.name, ()) and not item.task.is_alike:
                 yield Point(
                     source=source,
                     network=figure["network"],

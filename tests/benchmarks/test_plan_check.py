@@ -31,8 +31,18 @@ def test_decode_of_one_sequence_is_predicted_within_twenty_per_cent_of_most_stor
     assert sum(within) >= 0.8 * len(within)
 
 
+def test_one_token_everywhere_is_no_point_of_a_plan() -> None:
+    points = list(read_points([path for path in PEERS if "2026-11-26-2309" in path.name]))
+    assert sorted((point.prompt, point.sequences) for point in points) == [
+        *((1, count) for count in (1, 4, 8, 16)),
+        (512, 1),
+        (4096, 1),
+        (4096, 1),
+    ]
+
+
 def test_a_share_moves_to_where_predictions_fit_better() -> None:
-    points = [point for point in read_points(PEERS[-1:]) if point.kind == "decode"]
+    points = [point for point in read_points(PEERS) if point.kind == "decode" and point.dtype == "w4a8"]
     wrong = replace(SHARES, read={**SHARES.read, "int4": 0.5})
     moved = best(points, wrong, "read", "int4")
     assert moved.read["int4"] > 0.5
