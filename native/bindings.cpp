@@ -189,6 +189,7 @@ Native::Native(const std::string& name) {
 }
 
 NB_MODULE(_native, m) {
+    nb::set_leak_warnings(false);  // a thread that still waits when the interpreter ends is no leak
     m.doc() = "Kernels of the cpu backend; see native/kernels.h and ops/interface.py.";
     bind_weights(m);
     bind_machine(m);

@@ -49,6 +49,12 @@ try:
 except OutOfMemory as error:
     print(error, int(arena.sum()))
 """
+LEAVES_EARLY = """
+import threading
+from twofold.backends.cpu.ops import CpuOps, load_native
+ops = CpuOps()
+threading.Thread(target=lambda: (load_native().measure_read(1 << 28, 1), ops), daemon=True).start()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +167,8 @@ def test_weights_that_cannot_be_copied_stay_where_they_are_and_it_is_told(file: 
     assert done.returncode == 0, done.stderr
     assert "could not be copied out of their file" in done.stdout
     assert done.stdout.split()[-1] == str(int(np.frombuffer(file.read_bytes(), np.uint8).sum()))
+
+
+def test_a_process_may_end_while_a_thread_still_waits_for_native_code() -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVES_EARLY], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (done.returncode, done.stderr) == (0, "")
