@@ -9,12 +9,13 @@
 //
 // Few tokens: nibbles become level + 15, a group's sum is corrected by -15 * sum(codes) and multiplied by m once.
 // Up to 16, where registers are many: every code becomes m * q in a register, for all tokens at once.
-// Many tokens: a slice of the columns of four panels is unpacked to m * q and stays in the caches while the tokens
+// Many tokens: a slice of the columns of four panels is unpacked (unpack.h) and stays in the caches while the tokens
 // pass; their sums wait in memory for the next slice. So a weight's width does not decide how many panels share a pass.
 // While tokens pass, nothing would be read from memory: they ask for the next slice on their way.
 #include "levels.h"
 #include "panels.h"
 #include "scratch.h"
+#include "unpack.h"
 #include "vec.h"
 
 namespace twofold::TWOFOLD_ISA {
@@ -25,6 +26,8 @@ constexpr int kWidePanels = kLanes == 16 ? 2 : 1;  // and panels: accumulators f
 constexpr int kFullTile = kLanes == 16 ? 16 : 0;   // most tokens of one panel that leave registers to unpack with
 constexpr int kBlockPanels = 4;                    // panels that the tokens pass at once,
 constexpr int64_t kSliceColumns = 1024;            // so many columns of them: 64 KiB
+constexpr int64_t kPanelBytes =
+    kUnpacksLevels ? kSliceColumns / kGroupColumns * kLevelGroup : kSliceColumns * kPanelRows;
 constexpr int64_t kLineBytes = 64;
 constexpr int64_t kSoon = 512;  // bytes of weights from the second-level cache, asked for before their use
 constexpr int64_t kTokenBytes = 1536 * 1024;  // activations that pass, from the second-level cache
@@ -102,22 +105,6 @@ template <int T>
     finish(sums, x, token, panel);
 }
 
-// The multipliers of a group for pairs of codes, and what makes their products unsigned. Both bytes of a 16-bit lane
-// are multiplied at once: m times (low + 256 high) carries nothing from one to the other once 128 - 15 m is added to
-// each, for then they lie between 8 and 248.
-struct Scaling {
-    Pairs m, offset;
-
-    explicit Scaling(I multipliers)
-        : m((Pairs)((multipliers & 0xFFFF) | (multipliers << 16))), offset((128 - kLevelOffset * m) * 257) {}
-
-    // m * level of four columns of kLanes rows, with kWeightOffset (without, for tiles).
-    Bytes operator()(Bytes nibbles) const {
-        const Bytes offset_by_128 = (Bytes)((Pairs)offset_levels(nibbles) * m + offset);
-        return kHasTiles || kWeightOffset == 0 ? offset_by_128 ^ 128 : offset_by_128;
-    }
-};
-
 template <int T>
 [[gnu::noinline]] void multiply_unpacked(const Codes& x, int64_t token, const Panel& panel) {
     I sums[T][kParts];
@@ -146,25 +133,6 @@ template <int T>
     finish(sums, x, token, panel);
 }
 
-// Columns first .. first + columns - 1 of an Int4 panel as int8 codes with kWeightOffset (without, for tiles).
-void unpack(const Panel& panel, int64_t first, int64_t columns, uint8_t* unpacked) {
-    for (int64_t group = first / kGroupColumns; group < (first + columns) / kGroupColumns; ++group, unpacked += 512) {
-        I multipliers[kParts];
-        unpack_multipliers(panel.multipliers + group * 8, multipliers);
-        for (int part = 0; part < kParts; ++part) {
-            const Scaling scaled(multipliers[part]);
-            for (int j = 0; j < kGroupQuads / 2; ++j) {
-                const int64_t place = j * kQuadBytes + part * 4 * kLanes;
-                const uint8_t* codes = panel.codes + group * 256 + place;
-                __builtin_prefetch(codes + kAhead);
-                const Bytes both = load<Bytes>(codes);
-                store(unpacked + place, scaled(both & 15));
-                store(unpacked + 256 + place, scaled((Bytes)((Pairs)both >> 4) & 15));
-            }
-        }
-    }
-}
-
 // A slice of the columns of `count` panels, and the sums of the slices before it: [tokens][count][16]. Of four-bit
 // panels also where the next slice lies, so many cache lines of each, and among how many passes they are shared out.
 struct Slice {
@@ -184,6 +152,17 @@ struct Slice {
     }
 };
 
+// sums += T tokens times the levels of one panel.
+template <int T>
+inline void add_slice(I (&sums)[T][kParts], const Codes& x, int64_t token, const Slice& slice, const uint8_t* levels,
+                      const Ahead& ahead) {
+    const int64_t groups = slice.columns / kGroupColumns, each = (ahead.lines + groups - 1) / groups;
+    add_levels<T>(sums, x, token, slice.first / kGroupColumns, groups, levels, [&](int64_t group) {
+        for (int64_t line = group * each; line < smaller(ahead.lines, (group + 1) * each); ++line)
+            __builtin_prefetch(ahead.from[0] + line * kLineBytes, 0, 2);
+    });
+}
+
 // T tokens with panels p .. p + P - 1 of the block. Codes of Int8 panels are used as they lie.
 template <bool kInt4, int T, int P>
 [[gnu::noinline]] void multiply_slice(const Codes& x, int64_t token, const Slice& slice, int64_t p,
@@ -196,8 +175,12 @@ template <bool kInt4, int T, int P>
                 sums[i][t][part] = slice.first == 0
                                        ? broadcast(x.starts[token + t])
                                        : load<I>(kept + (t * slice.count + i) * kPanelRows + part * kLanes);
-    add_int8<T, P, kInt4 ? 0 : kWeightOffset, !kInt4>(sums, x.row(token) + slice.first, x.stride, slice.codes + p,
-                                                      slice.columns, kInt4 ? slice.share(token, p, P) : Ahead{});
+    const Ahead ahead = kInt4 ? slice.share(token, p, P) : Ahead{};
+    if constexpr (kInt4 && kUnpacksLevels)
+        add_slice(sums[0], x, token, slice, slice.codes[p], ahead);
+    else
+        add_int8<T, P, kInt4 ? 0 : kWeightOffset, !kInt4>(sums, x.row(token) + slice.first, x.stride, slice.codes + p,
+                                                          slice.columns, ahead);
     if (slice.first + slice.columns == x.width) {
         for (int i = 0; i < P; ++i) finish(sums[i], x, token, panels[p + i]);
         return;
@@ -221,15 +204,18 @@ template <bool kInt4>
 void multiply_block(const Codes& x, int64_t tokens, const Panel* panels, const Panel* following, int64_t count) {
     Slice slice{{}, count, 0, 0, scratch<int32_t>(Slot::kSums, tokens * count * kPanelRows), {}, 0, 0};
     slice.passes = (tokens + kWideTile - 1) / kWideTile;
-    uint8_t* unpacked = scratch<uint8_t>(Slot::kPanel, kBlockPanels * kSliceColumns * kPanelRows);
+    uint8_t* unpacked = scratch<uint8_t>(Slot::kPanel, kBlockPanels * kPanelBytes);
     for (; slice.first < x.width; slice.first += slice.columns) {
         slice.columns = smaller(kSliceColumns, x.width - slice.first);
         const int64_t end = slice.first + slice.columns, next = end < x.width ? end : 0;
         const int64_t next_columns = smaller(kSliceColumns, x.width - next);
         slice.next_lines = next_columns * kPanelRows / 2 / kLineBytes;
         for (int64_t p = 0; p < count; ++p) {
-            uint8_t* own = unpacked + p * kSliceColumns * kPanelRows;
-            if (kInt4) unpack(panels[p], slice.first, slice.columns, own);
+            uint8_t* own = unpacked + p * kPanelBytes;
+            if constexpr (kInt4 && kUnpacksLevels)
+                unpack_levels(panels[p], slice.first, slice.columns, own);
+            else if (kInt4)
+                unpack(panels[p], slice.first, slice.columns, own);
             if (kInt4) slice.next[p] = ask_for(next == 0 ? following[p] : panels[p], next, next_columns);
             slice.codes[p] = kInt4 ? own : panels[p].codes + slice.first * kPanelRows;
         }

@@ -65,7 +65,7 @@ template <int T, class Spread>
             for (int t = 0; t < T; ++t) {
                 const I values = load_quad(codes[t] + group * kGroupColumns + half * 16 + 4 * j);
                 Group* dot = dots[t][half % kGroupSums];
-                for (int part = 0; part < kParts; ++part) dot[part] = group_dot(dot[part], bytes[part], values);
+                for (int part = 0; part < kParts; ++part) dot[part] = pin(group_dot(dot[part], bytes[part], values));
             }
         }
     }

@@ -58,10 +58,10 @@ inline bool has_groups(const Weight& weight) {
     return weight.format == Format::kInt4 || weight.format == Format::kGroup4;
 }
 // From so many tokens on four-bit codes are unpacked, or go to AMX tiles (reckoned from cycles, not measured); then
-// Int4 weights do without the sums of groups.
+// Int4 weights do without the sums of groups, unless they become levels.
 constexpr int64_t kManyCodes = kHasTiles ? 8 : kUnpackFrom;
 inline bool has_groups(const Weight& weight, int64_t tokens) {
-    return has_groups(weight) && (weight.format == Format::kGroup4 || tokens < kManyCodes);
+    return has_groups(weight) && (weight.format == Format::kGroup4 || kUnpacksLevels || tokens < kManyCodes);
 }
 inline bool is_integer(const Weight& weight) { return weight.format == Format::kInt8 || has_groups(weight); }
 void multiply_panels(const Input& x, int64_t first_row, int64_t rows, const Weight& weight_ND, int64_t first,

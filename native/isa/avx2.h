@@ -9,11 +9,18 @@ namespace twofold::TWOFOLD_ISA {
 namespace {
 
 constexpr int kLanes = 8;
-constexpr int64_t kUnpackFrom =
-    INT64_MAX;  // tokens, see integer.cpp: nibbles take one multiplication for 32 products, int8 codes two
+constexpr int64_t kUnpackFrom = 8;     // tokens, see integer.cpp
+constexpr bool kUnpacksLevels = true;  // unpacked to levels: one multiplication for 32 products, int8 codes take two
 typedef float F __attribute__((vector_size(32)));
 typedef int32_t I __attribute__((vector_size(32)));
 typedef uint8_t Bytes __attribute__((vector_size(32)));
+
+// Keeps a sum in its register and what is written before it before it: GCC 12 gathers loads and products of many steps
+// and spills them.
+inline I pin(I v) {
+    asm volatile("" : "+x"(v));
+    return v;
+}
 
 inline F fma(F a, F b, F c) { return (F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 
@@ -41,6 +48,19 @@ inline I group_finish(I acc, Group group, I multipliers) {
     return acc + (I)_mm256_madd_epi16((__m256i)group, (__m256i)multipliers);
 }
 
+// sum + a * b, for the same reason.
+inline F fma_in_order(F a, F b, F sum) {
+    asm volatile("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+    return sum;
+}
+
+// As __builtin_convertvector would, for which GCC 12 takes two instructions for each half and one to join them.
+inline I load_widened(const uint16_t* from) {
+    return (I)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
+inline I load_widened(const uint8_t* from) {
+    return (I)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+}
 inline F load_f16(const uint16_t* from) {
     return (F)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 }

@@ -9,12 +9,16 @@ namespace twofold::TWOFOLD_ISA {
 namespace {
 
 constexpr int kLanes = 16;
-constexpr int64_t kUnpackFrom = 17;  // tokens, see integer.cpp: up to 16 they are unpacked in registers
+constexpr int64_t kUnpackFrom = 17;     // tokens, see integer.cpp: up to 16 they are unpacked in registers
+constexpr bool kUnpacksLevels = false;  // see unpack.h
 typedef float F __attribute__((vector_size(64)));
 typedef int32_t I __attribute__((vector_size(64)));
 typedef uint8_t Bytes __attribute__((vector_size(64)));
 
+inline I pin(I v) { return v; }
+
 inline F fma(F a, F b, F c) { return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+inline F fma_in_order(F a, F b, F sum) { return fma(a, b, sum); }
 
 // The left operand is unsigned: weights enter as w + 128, and 128 times the sum of the codes is taken off once per
 // token (sums may wrap on the way, the result is exact modulo 2^32).
@@ -35,6 +39,13 @@ inline I group_finish(I acc, Group group, I multipliers) {
     return (I)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)group, (__m512i)multipliers);
 }
 
+// As __builtin_convertvector would, for which GCC 12 takes two instructions for each half and one to join them.
+inline I load_widened(const uint16_t* from) {
+    return (I)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+inline I load_widened(const uint8_t* from) {
+    return (I)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
 inline F load_f16(const uint16_t* from) {
     return (F)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }

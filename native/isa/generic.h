@@ -7,13 +7,17 @@ namespace twofold::TWOFOLD_ISA {
 namespace {
 
 constexpr int kLanes = 4;
-constexpr int64_t kUnpackFrom = 16;  // tokens, see integer.cpp: not measured
+constexpr int64_t kUnpackFrom = 16;     // tokens, see integer.cpp: not measured
+constexpr bool kUnpacksLevels = false;  // see unpack.h
 typedef float F __attribute__((vector_size(16)));
 typedef int32_t I __attribute__((vector_size(16)));
 typedef int16_t Shorts __attribute__((vector_size(16)));
 typedef uint8_t Bytes __attribute__((vector_size(16)));
 
+inline I pin(I v) { return v; }
+
 inline F fma(F a, F b, F c) { return a * b + c; }
+inline F fma_in_order(F a, F b, F sum) { return fma(a, b, sum); }
 
 // Int8: acc[row] += sum over a quad of w[row, i] * x[i], i < 4. `x` is the quad's four codes in every lane.
 // The pair sums fit 16 bits: 2 * 128 * 127 < 32768.
@@ -34,6 +38,9 @@ inline int32_t group_start(int32_t start01, int32_t start23) { return start01 + 
 inline Group group_dot(Group group, Bytes levels, I x) { return dot_int8(group, levels, x); }
 inline I group_total(Group group) { return group; }
 inline I group_finish(I acc, Group group, I multipliers) { return acc + group * multipliers; }
+
+inline I load_widened(const uint16_t* from) { return I{from[0], from[1], from[2], from[3]}; }
+inline I load_widened(const uint8_t* from) { return I{from[0], from[1], from[2], from[3]}; }
 
 // kLanes float16 values, by their bits.
 inline F load_f16(const uint16_t* from) {

@@ -9,12 +9,16 @@ namespace twofold::TWOFOLD_ISA {
 namespace {
 
 constexpr int kLanes = 4;
-constexpr int64_t kUnpackFrom = 16;  // tokens, see integer.cpp: not measured
+constexpr int64_t kUnpackFrom = 16;     // tokens, see integer.cpp: not measured
+constexpr bool kUnpacksLevels = false;  // see unpack.h
 typedef float F __attribute__((vector_size(16)));
 typedef int32_t I __attribute__((vector_size(16)));
 typedef uint8_t Bytes __attribute__((vector_size(16)));
 
+inline I pin(I v) { return v; }
+
 inline F fma(F a, F b, F c) { return (F)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+inline F fma_in_order(F a, F b, F sum) { return fma(a, b, sum); }
 
 constexpr uint8_t kWeightOffset = 0;
 inline I dot_int8(I acc, Bytes w, I x) { return (I)vdotq_s32((int32x4_t)acc, (int8x16_t)w, (int8x16_t)x); }
@@ -27,6 +31,8 @@ inline Group group_dot(Group group, Bytes levels, I x) { return dot_int8(group, 
 inline I group_total(Group group) { return group; }
 inline I group_finish(I acc, Group group, I multipliers) { return acc + group * multipliers; }
 
+inline I load_widened(const uint16_t* from) { return (I)vmovl_u16(vld1_u16(from)); }
+inline I load_widened(const uint8_t* from) { return I{from[0], from[1], from[2], from[3]}; }
 inline F load_f16(const uint16_t* from) { return (F)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))); }
 inline Bytes look_up(const uint8_t (&table)[16], Bytes index) {
     return (Bytes)vqtbl1q_u8(vld1q_u8(table), (uint8x16_t)index);

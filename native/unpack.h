@@ -1,0 +1,116 @@
+// Int4 panels unpacked once for many tokens, in one of two ways.
+//
+// As int8 codes m * level, where one instruction takes four products of any of them (VNNI, tiles, the dot of Armv8.2).
+// As levels where it does not: they are below 29, so vpmaddubsw is exact for them and needs no signs. A group of 32
+// columns of a panel is then
+//
+//     [8 quads][16 rows][4 columns] level + kLevelOffset, and its 16 multipliers as group_finish takes them.
+#pragma once
+
+#include "levels.h"
+#include "panels.h"
+#include "vec.h"
+
+namespace twofold::TWOFOLD_ISA {
+namespace {
+
+// The multipliers of a group for pairs of codes, and what makes their products unsigned. Both bytes of a 16-bit lane
+// are multiplied at once: m times (low + 256 high) carries nothing from one to the other once 128 - 15 m is added to
+// each, for then they lie between 8 and 248.
+struct Scaling {
+    Pairs m, offset;
+
+    explicit Scaling(I multipliers)
+        : m((Pairs)((multipliers & 0xFFFF) | (multipliers << 16))), offset((128 - kLevelOffset * m) * 257) {}
+
+    // m * level of four columns of kLanes rows, with kWeightOffset (without, for tiles).
+    Bytes operator()(Bytes nibbles) const {
+        const Bytes offset_by_128 = (Bytes)((Pairs)offset_levels(nibbles) * m + offset);
+        return kHasTiles || kWeightOffset == 0 ? offset_by_128 ^ 128 : offset_by_128;
+    }
+};
+
+// Columns first .. first + columns - 1 of an Int4 panel as int8 codes with kWeightOffset (without, for tiles).
+[[maybe_unused]] void unpack(const Panel& panel, int64_t first, int64_t columns, uint8_t* unpacked) {
+    for (int64_t group = first / kGroupColumns; group < (first + columns) / kGroupColumns; ++group, unpacked += 512) {
+        I multipliers[kParts];
+        unpack_multipliers(panel.multipliers + group * 8, multipliers);
+        for (int part = 0; part < kParts; ++part) {
+            const Scaling scaled(multipliers[part]);
+            for (int j = 0; j < kGroupQuads / 2; ++j) {
+                const int64_t place = j * kQuadBytes + part * 4 * kLanes;
+                const uint8_t* codes = panel.codes + group * 256 + place;
+                __builtin_prefetch(codes + kAhead);
+                const Bytes both = load<Bytes>(codes);
+                store(unpacked + place, scaled(both & 15));
+                store(unpacked + 256 + place, scaled((Bytes)((Pairs)both >> 4) & 15));
+            }
+        }
+    }
+}
+
+constexpr int kStep = 4;                                                    // quads written out
+constexpr int64_t kLevelBytes = kGroupQuads * kQuadBytes;                   // bytes
+constexpr int64_t kLevelGroup = kLevelBytes + kPanelRows * sizeof(I{}[0]);  // bytes
+
+// Columns first .. first + columns - 1 of an Int4 panel as levels.
+[[maybe_unused]] void unpack_levels(const Panel& panel, int64_t first, int64_t columns, uint8_t* into) {
+    for (int64_t group = first / kGroupColumns; group < (first + columns) / kGroupColumns; ++group) {
+        I multipliers[kParts];
+        unpack_multipliers(panel.multipliers + group * 8, multipliers);
+        for (int part = 0; part < kParts; ++part) {
+            for (int j = 0; j < kGroupQuads / 2; ++j) {
+                const int64_t place = j * kQuadBytes + part * 4 * kLanes;
+                const uint8_t* codes = panel.codes + group * 256 + place;
+                __builtin_prefetch(codes + kAhead);
+                const Bytes both = load<Bytes>(codes);
+                store(into + place, offset_levels(both & 15));
+                store(into + kLevelBytes / 2 + place, offset_levels((Bytes)((Pairs)both >> 4) & 15));
+            }
+            store(into + kLevelBytes + part * 4 * kLanes, multipliers[part]);
+        }
+        into += kLevelGroup;
+    }
+}
+
+// sums += T tokens from group `first` on times so many groups of levels. `on_group(group)` is called before each.
+template <int T, class OnGroup>
+inline void add_levels(I (&sums)[T][kParts], const Codes& x, int64_t token, int64_t first, int64_t groups,
+                       const uint8_t* w, const OnGroup& on_group) {
+    const int8_t *codes[T], *starts[T];
+    for (int t = 0; t < T; ++t) {
+        codes[t] = x.row(token + t) + first * kGroupColumns;
+        starts[t] = x.row(token + t) + x.width + first * 4 * kGroupSums;
+    }
+    for (int64_t group = 0; group < groups; ++group, w += kLevelGroup) {
+        on_group(group);
+        Group dots[T][kGroupSums][kParts];
+        for (int t = 0; t < T; ++t)
+            for (int sum = 0; sum < kGroupSums; ++sum)
+                for (int part = 0; part < kParts; ++part)
+                    dots[t][sum][part] = (Group)load_quad(starts[t] + 4 * (group * kGroupSums + sum));
+#pragma GCC unroll 1
+        for (int begin = 0; begin < kGroupQuads; begin += kStep)
+            for (int j = begin; j < begin + kStep; ++j) {
+                Bytes levels[kParts];
+                for (int part = 0; part < kParts; ++part)
+                    levels[part] = load<Bytes>(w + j * kQuadBytes + part * 4 * kLanes);
+                for (int t = 0; t < T; ++t) {
+                    const I values = load_quad(codes[t] + group * kGroupColumns + 4 * j);
+                    for (int part = 0; part < kParts; ++part) {
+                        Group& dot = dots[t][begin * kGroupSums / kGroupQuads][part];
+                        dot = pin(group_dot(dot, levels[part], values));
+                    }
+                }
+            }
+        for (int part = 0; part < kParts; ++part) {
+            const I multipliers = load<I>(w + kLevelBytes + part * 4 * kLanes);
+            for (int t = 0; t < T; ++t)
+                for (int sum = 0; sum < kGroupSums; ++sum)
+                    sums[t][part] = group_finish(sums[t][part], dots[t][sum][part], multipliers);
+        }
+    }
+}
+
+}  // namespace
+}  // namespace twofold::TWOFOLD_ISA
