@@ -33,63 +33,65 @@ struct Fp8Row {
     }
 };
 
-// T tokens times kLanes / T rows, from row n on; rows beyond the last repeat it and are not written.
+// T tokens times R rows, from row n on; rows beyond the last repeat it and are not written.
 // Two vectors of a row at a time: rows are often a multiple of 4096 bytes apart and share the sets of the first-level
 // cache, so that a line would be gone before its second half is wanted.
-template <int T, class E>
+template <int T, int R, class E>
 void multiply_tile(const Rows& x_TD, int64_t token, const Weight& weight_ND, int64_t n, float* y, int64_t stride) {
-    constexpr int kRows = kLanes / T;
+    constexpr int kSums = (T * R + kLanes - 1) / kLanes * kLanes;
     const int64_t columns = x_TD.columns;
     const float* x[T];
-    const typename E::Type* w[kRows];
+    const typename E::Type* w[R];
     for (int t = 0; t < T; ++t) x[t] = x_TD.data + (token + t) * x_TD.stride;
-    for (int r = 0; r < kRows; ++r)
+    for (int r = 0; r < R; ++r)
         w[r] = static_cast<const typename E::Type*>(weight_ND.codes) + smaller(n + r, weight_ND.rows - 1) * columns;
-    F sums[kLanes] = {};
+    F sums[kSums] = {};
     int64_t d = 0;
     for (; d + 2 * kLanes <= columns; d += 2 * kLanes) {
-        F first[T], second[T];
-        for (int t = 0; t < T; ++t) first[t] = load_f32(x[t] + d), second[t] = load_f32(x[t] + d + kLanes);
-        for (int r = 0; r < kRows; ++r) {
-            const F a = E::load(w[r] + d), b = E::load(w[r] + d + kLanes);
-            for (int t = 0; t < T; ++t) sums[r * T + t] = fma(b, second[t], fma(a, first[t], sums[r * T + t]));
+        for (int64_t half = d; half < d + 2 * kLanes; half += kLanes) {
+            F values[T];
+            for (int t = 0; t < T; ++t) values[t] = load_f32(x[t] + half);
+            for (int r = 0; r < R; ++r) {
+                const F row = E::load(w[r] + half);
+                for (int t = 0; t < T; ++t) sums[r * T + t] = fma_in_order(row, values[t], sums[r * T + t]);
+            }
         }
     }
     for (; d < columns; d += kLanes) {
         const int64_t count = smaller<int64_t>(kLanes, columns - d);
-        for (int r = 0; r < kRows; ++r) {
+        for (int r = 0; r < R; ++r) {
             const F a = E::load_some(w[r] + d, count);
             for (int t = 0; t < T; ++t) sums[r * T + t] = fma(a, load_some(x[t] + d, count), sums[r * T + t]);
         }
     }
-    float totals[kLanes];
-    store(totals, sum_each(sums));
-    for (int r = 0; r < kRows && n + r < weight_ND.rows; ++r)
+    float totals[kSums];
+    for (int i = 0; i < kSums; i += kLanes) store(totals + i, sum_each(*reinterpret_cast<F(*)[kLanes]>(sums + i)));
+    for (int r = 0; r < R && n + r < weight_ND.rows; ++r)
         for (int t = 0; t < T; ++t)
             y[(token + t) * stride + r] =
                 E::kHasScale ? totals[r * T + t] * weight_ND.scales[n + r] : totals[r * T + t];
 }
 
-template <int T, class E>
+template <int T, int R, class E>
 int64_t multiply_tiles(const Rows& x_TD, int64_t token, const Weight& weight_ND, int64_t first, int64_t last, float* y,
                        int64_t stride) {
     for (; token + T <= x_TD.rows; token += T)
-        for (int64_t n = first; n < last; n += kLanes / T)
-            multiply_tile<T, E>(x_TD, token, weight_ND, n, y + n - first, stride);
+        for (int64_t n = first; n < last; n += R)
+            multiply_tile<T, R, E>(x_TD, token, weight_ND, n, y + n - first, stride);
     return token;
 }
 
 // Some panels at a time: their rows stay in the second-level cache while the tokens pass.
 template <class E>
 void multiply_all(const Rows& x_TD, const Weight& weight_ND, int64_t first, int64_t last, float* y, int64_t stride) {
-    constexpr int kMost = kLanes == 16 ? 4 : 2;
+    constexpr int kMost = kLanes == 16 ? 4 : kLanes == 8 ? 3 : 2;  // by four rows: sums fill the registers but a few
     constexpr int64_t kBlockRows = 4 * kPanelRows;
     const int64_t end = smaller(last * kPanelRows, weight_ND.rows);
     for (int64_t n = first * kPanelRows; n < end; n += kBlockRows, y += kBlockRows) {
         const int64_t stop = smaller(n + kBlockRows, end);
-        int64_t token = multiply_tiles<kMost, E>(x_TD, 0, weight_ND, n, stop, y, stride);
-        token = multiply_tiles<2, E>(x_TD, token, weight_ND, n, stop, y, stride);
-        multiply_tiles<1, E>(x_TD, token, weight_ND, n, stop, y, stride);
+        int64_t token = multiply_tiles<kMost, kLanes == 4 ? 2 : 4, E>(x_TD, 0, weight_ND, n, stop, y, stride);
+        token = multiply_tiles<2, kLanes / 2, E>(x_TD, token, weight_ND, n, stop, y, stride);
+        multiply_tiles<1, kLanes, E>(x_TD, token, weight_ND, n, stop, y, stride);
     }
 }
 
