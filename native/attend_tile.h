@@ -62,6 +62,9 @@ inline void for_rows(int64_t rows, const Body& body) {
     int64_t row = 0;
     if constexpr (kLanes == 16)
         for (; row + 8 <= rows; row += 8) body.template operator()<8, 2>(row);
+    if constexpr (kLanes == 8)  // five rows' sums are what sixteen registers hold; rows come in fours
+        for (; row + 5 * kQueries <= rows; row += 5 * kQueries)
+            for (int i = 0; i < kQueries; ++i) body.template operator()<5, 1>(row + 5 * i);
     for (; row < rows; row += kQueries) body.template operator()<kQueries, kFewPanels>(row);
 }
 
@@ -71,20 +74,24 @@ template <class Items, int T, int P>
 inline void add_products(F (&sums)[P][T][kParts], const float* rows, int64_t stride,
                          const typename Items::Item* const* panels, const typename Items::Item* const* later,
                          int64_t steps) {
-    for (int64_t step = 0; step < steps; ++step)
-        for (int part = 0; part < kParts; ++part) {
-            const int64_t place = (step * 16 + part * kLanes) * Items::kPack;
-            F w[P][Items::kPack];
-            for (int p = 0; p < P; ++p) {
-                if constexpr (T == kQueries) __builtin_prefetch(later[p] + place, 0, 2);
-                Items::expand(panels[p] + place, w[p]);
+    for (int64_t step = 0; step < steps; ++step) {
+        if constexpr (T == kQueries)
+            for (int p = 0; p < P; ++p)
+                for (int part = 0; part < kParts; ++part)
+                    __builtin_prefetch(later[p] + (step * 16 + part * kLanes) * Items::kPack, 0, 2);
+        for (int i = 0; i < Items::kPack; ++i) {
+            F w[P][kParts];
+            for (int p = 0; p < P; ++p)
+                for (int part = 0; part < kParts; ++part)
+                    w[p][part] = Items::expand(panels[p] + (step * 16 + part * kLanes) * Items::kPack, i);
+            for (int t = 0; t < T; ++t) {
+                const F x = broadcast(rows[t * stride + step * Items::kPack + i]);
+                for (int p = 0; p < P; ++p)
+                    for (int part = 0; part < kParts; ++part)
+                        sums[p][t][part] = fma_in_order(w[p][part], x, sums[p][t][part]);
             }
-            for (int i = 0; i < Items::kPack; ++i)
-                for (int t = 0; t < T; ++t) {
-                    const F x = broadcast(rows[t * stride + step * Items::kPack + i]);
-                    for (int p = 0; p < P; ++p) sums[p][t][part] = fma(w[p][i], x, sums[p][t][part]);
-                }
         }
+    }
 }
 
 // Scores of T rows with P panels of keys.

@@ -23,22 +23,21 @@ inline int64_t value_place(int64_t pack, int64_t slot, int64_t dim) {
     return ((dim / 16 * (kSlots / pack) + slot / pack) * 16 + dim % 16) * pack + slot % pack;
 }
 
-// Each kind of item spreads a register of them over kPack registers of floats.
+// Each kind of item spreads a register of them over kPack registers of floats; expand gives the one with items i.
 struct F32Items {
     using Item = float;
     static constexpr int kPack = 1;
     static constexpr bool kIsInteger = false;
-    static void expand(const float* from, F (&x)[kPack]) { x[0] = load<F>(from); }
+    static F expand(const float* from, int) { return load<F>(from); }
 };
 
 struct Bf16Items {
     using Item = uint16_t;
     static constexpr int kPack = 2;
     static constexpr bool kIsInteger = false;
-    static void expand(const uint16_t* from, F (&x)[kPack]) {
+    static F expand(const uint16_t* from, int i) {
         const I both = load<I>(from);
-        x[0] = (F)(both << 16);
-        x[1] = (F)(both & static_cast<int32_t>(0xFFFF0000));
+        return (F)(i == 0 ? both << 16 : both & static_cast<int32_t>(0xFFFF0000));
     }
 };
 
@@ -46,9 +45,8 @@ struct Int8Items {
     using Item = int8_t;
     static constexpr int kPack = 4;
     static constexpr bool kIsInteger = true;
-    static void expand(const int8_t* from, F (&x)[kPack]) {
-        const I quads = load<I>(from);
-        for (int i = 0; i < kPack; ++i) x[i] = __builtin_convertvector((quads << (24 - 8 * i)) >> 24, F);
+    static F expand(const int8_t* from, int i) {
+        return __builtin_convertvector((load<I>(from) << (24 - 8 * i)) >> 24, F);
     }
 };
 
