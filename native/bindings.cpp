@@ -109,12 +109,13 @@ void add(const Native& native, const In<float, 2>& x, const In<float, 2>& y, con
     native.kernels->add(left, right, z.data());
 }
 
-void swiglu(const Native& native, const In<float, 2>& gate_up, const Out<float, 2>& a) {
+void swiglu(const Native& native, const In<float, 2>& gate_up, const OutRows& a) {
     const Rows rows = rows_of(gate_up, "gate_up_TN");
     require(rows.columns % 2 == 0, "gate_up_TN must have an even number of columns");
     require_shape(a, {rows.rows, rows.columns / 2}, "a_TF");
+    require(a.size() == 0 || a.shape(1) <= 1 || a.stride(1) == 1, "a_TF must have contiguous columns");
     const nb::gil_scoped_release unlocked;
-    native.kernels->swiglu(rows, a.data());
+    native.kernels->swiglu(rows, a.data(), a.stride(0));
 }
 
 void route(const Native& native, const In<float, 2>& x, const PackedWeight& router, const Out<int32_t, 2>& experts,

@@ -17,6 +17,7 @@ template <class T, int kDimensions>
 using In = nb::ndarray<const T, nb::ndim<kDimensions>, nb::device::cpu>;
 template <class T, int kDimensions>
 using Out = nb::ndarray<T, nb::ndim<kDimensions>, nb::device::cpu, nb::c_contig>;
+using OutRows = nb::ndarray<float, nb::ndim<2>, nb::device::cpu>;  // rows may lie apart
 template <class T>
 using Any = nb::ndarray<const T, nb::device::cpu, nb::c_contig>;
 

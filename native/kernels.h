@@ -105,7 +105,7 @@ struct Layout {
            (const Heads& x_THK, const float* cosine_TK2, const float* sine_TK2, bool interleaved, float* y_THK))       \
     KERNEL(void, scale_heads, (const Heads& x_THK, const float* factors_T, float* y_THK))                              \
     KERNEL(void, add, (const Rows& x_TD, const Rows& y_TD, float* z_TD))                                               \
-    KERNEL(void, swiglu, (const Rows& gate_up_TN, float* a_TF))                                                        \
+    KERNEL(void, swiglu, (const Rows& gate_up_TN, float* a_TF, int64_t stride))                                        \
     KERNEL(void, route,                                                                                                \
            (const Rows& x_TD, const Weight& router_ED, int64_t active, int32_t* experts_TA, float* gates_TA))          \
     KERNEL(void, weigh,                                                                                                \

@@ -1,6 +1,6 @@
 // Elementwise ops on rows.
 //
-//     swiglu: a = gate * sigmoid(gate) * up;   add: z = x + y
+//     swiglu: a = gate * sigmoid(gate) * up, maybe in place of gate;   add: z = x + y
 //
 // Scalar versions are the formulas; a vector's lanes never meet.
 #include "swiglu.h"
@@ -22,11 +22,11 @@ void swiglu_row(const float* row, int64_t width, float* a_F) {
     store_some(a_F + f, gate * sigmoid(gate) * load_some(row + width + f, width - f), width - f);
 }
 
-void swiglu(const Rows& gate_up_TN, float* a_TF) {
+void swiglu(const Rows& gate_up_TN, float* a_TF, int64_t stride) {
     const int64_t width = gate_up_TN.columns / 2;
     parallel(gate_up_TN.rows, 1 + 8192 / larger<int64_t>(1, width), [&](int64_t first, int64_t last) {
         for (int64_t t = first; t < last; ++t)
-            swiglu_row(gate_up_TN.data + t * gate_up_TN.stride, width, a_TF + t * width);
+            swiglu_row(gate_up_TN.data + t * gate_up_TN.stride, width, a_TF + t * stride);
     });
 }
 

@@ -160,7 +160,7 @@ void test_rows(const Isa& isa, int64_t width) {
     for (int64_t k = 0; k < width; ++k)
         CHECK(std::fabs(y.data[k] - x.data[k] * scale) < 1e-5, "%s norm of %ld", isa.name.c_str(), long(width));
 
-    isa.kernels->swiglu(Rows{x.data, 1, 2 * width, 2 * width}, y.data);
+    isa.kernels->swiglu(Rows{x.data, 1, 2 * width, 2 * width}, y.data, width);
     for (int64_t f = 0; f < width; ++f) {
         const double gate = x.data[f], expected = gate / (1 + std::exp(-gate)) * x.data[width + f];
         CHECK(std::fabs(y.data[f] - expected) < 1e-6, "%s swiglu of %ld", isa.name.c_str(), long(width));

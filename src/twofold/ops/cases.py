@@ -115,7 +115,7 @@ def same(x: AnyArray) -> Array:
 def run(case: Case, ops: Ops, tensor: Tensor = same, rows: slice = slice(None)) -> tuple[AnyArray, ...]:
     """Results of a case on a backend, for all its tokens or only for `rows` of them."""
     weights = [pack(ops, form, values) for form, values in case.weights]
-    result = CALLS[case.op](ops, [tensor(argument[rows]) for argument in case.tokens], weights, case.settings)
+    result = CALLS[case.op](ops, [tensor(argument[rows].copy()) for argument in case.tokens], weights, case.settings)
     parts = result if isinstance(result, tuple) else (result,)
     return tuple(np.asarray(ops.download(part)) for part in parts)
 

@@ -120,7 +120,10 @@ class Ops(Protocol):
         ...
 
     def swiglu(self, gate_up_TN: Array) -> Array:
-        """silu(gate) * up, where gate is the first half of the columns and up the second: a_TF."""
+        """silu(gate) * up, where gate is the first half of the columns and up the second: a_TF.
+
+        a_TF may take the place of gate in gate_up_TN.
+        """
         ...
 
     def route(self, x_TD: Array, router_ED: Weight, active: int) -> tuple[Array, Array]:

@@ -276,8 +276,8 @@ class CpuOps:
         return z_TD
 
     def swiglu(self, gate_up_TN: Floats) -> Floats:
-        """silu(first half) * second half."""
-        a_TF = self._output(len(gate_up_TN), gate_up_TN.shape[1] // 2)
+        """silu(first half) * second half, in place of the first half."""
+        a_TF = gate_up_TN[:, : gate_up_TN.shape[1] // 2]
         self._native.swiglu(gate_up_TN, a_TF)
         return a_TF
 
