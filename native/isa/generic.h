@@ -14,6 +14,7 @@ typedef int32_t I __attribute__((vector_size(16)));
 typedef int16_t Shorts __attribute__((vector_size(16)));
 typedef uint8_t Bytes __attribute__((vector_size(16)));
 
+// Where the compiler spills sums, an ISA has it keep them in registers, in the order they are written in (isa/avx2.h).
 inline I pin(I v) { return v; }
 
 inline F fma(F a, F b, F c) { return a * b + c; }
@@ -39,6 +40,7 @@ inline Group group_dot(Group group, Bytes levels, I x) { return dot_int8(group, 
 inline I group_total(Group group) { return group; }
 inline I group_finish(I acc, Group group, I multipliers) { return acc + group * multipliers; }
 
+// kLanes items as ints.
 inline I load_widened(const uint16_t* from) { return I{from[0], from[1], from[2], from[3]}; }
 inline I load_widened(const uint8_t* from) { return I{from[0], from[1], from[2], from[3]}; }
 
