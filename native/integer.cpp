@@ -26,8 +26,7 @@ constexpr int kWidePanels = kLanes == 16 ? 2 : 1;  // and panels: accumulators f
 constexpr int kFullTile = kLanes == 16 ? 16 : 0;   // most tokens of one panel that leave registers to unpack with
 constexpr int kBlockPanels = 4;                    // panels that the tokens pass at once,
 constexpr int64_t kSliceColumns = 1024;            // so many columns of them: 64 KiB
-constexpr int64_t kPanelBytes =
-    kUnpacksLevels ? kSliceColumns / kGroupColumns * kLevelGroup : kSliceColumns * kPanelRows;
+constexpr int64_t kPanelBytes = kSliceColumns / kGroupColumns * kUnpackedGroup;
 constexpr int64_t kLineBytes = 64;
 constexpr int64_t kSoon = 512;  // bytes of weights from the second-level cache, asked for before their use
 constexpr int64_t kTokenBytes = 1536 * 1024;  // activations that pass, from the second-level cache
@@ -212,10 +211,7 @@ void multiply_block(const Codes& x, int64_t tokens, const Panel* panels, const P
         slice.next_lines = next_columns * kPanelRows / 2 / kLineBytes;
         for (int64_t p = 0; p < count; ++p) {
             uint8_t* own = unpacked + p * kPanelBytes;
-            if constexpr (kInt4 && kUnpacksLevels)
-                unpack_levels(panels[p], slice.first, slice.columns, own);
-            else if (kInt4)
-                unpack(panels[p], slice.first, slice.columns, own);
+            if (kInt4) unpack(panels[p], slice.first, slice.columns, own);
             if (kInt4) slice.next[p] = ask_for(next == 0 ? following[p] : panels[p], next, next_columns);
             slice.codes[p] = kInt4 ? own : panels[p].codes + slice.first * kPanelRows;
         }

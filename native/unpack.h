@@ -30,9 +30,12 @@ struct Scaling {
     }
 };
 
-// Columns first .. first + columns - 1 of an Int4 panel as int8 codes with kWeightOffset (without, for tiles).
-[[maybe_unused]] void unpack(const Panel& panel, int64_t first, int64_t columns, uint8_t* unpacked) {
-    for (int64_t group = first / kGroupColumns; group < (first + columns) / kGroupColumns; ++group, unpacked += 512) {
+constexpr int64_t kGroupBytes = kGroupQuads * kQuadBytes;  // of 16 rows, unpacked
+constexpr int64_t kUnpackedGroup = kGroupBytes + (kUnpacksLevels ? kPanelRows * 4 : 0);
+
+// Columns first .. first + columns - 1 of an Int4 panel.
+inline void unpack(const Panel& panel, int64_t first, int64_t columns, uint8_t* into) {
+    for (int64_t group = first / kGroupColumns; group < (first + columns) / kGroupColumns; ++group) {
         I multipliers[kParts];
         unpack_multipliers(panel.multipliers + group * 8, multipliers);
         for (int part = 0; part < kParts; ++part) {
@@ -41,37 +44,17 @@ struct Scaling {
                 const int64_t place = j * kQuadBytes + part * 4 * kLanes;
                 const uint8_t* codes = panel.codes + group * 256 + place;
                 __builtin_prefetch(codes + kAhead);
-                const Bytes both = load<Bytes>(codes);
-                store(unpacked + place, scaled(both & 15));
-                store(unpacked + 256 + place, scaled((Bytes)((Pairs)both >> 4) & 15));
+                const Bytes both = load<Bytes>(codes), low = both & 15, high = (Bytes)((Pairs)both >> 4) & 15;
+                store(into + place, kUnpacksLevels ? offset_levels(low) : scaled(low));
+                store(into + kGroupBytes / 2 + place, kUnpacksLevels ? offset_levels(high) : scaled(high));
             }
+            if constexpr (kUnpacksLevels) store(into + kGroupBytes + part * 4 * kLanes, multipliers[part]);
         }
+        into += kUnpackedGroup;
     }
 }
 
-constexpr int kStep = 4;                                                    // quads written out
-constexpr int64_t kLevelBytes = kGroupQuads * kQuadBytes;                   // bytes
-constexpr int64_t kLevelGroup = kLevelBytes + kPanelRows * sizeof(I{}[0]);  // bytes
-
-// Columns first .. first + columns - 1 of an Int4 panel as levels.
-[[maybe_unused]] void unpack_levels(const Panel& panel, int64_t first, int64_t columns, uint8_t* into) {
-    for (int64_t group = first / kGroupColumns; group < (first + columns) / kGroupColumns; ++group) {
-        I multipliers[kParts];
-        unpack_multipliers(panel.multipliers + group * 8, multipliers);
-        for (int part = 0; part < kParts; ++part) {
-            for (int j = 0; j < kGroupQuads / 2; ++j) {
-                const int64_t place = j * kQuadBytes + part * 4 * kLanes;
-                const uint8_t* codes = panel.codes + group * 256 + place;
-                __builtin_prefetch(codes + kAhead);
-                const Bytes both = load<Bytes>(codes);
-                store(into + place, offset_levels(both & 15));
-                store(into + kLevelBytes / 2 + place, offset_levels((Bytes)((Pairs)both >> 4) & 15));
-            }
-            store(into + kLevelBytes + part * 4 * kLanes, multipliers[part]);
-        }
-        into += kLevelGroup;
-    }
-}
+constexpr int kStep = 4;  // quads written out
 
 // sums += T tokens from group `first` on times so many groups of levels. `on_group(group)` is called before each.
 template <int T, class OnGroup>
@@ -82,7 +65,7 @@ inline void add_levels(I (&sums)[T][kParts], const Codes& x, int64_t token, int6
         codes[t] = x.row(token + t) + first * kGroupColumns;
         starts[t] = x.row(token + t) + x.width + first * 4 * kGroupSums;
     }
-    for (int64_t group = 0; group < groups; ++group, w += kLevelGroup) {
+    for (int64_t group = 0; group < groups; ++group, w += kUnpackedGroup) {
         on_group(group);
         Group dots[T][kGroupSums][kParts];
         for (int t = 0; t < T; ++t)
@@ -104,7 +87,7 @@ inline void add_levels(I (&sums)[T][kParts], const Codes& x, int64_t token, int6
                 }
             }
         for (int part = 0; part < kParts; ++part) {
-            const I multipliers = load<I>(w + kLevelBytes + part * 4 * kLanes);
+            const I multipliers = load<I>(w + kGroupBytes + part * 4 * kLanes);
             for (int t = 0; t < T; ++t)
                 for (int sum = 0; sum < kGroupSums; ++sum)
                     sums[t][part] = group_finish(sums[t][part], dots[t][sum][part], multipliers);
