@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.networks import NETWORKS
 from benchmarks.peers.engines import PREPARE, Place, Ready, prepare, prepare_checkpoint, runner
-from benchmarks.peers.protocol import EngineFailed, Request, ask
+from benchmarks.peers.protocol import EngineFailed, Request, ask, without_folders
 from benchmarks.peers.summary import FIGURES, Limits, Measured, Work, summarise
 from benchmarks.peers.table import show
 from benchmarks.peers.weight_error import weight_errors
@@ -122,7 +122,7 @@ def compare(place: Place, engines: list[str], rounds: int, threads: int) -> dict
     for name in engines:
         row: dict[str, Any] = {"engine": name}
         if name in reasons:
-            row["reason"] = reasons[name]
+            row["reason"] = without_folders(reasons[name])
         if measured.get(name):
             item = ready[name]
             is_integer = item.form != "bf16" and place.dtype in ("w4a8", "w8a8")

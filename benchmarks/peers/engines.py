@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -77,7 +78,10 @@ def runner(name: str, packages: Path | None = None) -> tuple[str, ...]:
 
 def python_with(packages: Path | None) -> tuple[str, ...]:
     """This interpreter, with a folder of packages put in front of its own."""
-    return (sys.executable,) if packages is None else ("env", f"PYTHONPATH={packages.resolve()}", sys.executable)
+    if packages is None:
+        return (sys.executable,)
+    paths = [str(packages.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return ("env", f"PYTHONPATH={os.pathsep.join(paths)}", sys.executable)
 
 
 def in_own_process(call: str, *arguments: str | Path) -> None:

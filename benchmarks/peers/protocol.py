@@ -8,6 +8,7 @@ library, so that they can live in an environment of their own.
 from __future__ import annotations
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -27,6 +28,11 @@ READ_BYTES = 1 << 22
 
 class EngineFailed(Exception):
     """An engine that could not do what it was asked; the message is what the report says."""
+
+
+def without_folders(reason: str) -> str:
+    """A reason as it is stored: absolute paths by their last part, for a result is not about where it was made."""
+    return re.sub(r"/(?:[^\s/:'\"]+/)+", "", reason)
 
 
 @dataclass(frozen=True, kw_only=True, order=True)

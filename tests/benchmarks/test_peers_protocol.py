@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers import protocol
-from benchmarks.peers.protocol import EngineFailed, Report, Request, Task, ask, read_once, run_tasks
+from benchmarks.peers.protocol import EngineFailed, Report, Request, Task, ask, read_once, run_tasks, without_folders
 
 ROOT = Path(__file__).parents[2]
 REQUEST = Request(weights="nowhere", threads=2, tasks=(Task(prompt=1), Task(prompt=512)), options={"rate": 50.0})
@@ -94,3 +94,8 @@ def test_one_token_everywhere_is_left_to_engines_that_can_be_asked_for_it() -> N
     rates, skipped = run_tasks(tasks, 32, lambda *_: (99.0, 1.0), lambda *_: (500.0, 2.0))
     assert rates == {"512x1": (99.0, 1.0), "512x1 alike": (500.0, 2.0)}
     assert not skipped
+
+
+def test_a_stored_reason_names_no_folders() -> None:
+    said = "env PYTHONPATH=/a/b.c/packages:/d/src /e/bin/python ...: No such file: '/f/g h/x.gguf', read/write"
+    assert without_folders(said) == "env PYTHONPATH=packages:src python ...: No such file: 'g h/x.gguf', read/write"
