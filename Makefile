@@ -88,7 +88,7 @@ native-test: build/installed-for-tests
 python-test: build/installed-for-tests
 	@$(MAKE) --no-print-directory -j2 python-rest python-served
 
-SERVED := tests/backends/gpu tests/export tests/server tests/test_leading.py tests/test_offloading.py tests/test_verifying.py
+SERVED := tests/backends/gpu tests/bench/proof tests/export tests/server tests/test_leading.py tests/test_offloading.py tests/test_verifying.py
 
 python-served: build/installed-for-tests
 	$(BIN)/python -m pytest $(SERVED)
