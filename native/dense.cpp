@@ -4,27 +4,41 @@
 //
 // Every sum has kLanes accumulators along d, added at the end by one tree, whatever the number of tokens and rows
 // beside it: a row of a batch is bit-equal to that row alone. Scalar version: lane[d % kLanes] += x[d] * w[d].
+//
+// float8 takes seven instructions to become eight or sixteen floats. So where several tokens want it, a slice of some
+// rows' columns is spread over floats once and stays in the first-level cache while the tokens pass; their accumulators
+// wait in memory for the next slice. bf16, which takes two, is as fast read as it lies.
+#include "panels.h"
 #include "products.h"
+#include "scratch.h"
 #include "vec.h"
 
 namespace twofold::TWOFOLD_ISA {
 namespace {
 
+constexpr int kMostTokens = kLanes == 16 ? 4 : kLanes == 8 ? 3 : 2;  // of a tile: with kTileRows rows
+constexpr int kTileRows = kLanes == 4 ? 2 : 4;                       // sums fill the registers but a few
+constexpr int64_t kBlockRows = 4 * kPanelRows;                       // as they lie, from the second-level cache
+
+constexpr int64_t kSpreadFrom = 4;                                   // tokens
+constexpr int64_t kSliceRows = 8, kSliceColumns = 512;               // 16 KiB
+constexpr int64_t kLeastTokens = 64, kTokenBytes = 2 * 1024 * 1024;  // that pass: from the caches
+
 struct F32Row {
     using Type = float;
-    static constexpr bool kHasScale = false;
+    static constexpr bool kIsSpread = false;
     static F load(const float* from) { return load_f32(from); }
     static F load_some(const float* from, int64_t count) { return TWOFOLD_ISA::load_some(from, count); }
 };
 struct Bf16Row {
     using Type = uint16_t;
-    static constexpr bool kHasScale = false;
+    static constexpr bool kIsSpread = false;
     static F load(const uint16_t* from) { return load_bf16(from); }
     static F load_some(const uint16_t* from, int64_t count) { return load_bf16_some(from, count); }
 };
 struct Fp8Row {
     using Type = uint8_t;
-    static constexpr bool kHasScale = true;
+    static constexpr bool kIsSpread = true;
     static F load(const uint8_t* from) { return load_fp8(from); }
     static F load_some(const uint8_t* from, int64_t count) {
         uint8_t buffer[kLanes] = {};
@@ -33,77 +47,183 @@ struct Fp8Row {
     }
 };
 
-// T tokens times R rows, from row n on; rows beyond the last repeat it and are not written.
-// Two vectors of a row at a time: rows are often a multiple of 4096 bytes apart and share the sets of the first-level
-// cache, so that a line would be gone before its second half is wanted.
-template <int T, int R, class E>
-void multiply_tile(const Rows& x_TD, int64_t token, const Weight& weight_ND, int64_t n, float* y, int64_t stride) {
-    constexpr int kSums = (T * R + kLanes - 1) / kLanes * kLanes;
-    const int64_t columns = x_TD.columns;
-    const float* x[T];
-    const typename E::Type* w[R];
-    for (int t = 0; t < T; ++t) x[t] = x_TD.data + (token + t) * x_TD.stride;
-    for (int r = 0; r < R; ++r)
-        w[r] = static_cast<const typename E::Type*>(weight_ND.codes) + smaller(n + r, weight_ND.rows - 1) * columns;
-    F sums[kSums] = {};
+// Rows of a weight, in order: row i < count begins at w + i * stride; y points at row 0's output of token 0.
+template <class Type>
+struct Block {
+    const Type* w;
+    int64_t stride, count;
+    const float* scales;  // of each row, or null
+    float* y;
+    int64_t y_stride;
+};
+
+// Accumulators of T tokens and R rows, in whole vectors.
+template <int T, int R>
+struct Sums {
+    static constexpr int kCount = T * R;
+    F at[kCount];
+
+    Sums() {
+        for (int i = 0; i < kCount; ++i) at[i] = F{};
+    }
+
+    // y of these tokens and of the rows from `row` on, as far as there are any.
+    template <class Type>
+    void finish(int64_t token, int64_t row, const Block<Type>& block) {
+        float totals[kCount + kLanes];
+        for (int i = 0; i < kCount; i += kLanes) {
+            F some[kLanes];
+            for (int lane = 0; lane < kLanes; ++lane) some[lane] = at[smaller(i + lane, kCount - 1)];
+            store(totals + i, sum_each(some));
+        }
+        for (int r = 0; r < R && row + r < block.count; ++r)
+            for (int t = 0; t < T; ++t) {
+                const float total = totals[r * T + t];
+                float& y = block.y[(token + t) * block.y_stride + row + r];
+                y = block.scales == nullptr ? total : total * block.scales[row + r];
+            }
+    }
+};
+
+// sums += T tokens from x on, times R rows from `row` on; rows beyond the last repeat it. Two vectors of a row at a
+// time: rows are often a multiple of 4096 bytes apart and share the sets of the first-level cache, so that a line would
+// be gone before its second half is wanted.
+template <class E, int T, int R, class Type = typename E::Type>
+inline void add_products(Sums<T, R>& all, const float* x, int64_t x_stride, const Block<Type>& block, int64_t row,
+                         int64_t columns) {
+    F(&sums)[Sums<T, R>::kCount] = all.at;
+    const float* tokens[T];
+    const Type* w[R];
+    for (int t = 0; t < T; ++t) tokens[t] = x + t * x_stride;
+    for (int r = 0; r < R; ++r) w[r] = block.w + smaller(row + r, block.count - 1) * block.stride;
     int64_t d = 0;
     for (; d + 2 * kLanes <= columns; d += 2 * kLanes) {
         for (int64_t half = d; half < d + 2 * kLanes; half += kLanes) {
             F values[T];
-            for (int t = 0; t < T; ++t) values[t] = load_f32(x[t] + half);
+            for (int t = 0; t < T; ++t) values[t] = load_f32(tokens[t] + half);
             for (int r = 0; r < R; ++r) {
-                const F row = E::load(w[r] + half);
-                for (int t = 0; t < T; ++t) sums[r * T + t] = fma_in_order(row, values[t], sums[r * T + t]);
+                const F weights = E::load(w[r] + half);
+                for (int t = 0; t < T; ++t) sums[r * T + t] = fma_in_order(weights, values[t], sums[r * T + t]);
             }
         }
     }
     for (; d < columns; d += kLanes) {
         const int64_t count = smaller<int64_t>(kLanes, columns - d);
         for (int r = 0; r < R; ++r) {
-            const F a = E::load_some(w[r] + d, count);
-            for (int t = 0; t < T; ++t) sums[r * T + t] = fma(a, load_some(x[t] + d, count), sums[r * T + t]);
+            const F weights = E::load_some(w[r] + d, count);
+            for (int t = 0; t < T; ++t)
+                sums[r * T + t] = fma(weights, load_some(tokens[t] + d, count), sums[r * T + t]);
         }
     }
-    float totals[kSums];
-    for (int i = 0; i < kSums; i += kLanes) store(totals + i, sum_each(*reinterpret_cast<F(*)[kLanes]>(sums + i)));
-    for (int r = 0; r < R && n + r < weight_ND.rows; ++r)
-        for (int t = 0; t < T; ++t)
-            y[(token + t) * stride + r] =
-                E::kHasScale ? totals[r * T + t] * weight_ND.scales[n + r] : totals[r * T + t];
 }
 
-template <int T, int R, class E>
-int64_t multiply_tiles(const Rows& x_TD, int64_t token, const Weight& weight_ND, int64_t first, int64_t last, float* y,
-                       int64_t stride) {
+// Rows as they lie, T tokens at a time; returns the first token that is left.
+template <class E, int T, int R>
+int64_t multiply_some(const Rows& x_TD, int64_t token, const Block<typename E::Type>& block) {
     for (; token + T <= x_TD.rows; token += T)
-        for (int64_t n = first; n < last; n += R)
-            multiply_tile<T, R, E>(x_TD, token, weight_ND, n, y + n - first, stride);
+        for (int64_t row = 0; row < block.count; row += R) {
+            Sums<T, R> sums;
+            add_products<E>(sums, x_TD.data + token * x_TD.stride, x_TD.stride, block, row, x_TD.columns);
+            sums.finish(token, row, block);
+        }
     return token;
 }
 
-// Some panels at a time: their rows stay in the second-level cache while the tokens pass.
+template <class E>
+void multiply_rows(const Rows& x_TD, const Block<typename E::Type>& block) {
+    int64_t token = multiply_some<E, kMostTokens, kTileRows>(x_TD, 0, block);
+    token = multiply_some<E, 2, kLanes / 2>(x_TD, token, block);
+    multiply_some<E, 1, kLanes>(x_TD, token, block);
+}
+
+// Some rows' columns from `first` on, as floats; what comes next is asked for: the same rows' next slice, or the first
+// slice of the rows behind them.
+template <class E>
+void spread(const Block<typename E::Type>& block, int64_t first, int64_t columns, float* into) {
+    const int64_t ahead = first + columns == block.stride ? kSliceRows * block.stride - first : columns;
+    for (int64_t row = 0; row < block.count; ++row, into += kSliceColumns) {
+        const typename E::Type* from = block.w + row * block.stride + first;
+        int64_t d = 0;
+        for (; d + kLanes <= columns; d += kLanes) {
+            __builtin_prefetch(from + ahead + d, 0, 2);
+            store(into + d, E::load(from + d));
+        }
+        if (d < columns) store(into + d, E::load_some(from + d, columns - d));
+    }
+}
+
+// Columns of some rows, spread over floats, and what is done with the accumulators before and after them.
+struct Slice {
+    Block<float> block;
+    int64_t first, columns;
+    bool is_last;
+};
+
+// T tokens times kTileRows rows; their accumulators wait in `kept` between slices.
+template <int T>
+[[gnu::noinline]] void multiply_slice(const Rows& x_TD, int64_t token, const Slice& slice, int64_t row, F* kept) {
+    static const F zeros[T * kTileRows] = {};
+    Sums<T, kTileRows> sums;
+    const F* before = slice.first > 0 ? kept : zeros;
+    for (int i = 0; i < T * kTileRows; ++i) sums.at[i] = before[i];
+    const float* x = x_TD.data + token * x_TD.stride + slice.first;
+    add_products<F32Row>(sums, x, x_TD.stride, slice.block, row, slice.columns);
+    if (slice.is_last) return sums.finish(token, row, slice.block);
+    for (int i = 0; i < T * kTileRows; ++i) kept[i] = sums.at[i];
+}
+
+// At most kSliceRows rows, slice by slice.
+template <class E>
+void multiply_slices(const Rows& x_TD, const Block<typename E::Type>& block) {
+    float* floats = scratch<float>(Slot::kPanel, kSliceRows * kSliceColumns);
+    F* kept = scratch<F>(Slot::kSums, x_TD.rows * kSliceRows);
+    Slice slice{{floats, kSliceColumns, block.count, block.scales, block.y, block.y_stride}, 0, 0, false};
+    for (; slice.first < x_TD.columns; slice.first += slice.columns) {
+        slice.columns = smaller(kSliceColumns, x_TD.columns - slice.first);
+        slice.is_last = slice.first + slice.columns == x_TD.columns;
+        spread<E>(block, slice.first, slice.columns, floats);
+        for_each_tile<kMostTokens>(x_TD.rows, [&]<int T>(int64_t token) {
+            for (int64_t row = 0; row < block.count; row += kTileRows)
+                multiply_slice<T>(x_TD, token, slice, row, kept + token * kSliceRows + row * T);
+        });
+    }
+}
+
+template <class E>
+Block<typename E::Type> block_of(const Weight& weight_ND, int64_t n, int64_t count, float* y, int64_t stride) {
+    const auto* codes = static_cast<const typename E::Type*>(weight_ND.codes);
+    const float* scales = weight_ND.scales == nullptr ? nullptr : weight_ND.scales + n;
+    return {codes + n * weight_ND.columns, weight_ND.columns, count, scales, y, stride};
+}
+
+// y points at row `first`'s output of token 0.
 template <class E>
 void multiply_all(const Rows& x_TD, const Weight& weight_ND, int64_t first, int64_t last, float* y, int64_t stride) {
-    constexpr int kMost = kLanes == 16 ? 4 : kLanes == 8 ? 3 : 2;  // by four rows: sums fill the registers but a few
-    constexpr int64_t kBlockRows = 4 * kPanelRows;
-    const int64_t end = smaller(last * kPanelRows, weight_ND.rows);
-    for (int64_t n = first * kPanelRows; n < end; n += kBlockRows, y += kBlockRows) {
-        const int64_t stop = smaller(n + kBlockRows, end);
-        int64_t token = multiply_tiles<kMost, kLanes == 4 ? 2 : 4, E>(x_TD, 0, weight_ND, n, stop, y, stride);
-        token = multiply_tiles<2, kLanes / 2, E>(x_TD, token, weight_ND, n, stop, y, stride);
-        multiply_tiles<1, kLanes, E>(x_TD, token, weight_ND, n, stop, y, stride);
+    if constexpr (E::kIsSpread) {
+        const int64_t step = larger<int64_t>(kLeastTokens, kTokenBytes / (x_TD.columns * 4));
+        for (int64_t token = 0; x_TD.rows >= kSpreadFrom && token < x_TD.rows; token += step) {
+            const Rows some{x_TD.data + token * x_TD.stride, smaller(step, x_TD.rows - token), x_TD.columns,
+                            x_TD.stride};
+            float* to = y + token * stride - first;
+            for (int64_t n = first; n < last; n += kSliceRows)
+                multiply_slices<E>(some, block_of<E>(weight_ND, n, smaller(kSliceRows, last - n), to + n, stride));
+        }
+        if (x_TD.rows >= kSpreadFrom) return;
     }
+    for (int64_t n = first; n < last; n += kBlockRows)
+        multiply_rows<E>(x_TD, block_of<E>(weight_ND, n, smaller(kBlockRows, last - n), y + n - first, stride));
 }
 
 }  // namespace
 
 void multiply_floats(const Rows& x_TD, const Weight& weight_ND, int64_t first, int64_t last, float* y, int64_t stride) {
+    const int64_t from = first * kPanelRows, to = smaller(last * kPanelRows, weight_ND.rows);
     if (weight_ND.format == Format::kBf16)
-        multiply_all<Bf16Row>(x_TD, weight_ND, first, last, y, stride);
+        multiply_all<Bf16Row>(x_TD, weight_ND, from, to, y, stride);
     else if (weight_ND.format == Format::kFp8)
-        multiply_all<Fp8Row>(x_TD, weight_ND, first, last, y, stride);
+        multiply_all<Fp8Row>(x_TD, weight_ND, from, to, y, stride);
     else
-        multiply_all<F32Row>(x_TD, weight_ND, first, last, y, stride);
+        multiply_all<F32Row>(x_TD, weight_ND, from, to, y, stride);
 }
 
 }  // namespace twofold::TWOFOLD_ISA

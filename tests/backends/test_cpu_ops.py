@@ -18,7 +18,8 @@ from twofold.errors import NativeUnavailable
 from twofold.ops import packed
 from twofold.ops.activations import quantize_activations
 from twofold.ops.attention_cases import ATTENTION_CASES, attend
-from twofold.ops.cases import BUILDERS, FORMATS, cases, generator, normal, outliers, pack, run
+from twofold.ops.cases import BUILDERS, FORMATS, cases, error, generator, normal, outliers, pack, run
+from twofold.ops.reference import ReferenceOps
 from twofold.ops.types import CacheShape
 
 ISAS = machine.testable_isas()
@@ -105,6 +106,17 @@ def test_activation_codes_are_the_bits_of_the_reference(isa: str) -> None:
         assert np.array_equal(places[:-1], wanted.firsts_T)
         assert np.array_equal(codes[:rows], wanted.codes_RD)
         assert np.array_equal(scales[:rows], wanted.scales_R)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_many_tokens_of_a_very_wide_row_pass_in_blocks(isa: str) -> None:
+    # 8,200 columns of float8: 64 tokens are more than the caches are taken to hold
+    ops = CpuOps(isa=isa)
+    x_TD, weight_ND = normal(generator(1), 67, 8200), normal(generator(2), 19, 8200)
+    weight = pack(ops, "fp8", weight_ND)
+    together = ops.linear(x_TD, weight)
+    assert error((together,), (ReferenceOps().linear(x_TD, pack(ReferenceOps(), "fp8", weight_ND)),)) <= 1e-5
+    assert all(np.array_equal(together[row], ops.linear(x_TD[row : row + 1], weight)[0]) for row in (0, 63, 64, 66))
 
 
 @pytest.mark.parametrize("isa", ISAS)
