@@ -56,18 +56,21 @@ inline void unpack(const Panel& panel, int64_t first, int64_t columns, uint8_t* 
 
 constexpr int kStep = 4;  // quads written out
 
-// sums += T tokens from group `first` on times so many groups of levels. `on_group(group)` is called before each.
-template <int T, class OnGroup>
-inline void add_levels(I (&sums)[T][kParts], const Codes& x, int64_t token, int64_t first, int64_t groups,
-                       const uint8_t* w, const OnGroup& on_group) {
+// T tokens' codes and corrections from a group on.
+template <int T>
+struct Groups {
     const int8_t *codes[T], *starts[T];
-    for (int t = 0; t < T; ++t) {
-        codes[t] = x.row(token + t) + first * kGroupColumns;
-        starts[t] = x.row(token + t) + x.width + first * 4 * kGroupSums;
+
+    Groups(const Codes& x, int64_t token, int64_t first) {
+        for (int t = 0; t < T; ++t) {
+            codes[t] = x.row(token + t) + first * kGroupColumns;
+            starts[t] = x.row(token + t) + x.width + first * 4 * kGroupSums;
+        }
     }
-    for (int64_t group = 0; group < groups; ++group, w += kUnpackedGroup) {
-        on_group(group);
-        Group dots[T][kGroupSums][kParts];
+
+    // Their sums with one group of levels, of which w is the first quad.
+    [[gnu::always_inline]] inline void dot(int64_t group, const uint8_t* w,
+                                           Group (&dots)[T][kGroupSums][kParts]) const {
         for (int t = 0; t < T; ++t)
             for (int sum = 0; sum < kGroupSums; ++sum)
                 for (int part = 0; part < kParts; ++part)
@@ -86,6 +89,18 @@ inline void add_levels(I (&sums)[T][kParts], const Codes& x, int64_t token, int6
                     }
                 }
             }
+    }
+};
+
+// sums += T tokens from group `first` on times so many groups of levels. `on_group(group)` is called before each.
+template <int T, class OnGroup>
+inline void add_levels(I (&sums)[T][kParts], const Codes& x, int64_t token, int64_t first, int64_t groups,
+                       const uint8_t* w, const OnGroup& on_group) {
+    const Groups<T> tokens(x, token, first);
+    for (int64_t group = 0; group < groups; ++group, w += kUnpackedGroup) {
+        on_group(group);
+        Group dots[T][kGroupSums][kParts];
+        tokens.dot(group, w, dots);
         for (int part = 0; part < kParts; ++part) {
             const I multipliers = load<I>(w + kGroupBytes + part * 4 * kLanes);
             for (int t = 0; t < T; ++t)
