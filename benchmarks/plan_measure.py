@@ -26,12 +26,14 @@ import json, sys
 from twofold.backends.cpu.ops import load_native
 from twofold.bench.floats import measure_float
 module, threads = load_native(), int(sys.argv[1])
-print(json.dumps([module.measure_read(2**30, threads), module.Native().measure_int8(threads), measure_float()]))
+native = module.Native()
+read, int8, int4 = module.measure_read(2**30, threads), native.measure_int8(threads), native.measure_int4(threads)
+print(json.dumps([read, int8, measure_float(), int4]))
 """
 
 
 def measure_limits(threads: int) -> list[float]:
-    """Bytes read, int8 and float32 operations per second, in a process of its own: the buffer must not count here."""
+    """Bytes read, int8, float32 and int4 operations per second, in a process of its own: the buffer must not count here."""
     command = [sys.executable, "-c", LIMITS, str(threads)]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": str(threads)}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)

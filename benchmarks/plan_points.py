@@ -64,9 +64,15 @@ def predicted_memory(name: str, dtype: str, context: int, shares: Shares) -> flo
     return memory_bytes(counted(name, dtype), shares, 1, context, "bf16")
 
 
-def limits_of(read: float, int8: float, floats: float) -> Limits:
-    """Measured limits; there are no products of float8 here."""
-    return Limits(read_bytes_per_s=read, int8_ops_per_s=int8, float_ops_per_s=floats, fp8_ops_per_s=floats)
+def limits_of(read: float, int8: float, floats: float, int4: float | None = None) -> Limits:
+    """Measured limits; there are no products of float8 here. Early results have none of four-bit weights."""
+    return Limits(
+        read_bytes_per_s=read,
+        int8_ops_per_s=int8,
+        int4_ops_per_s=int4 or int8,
+        float_ops_per_s=floats,
+        fp8_ops_per_s=floats,
+    )
 
 
 def read_points(paths: Iterable[Path]) -> Iterator[Point]:
@@ -85,10 +91,10 @@ def peers_points(source: str, raw: dict[str, Any]) -> Iterator[Point]:
         found = next((item for item in figure.get("engines", ()) if item["engine"] == "twofold"), None)
         if found is None or "workloads" not in found or figure["network"] not in ("scout-mini", "llama-1b"):
             continue
-        read, int8 = (
-            statistics.median(item[key] for item in figure["limits"]) for key in ("read_bytes_per_s", "int8_ops_per_s")
-        )
-        limits = limits_of(read, int8, int8 * FLOAT_OVER_INT8[raw["machine"]["isa"]])
+        middle = {name: statistics.median(item[name] for item in figure["limits"]) for name in figure["limits"][0]}
+        int8 = middle["int8_ops_per_s"]
+        floats = int8 * FLOAT_OVER_INT8[raw["machine"]["isa"]]
+        limits = limits_of(middle["read_bytes_per_s"], int8, floats, middle.get("int4_ops_per_s"))
         weight = 1.0 - found["others_share"]["median"]
         for item in FIGURES:
             if "tokens_per_s" in found["workloads"].get(item.name, ()) and not item.task.is_alike:

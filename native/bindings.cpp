@@ -159,8 +159,8 @@ int64_t reach(const Native& native, const Any<float>& values, float floor, const
     return native.kernels->reach(values.data(), count, floor, indices.data());
 }
 
-// Operations (a multiplication and an addition are two) per second from registers.
-double measure_int8(const Native& native, int threads_wanted) {
+// Operations (a multiplication and an addition are two) per second of a kernel that returns how many it did.
+double measure(int64_t (*kernel)(int64_t rounds), int threads_wanted) {
     constexpr int64_t kRounds = 1 << 20;
     require(threads_wanted > 0, "threads must be positive");
     const nb::gil_scoped_release unlocked;
@@ -171,7 +171,7 @@ double measure_int8(const Native& native, int threads_wanted) {
         const auto start = std::chrono::steady_clock::now();
         int64_t done = 0;
         parallel(threads_wanted, 1, [&](int64_t, int64_t) {
-            const int64_t mine = native.kernels->measure_int8(kRounds);
+            const int64_t mine = kernel(kRounds);
             __atomic_fetch_add(&done, mine, __ATOMIC_RELAXED);
         });
         const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
@@ -180,6 +180,9 @@ double measure_int8(const Native& native, int threads_wanted) {
     set_threads(before);
     return best;
 }
+
+double measure_int8(const Native& native, int threads) { return measure(native.kernels->measure_int8, threads); }
+double measure_int4(const Native& native, int threads) { return measure(native.kernels->measure_int4, threads); }
 
 }  // namespace
 
@@ -217,7 +220,8 @@ NB_MODULE(_native, m) {
              "sums_S"_a.noconvert())
         .def("reach", &reach, "values_V"_a.noconvert(), "floor"_a, "indices_V"_a.noconvert())
         .def("measure_int8", &measure_int8, "threads"_a,
-             "Operations per second of the int8 dot product, from registers.");
+             "Operations per second of products of int8 codes, from registers.")
+        .def("measure_int4", &measure_int4, "threads"_a, "The same of four-bit codes once they are unpacked.");
     bind_attend(m, native);
     bind_packers(native);
 }

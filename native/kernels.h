@@ -90,7 +90,8 @@ struct Layout {
 //   scale_heads  y_THK = x_THK * factors_T
 //   weigh        what ops.sampling.Passes.weigh gives: weights_V and sums_S, one for each 1024
 //   reach        indices of values from the floor up, room for count of them; returns how many
-//   measure_int8 runs `rounds` of the int8 dot or tile instruction on registers and returns the operations done
+//   measure_int8, measure_int4: `rounds` of what multiplies int8 codes, or four-bit ones once they are unpacked, on
+//                registers; the operations done
 #define TWOFOLD_KERNELS(KERNEL)                                                                                        \
     KERNEL(void, linear, (const Rows& x_TD, const Weight& weight_ND, float* y_TN))                                     \
     KERNEL(void, refine, (const Rows& x_RD, const Weight& residual_VD, int64_t panels, float* y_RV))                   \
@@ -114,7 +115,8 @@ struct Layout {
     KERNEL(int64_t, quantize, (const Rows& x_TD, int8_t* codes_RD, float* scales_R, int64_t* places))                  \
     KERNEL(void, encode,                                                                                               \
            (const SourceRows& rows_ND, const Weight* coarse_ND, const WeightOut& into, int64_t first_row))             \
-    KERNEL(int64_t, measure_int8, (int64_t rounds))
+    KERNEL(int64_t, measure_int8, (int64_t rounds))                                                                    \
+    KERNEL(int64_t, measure_int4, (int64_t rounds))
 
 struct Kernels {
 #define TWOFOLD_MEMBER(result, name, arguments) result(*name) arguments;

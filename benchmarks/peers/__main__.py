@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.networks import NETWORKS
 from benchmarks.peers.engines import PREPARE, Place, Ready, prepare, prepare_checkpoint, runner
 from benchmarks.peers.protocol import EngineFailed, Request, ask, without_folders
-from benchmarks.peers.summary import FIGURES, Limits, Measured, Work, summarise
+from benchmarks.peers.summary import FIGURES, Codes, Limits, Measured, Work, summarise
 from benchmarks.peers.table import show
 from benchmarks.peers.weight_error import weight_errors
 from benchmarks.results import write_result
@@ -32,6 +32,7 @@ EXAMPLES = """examples:
   python -m benchmarks.peers --dtype bf16 --engines twofold,llama.cpp,transformers"""
 DEFAULT_NETWORKS = ("llama-1b", "scout-mini")
 DEFAULT_ENGINES = ("twofold", "llama.cpp")
+CODES: dict[str, Codes] = {"w8a8": "int8", "w4a8": "int4"}
 
 
 def say(text: str) -> None:
@@ -40,7 +41,7 @@ def say(text: str) -> None:
 
 
 def measure_limits(threads: int) -> Limits:
-    """Memory and int8 limits, now."""
+    """What the machine can do, now."""
     done = subprocess.run([*runner("limits"), str(threads)], check=True, capture_output=True, text=True)
     return Limits(**json.loads(done.stdout))
 
@@ -125,9 +126,9 @@ def compare(place: Place, engines: list[str], rounds: int, threads: int) -> dict
             row["reason"] = without_folders(reasons[name])
         if measured.get(name):
             item = ready[name]
-            is_integer = item.form != "bf16" and place.dtype in ("w4a8", "w8a8")
+            codes = CODES.get(place.dtype) if item.form != "bf16" else None
             row |= {"form": item.form, "note": item.note, "file_bytes": item.file_bytes}
-            row |= summarise(measured[name], measured.get("twofold", []), limits, work, item.sizes, is_integer)
+            row |= summarise(measured[name], measured.get("twofold", []), limits, work, item.sizes, codes)
             row["above_file_bytes"] = row["peak_memory_bytes"] - item.file_bytes
         rows.append(row)
     return {

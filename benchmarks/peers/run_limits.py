@@ -11,10 +11,15 @@ READ_BYTES = 2**30
 
 
 def main() -> None:
-    """Print both limits."""
+    """Print all limits."""
     module, threads = load_native(), int(sys.argv[1])
-    read, operations = module.measure_read(READ_BYTES, threads), module.Native().measure_int8(threads)
-    print(json.dumps({"read_bytes_per_s": read, "int8_ops_per_s": operations}))
+    native = module.Native()
+    found = {
+        "read_bytes_per_s": module.measure_read(READ_BYTES, threads),
+        "int8_ops_per_s": native.measure_int8(threads),
+        "int4_ops_per_s": native.measure_int4(threads),
+    }
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ from typing import Any, Literal
 from benchmarks.peers.gguf_file import Sizes
 from benchmarks.peers.protocol import Report, Task
 
+Codes = Literal["int8", "int4"]
+"""What integer weights are stored as."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
@@ -38,10 +41,15 @@ FIGURES: tuple[Figure, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the machine could do in one round: bytes read and int8 operations per second."""
+    """What the machine could do in one round: bytes read, and operations per second of our integer products."""
 
     read_bytes_per_s: float
     int8_ops_per_s: float
+    int4_ops_per_s: float
+
+    def of_codes(self, codes: Codes) -> float:
+        """Operations per second of products with such weights."""
+        return self.int4_ops_per_s if codes == "int4" else self.int8_ops_per_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +110,9 @@ def summarise(
     limits: Sequence[Limits],
     work: Work,
     sizes: Sizes | None,
-    is_integer: bool,
+    codes: Codes | None,
 ) -> dict[str, Any]:
-    """All figures of one engine on one network; see docs/benchmarks.md for what each key means."""
+    """All figures of one engine on one network; see docs/benchmarks.md for what each key means. codes: of its weights."""
     reports = [item.report for item in measured]
     settled = [report.settled_s for report in reports if report.settled_s is not None]
     found: dict[str, Any] = {
@@ -127,19 +135,19 @@ def summarise(
         entry: dict[str, Any] = {"tokens_per_s": spread(rates)}
         if twofold:
             entry["twofold_times_as_fast"] = times_as_fast(figure, twofold, measured)
-        entry |= load(figure, statistics.median(rates), limits, work, sizes, is_integer)
+        entry |= load(figure, statistics.median(rates), limits, work, sizes, codes)
         found["workloads"][figure.name] = entry
     return found
 
 
 def load(
-    figure: Figure, rate: float, limits: Sequence[Limits], work: Work, sizes: Sizes | None, is_integer: bool
+    figure: Figure, rate: float, limits: Sequence[Limits], work: Work, sizes: Sizes | None, codes: Codes | None
 ) -> dict[str, float]:
     """What a rate asks of memory (decode) or arithmetic (prefill), and the share of the limit."""
     if figure.kind == "prefill":
         operations = work.ops_per_token * rate
-        limit = middle(limits, lambda item: item.int8_ops_per_s)
-        share = {"int8_share": round(operations / limit, 4)} if is_integer and limit else {}
+        limit = middle(limits, lambda item: item.of_codes(codes)) if codes else 0.0
+        share = {"ops_share": round(operations / limit, 4)} if limit else {}
         return {"ops_per_s": round(operations), **share}
     if sizes is None:
         return {}
@@ -160,7 +168,7 @@ def cell(entry: Mapping[str, Any] | None, is_twofold: bool) -> str:
         return "-"
     text = f"{entry['tokens_per_s']['median']:,.1f}"
     if is_twofold:
-        share = entry.get("read_share", entry.get("int8_share"))
+        share = entry.get("read_share", entry.get("ops_share"))
         return text if share is None else f"{text} ({share:.0%})"
     ratio = entry.get("twofold_times_as_fast")
     return text if ratio is None else f"{text} (x{ratio:.2f})"

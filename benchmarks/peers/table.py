@@ -65,10 +65,10 @@ def remarks(figures: dict[str, Any]) -> list[str]:
         return []
     limits = figures["limits"]
     read = statistics.median(item["read_bytes_per_s"] for item in limits) / 1e9
-    int8 = statistics.median(item["int8_ops_per_s"] for item in limits) / 1e12
+    int8, int4 = (statistics.median(item[f"{codes}_ops_per_s"] for item in limits) / 1e12 for codes in ("int8", "int4"))
     lines = [
         "(x1.50) under a peer: twofold is 1.5 times as fast. (80%) under twofold: share of the machine's limit.",
-        f"limits in the same rounds: {read:.1f} GB/s read, {int8:.2f} TOP/s int8",
+        f"limits in the same rounds: {read:.1f} GB/s read, {int8:.2f} TOP/s int8, {int4:.2f} TOP/s int4",
     ]
     for row in figures["engines"]:
         if "reason" in row:

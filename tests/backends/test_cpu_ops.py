@@ -238,6 +238,7 @@ def test_the_machine_is_described_and_measured() -> None:
     assert facts["cores"] >= 1
     assert module.measure_read(1 << 22, 2) > 1e8
     assert module.Native().measure_int8(1) > 1e8
+    assert module.Native().measure_int4(1) > 1e8
     assert module.isas()[0] == "generic"
 
 

@@ -22,11 +22,13 @@ from twofold.bench.roofline import (
 from twofold.errors import SettingsError
 from twofold.ops.cost import cache_bytes, expected_read_bytes
 
-FREE = Limits(read_bytes_per_s=1e30, int8_ops_per_s=1e30, float_ops_per_s=1e30, fp8_ops_per_s=1e30)
+FREE = Limits(
+    read_bytes_per_s=1e30, int8_ops_per_s=1e30, int4_ops_per_s=1e30, float_ops_per_s=1e30, fp8_ops_per_s=1e30
+)
 ALL = dict.fromkeys(("int4", "int8", "fp8", "float"), 1.0)
 WHOLE = Shares(read=ALL, few=ALL, many=ALL, kv=1.0, attention=1.0, layer_s=0.0, working_bytes=0.0)
 SLOW_MEMORY = replace(FREE, read_bytes_per_s=1e9)
-SLOW_INT8 = replace(FREE, int8_ops_per_s=1e12)
+SLOW_INTEGERS = {"w8a8": replace(FREE, int8_ops_per_s=1e12), "w4a8": replace(FREE, int4_ops_per_s=1e12)}
 SLOW_FLOATS = replace(FREE, float_ops_per_s=1e12)
 
 
@@ -41,10 +43,11 @@ def test_a_step_that_waits_for_memory_takes_its_bytes_over_the_bandwidth(name: s
     assert seconds == pytest.approx((weights + cache) / 1e9, rel=0.001)  # rows of the embedding: one, or one each
 
 
-def test_a_step_that_waits_for_arithmetic_takes_its_operations_over_the_rate() -> None:
-    network = counted("llama-1b", "w8a8")
+@pytest.mark.parametrize("dtype", ["w8a8", "w4a8"])
+def test_a_step_that_waits_for_arithmetic_takes_its_operations_over_the_rate(dtype: str) -> None:
+    network = counted("llama-1b", dtype)
     layers = network.whole.total_parameters - network.whole.parameters["norm"]
-    assert decode_seconds(network, SLOW_INT8, WHOLE, 8, 1, "bf16") == pytest.approx(8 * 2 * layers / 1e12)
+    assert decode_seconds(network, SLOW_INTEGERS[dtype], WHOLE, 8, 1, "bf16") == pytest.approx(8 * 2 * layers / 1e12)
     pairs = 16 * 100
     seconds = decode_seconds(network, SLOW_FLOATS, WHOLE, 1, 100, "bf16")
     norms = 2 * network.whole.parameters["norm"] / 1e12
@@ -55,8 +58,8 @@ def test_few_rows_and_many_have_their_own_shares() -> None:
     network = counted("llama-1b", "w4a8")
     halved = replace(WHOLE, few={**ALL, "int4": 0.5})
     for rows, factor in ((19, 2.0), (20, 1.0)):
-        whole = decode_seconds(network, SLOW_INT8, WHOLE, rows, 1, "bf16")
-        assert decode_seconds(network, SLOW_INT8, halved, rows, 1, "bf16") == pytest.approx(factor * whole)
+        whole = decode_seconds(network, SLOW_INTEGERS["w4a8"], WHOLE, rows, 1, "bf16")
+        assert decode_seconds(network, SLOW_INTEGERS["w4a8"], halved, rows, 1, "bf16") == pytest.approx(factor * whole)
 
 
 def test_a_prompt_reads_the_weights_once_a_step_and_the_head_once() -> None:

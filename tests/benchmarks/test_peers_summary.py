@@ -12,7 +12,9 @@ from benchmarks.peers.table import remarks, speed_table
 DENSE = Work(ops_per_token=2e9, experts=0, active=0)
 SPARSE = Work(ops_per_token=1e9, experts=16, active=1)
 SIZES = Sizes(once_bytes=400, expert_bytes=1600)
-LIMITS = [Limits(read_bytes_per_s=value, int8_ops_per_s=10 * value) for value in (20e9, 40e9, 30e9)]
+LIMITS = [
+    Limits(read_bytes_per_s=value, int8_ops_per_s=10 * value, int4_ops_per_s=20 * value) for value in (20e9, 40e9, 30e9)
+]
 BY_NAME = {figure.name: figure for figure in FIGURES}
 
 
@@ -31,7 +33,7 @@ def rounds(*reports: Report, first: int = 0, others_share: float = 0.0) -> list[
 def test_median_spread_and_ratio_to_twofold() -> None:
     own = rounds(*(report(factor) for factor in (4.0, 2.0, 6.0)))
     theirs = rounds(*(report(factor) for factor in (1.0, 2.0, 3.0)))
-    found = summarise(theirs, own, LIMITS, DENSE, SIZES, is_integer=True)
+    found = summarise(theirs, own, LIMITS, DENSE, SIZES, "int4")
     assert found["start_s"] == {"median": 2.0, "least": 1.0, "most": 3.0}
     decode = found["workloads"]["decode"]
     assert decode["tokens_per_s"] == {"median": 20.0, "least": 10.0, "most": 30.0}
@@ -46,18 +48,20 @@ def test_a_round_only_one_of_them_finished_does_not_count() -> None:
     assert times_as_fast(figure, rounds(report(3.0)), rounds(report(1.0), first=1)) is None
 
 
-def test_decode_is_set_against_reading_and_prefill_against_int8() -> None:
-    found = summarise(rounds(report(1.0)), [], LIMITS, DENSE, Sizes(once_bytes=1_500_000_000, expert_bytes=0), True)
+def test_decode_is_set_against_reading_and_prefill_against_the_arithmetic_of_its_codes() -> None:
+    found = summarise(rounds(report(1.0)), [], LIMITS, DENSE, Sizes(once_bytes=1_500_000_000, expert_bytes=0), "int8")
     assert found["workloads"]["decode"]["read_bytes_per_s"] == 15e9
     assert found["workloads"]["decode"]["read_share"] == 0.5
     assert found["workloads"]["prefill 512"]["ops_per_s"] == 200e9
-    assert found["workloads"]["prefill 512"]["int8_share"] == pytest.approx(2 / 3, abs=1e-4)
+    assert found["workloads"]["prefill 512"]["ops_share"] == pytest.approx(2 / 3, abs=1e-4)
+    of_int4 = summarise(rounds(report(1.0)), [], LIMITS, DENSE, None, "int4")["workloads"]["prefill 512"]
+    assert of_int4["ops_share"] == pytest.approx(1 / 3, abs=1e-4)
     assert "twofold_times_as_fast" not in found["workloads"]["decode"]
 
 
-def test_floating_point_weights_have_no_share_of_the_int8_limit() -> None:
-    found = summarise(rounds(report(1.0)), [], LIMITS, DENSE, None, is_integer=False)
-    assert "int8_share" not in found["workloads"]["prefill 512"]
+def test_floating_point_weights_have_no_share_of_an_integer_limit() -> None:
+    found = summarise(rounds(report(1.0)), [], LIMITS, DENSE, None, None)
+    assert "ops_share" not in found["workloads"]["prefill 512"]
     assert "read_share" not in found["workloads"]["decode"]
 
 
@@ -77,7 +81,7 @@ def test_cells_show_shares_for_twofold_and_ratios_for_peers() -> None:
 def test_nothing_is_left_out_silently() -> None:
     ran = {"engine": "twofold", "form": "w4a8", "file_bytes": 1, "above_file_bytes": 1, "note": "random tokens"}
     slow = report(1.0, rates={}, skipped={Task(prompt=4096).name: "too slow"})
-    ran |= summarise(rounds(slow, others_share=0.4), [], LIMITS, DENSE, None, True)
+    ran |= summarise(rounds(slow, others_share=0.4), [], LIMITS, DENSE, None, "int4")
     rows = [ran, {"engine": "other", "reason": "cannot read llama4"}]
     figures = {
         "network": "toy",
@@ -88,7 +92,7 @@ def test_nothing_is_left_out_silently() -> None:
     }
     assert speed_table(figures).row_count == sum(not figure.task.is_alike for figure in FIGURES) + 3
     said = "\n".join(remarks(figures))
-    assert "limits in the same rounds: 30.0 GB/s read, 0.30 TOP/s int8" in said
+    assert "limits in the same rounds: 30.0 GB/s read, 0.30 TOP/s int8, 0.60 TOP/s int4" in said
     assert "other did not run: cannot read llama4" in said
     assert "twofold, prefill 4096: skipped, too slow" in said
     assert "twofold: random tokens" in said
@@ -99,11 +103,11 @@ def test_one_token_everywhere_is_compared_with_the_same_of_twofold() -> None:
     alike, usual = BY_NAME["decode, 16 sequences, one token"], BY_NAME["decode, 16 sequences"]
     own = report(1.0, rates={usual.task.name: (0.0, 100.0), alike.task.name: (0.0, 300.0)}, settled_s=4.5)
     theirs = report(1.0, rates={usual.task.name: (0.0, 50.0), alike.task.name: (0.0, 50.0)})
-    found = summarise(rounds(theirs), rounds(own), LIMITS, SPARSE, SIZES, True)["workloads"]
+    found = summarise(rounds(theirs), rounds(own), LIMITS, SPARSE, SIZES, "int4")["workloads"]
     assert (found[usual.name]["twofold_times_as_fast"], found[alike.name]["twofold_times_as_fast"]) == (2.0, 6.0)
     assert found[alike.name]["read_bytes_per_s"] == round(50 / 16 * SPARSE.read_bytes(SIZES, 1))
     others = summarise(
         rounds(report(1.0, rates={usual.task.name: (0.0, 9.0)})), rounds(own), LIMITS, SPARSE, None, True
     )
     assert alike.name not in others["workloads"]
-    assert summarise(rounds(own), [], LIMITS, SPARSE, None, True)["settled_s"]["median"] == 4.5
+    assert summarise(rounds(own), [], LIMITS, SPARSE, None, "int4")["settled_s"]["median"] == 4.5

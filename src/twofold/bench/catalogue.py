@@ -81,10 +81,12 @@ class Sheet(Noted):
     def limits(self) -> Limits:
         """What can be reached of the sheet. What has no rate of its own runs as floats."""
         floats = (self.f32_ops_per_s or self.bf16_ops_per_s) * self.count * self.kind.sustained_float
-        int8, fp8 = self.int8_ops_per_s, self.fp8_ops_per_s
+        fp8 = self.fp8_ops_per_s
+        int8 = self.int8_ops_per_s * self.count * self.kind.sustained_int8 if self.int8_ops_per_s else floats
         return Limits(
             read_bytes_per_s=self.read_bytes_per_s * self.count * self.kind.sustained_read,
-            int8_ops_per_s=int8 * self.count * self.kind.sustained_int8 if int8 else floats,
+            int8_ops_per_s=int8,
+            int4_ops_per_s=int8,
             float_ops_per_s=floats,
             fp8_ops_per_s=fp8 * self.count * self.kind.sustained_int8 if fp8 else floats,
         )

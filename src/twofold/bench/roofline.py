@@ -39,13 +39,19 @@ class Limits:
 
     read_bytes_per_s: float
     int8_ops_per_s: float
+    int4_ops_per_s: float
     float_ops_per_s: float
     fp8_ops_per_s: float
 
     def rate(self, family: Family) -> float:
-        """Operations per second of products with such weights; four-bit ones are multiplied as int8."""
-        rates = {"float": self.float_ops_per_s, "fp8": self.fp8_ops_per_s}
-        return rates.get(family, self.int8_ops_per_s)
+        """Operations per second of products with such weights."""
+        rates: Mapping[Family, float] = {
+            "int4": self.int4_ops_per_s,
+            "int8": self.int8_ops_per_s,
+            "fp8": self.fp8_ops_per_s,
+            "float": self.float_ops_per_s,
+        }
+        return rates[family]
 
 
 @dataclass(frozen=True, kw_only=True)

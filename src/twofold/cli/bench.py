@@ -45,7 +45,7 @@ def command(model: str, repeats: int, preset: str | None, as_json: bool, **loadi
     """Measure MODEL: prefill, decode alone and in batches, decode at depth, start-up and peak memory.
 
     Nothing is guessed here: every token is one step of the network. Decode is set against the memory's read limit and
-    prefill against the int8 limit, both measured in the same run. With --draft a second table follows: answers without
+    prefill against that of integer products, both measured in the same run. With --draft a second table follows: answers without
     guesses, with prompt look-up, and with the draft model. With --preset it is what users of a server see: time to
     the first token, between tokens, tokens and requests per second, as `twofold prove` measures them.
     """
@@ -161,7 +161,7 @@ def show_guesses(found: list[Guessed]) -> None:
 def limits(backend: str) -> dict[str, Any]:
     """The machine's limits, measured now; they say nothing about the reference backend."""
     if backend != "cpu":
-        return {"cpu": None, "read_limit_bytes_per_s": None, "int8_limit_ops_per_s": None}
+        return {"cpu": None, "read_limit_bytes_per_s": None, "int8_limit_ops_per_s": None, "int4_limit_ops_per_s": None}
     from twofold.backends.cpu import machine
 
     return {
@@ -170,6 +170,7 @@ def limits(backend: str) -> dict[str, Any]:
         "threads": machine.cpu().threads,
         "read_limit_bytes_per_s": round(machine.measure_read(2**30)),
         "int8_limit_ops_per_s": round(machine.measure_int8()),
+        "int4_limit_ops_per_s": round(machine.measure_int4()),
     }
 
 
@@ -190,16 +191,17 @@ def show(facts: dict[str, Any], found: list[Speed]) -> None:
     if facts["cpu"]:
         click.echo(f"{facts['cpu']}, {facts['isa']}, {facts['threads']} threads: memory read limit "
                    f"{facts['read_limit_bytes_per_s'] / 1e9:.1f} GB/s, int8 limit "
-                   f"{facts['int8_limit_ops_per_s'] / 1e12:.2f} TOP/s")  # fmt: skip
+                   f"{facts['int8_limit_ops_per_s'] / 1e12:.2f} TOP/s, with four-bit weights "
+                   f"{facts['int4_limit_ops_per_s'] / 1e12:.2f} TOP/s")  # fmt: skip
     copied = f", copied after {facts['settled_s']:.2f} s" if facts["settled_s"] > facts["load_s"] + 0.01 else ""
     click.echo(f"loaded in {facts['load_s']:.2f} s{copied}, peak memory {facts['peak_memory_bytes'] / 1e6:,.0f} MB")
 
 
 def machine_load(item: Speed, facts: dict[str, Any]) -> tuple[str, str]:
-    """What a workload asks of memory or arithmetic, and the share of the limit (int8 for integer weights only)."""
+    """What a workload asks of memory or arithmetic, and the share of the limit (integer weights only)."""
     if item.read_bytes_per_s is not None:
         limit = facts["read_limit_bytes_per_s"]
         return f"{item.read_bytes_per_s / 1e9:.2f} GB/s", f"{item.read_bytes_per_s / limit:.0%}" if limit else ""
     assert item.ops_per_s is not None
-    limit = facts["int8_limit_ops_per_s"] if facts["dtype"] in ("w8a8", "w4a8") else None
+    limit = facts.get({"w8a8": "int8_limit_ops_per_s", "w4a8": "int4_limit_ops_per_s"}.get(facts["dtype"], ""))
     return f"{item.ops_per_s / 1e12:.3f} TOP/s", f"{item.ops_per_s / limit:.0%}" if limit else ""

@@ -41,7 +41,8 @@ def show_cpu() -> None:
     if facts.tiles in TILES:
         click.echo(f"AMX tiles: {TILES[facts.tiles]}")
     click.echo(f"memory read limit: {machine.measure_read(2**30) / 1e9:.1f} GB/s")
-    click.echo(f"int8 limit: {machine.measure_int8() / 1e12:.2f} TOP/s (one multiply-add is two)")
+    click.echo(f"int8 limit: {machine.measure_int8() / 1e12:.2f} TOP/s, with four-bit weights "
+               f"{machine.measure_int4() / 1e12:.2f} TOP/s (one multiply-add is two)")  # fmt: skip
 
 
 def show_memory() -> None:

@@ -54,3 +54,9 @@ def measure_int8() -> float:
     """Int8 operations per second of all threads from registers; a multiply-add counts as two."""
     module = load_native()
     return float(module.Native().measure_int8(module.threads()))
+
+
+def measure_int4() -> float:
+    """The same for four-bit weights once they are unpacked: more where int8 codes have no instruction of their own."""
+    module = load_native()
+    return float(module.Native().measure_int4(module.threads()))
