@@ -33,7 +33,7 @@ print(json.dumps([read, int8, measure_float(), int4]))
 
 
 def measure_limits(threads: int) -> list[float]:
-    """Bytes read, int8, float32 and int4 operations per second, in a process of its own: the buffer must not count here."""
+    """Bytes read, int8, float32 and int4 operations a second, in a process of its own: its buffer must not count."""
     command = [sys.executable, "-c", LIMITS, str(threads)]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": str(threads)}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)

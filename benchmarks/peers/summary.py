@@ -112,7 +112,7 @@ def summarise(
     sizes: Sizes | None,
     codes: Codes | None,
 ) -> dict[str, Any]:
-    """All figures of one engine on one network; see docs/benchmarks.md for what each key means. codes: of its weights."""
+    """All figures of one engine on one network; docs/benchmarks.md says what each key means. codes: of its weights."""
     reports = [item.report for item in measured]
     settled = [report.settled_s for report in reports if report.settled_s is not None]
     found: dict[str, Any] = {

@@ -22,9 +22,7 @@ from twofold.bench.roofline import (
 from twofold.errors import SettingsError
 from twofold.ops.cost import cache_bytes, expected_read_bytes
 
-FREE = Limits(
-    read_bytes_per_s=1e30, int8_ops_per_s=1e30, int4_ops_per_s=1e30, float_ops_per_s=1e30, fp8_ops_per_s=1e30
-)
+FREE = Limits(read_bytes_per_s=1e30, int8_ops_per_s=1e30, int4_ops_per_s=1e30, float_ops_per_s=1e30, fp8_ops_per_s=1e30)
 ALL = dict.fromkeys(("int4", "int8", "fp8", "float"), 1.0)
 WHOLE = Shares(read=ALL, few=ALL, many=ALL, kv=1.0, attention=1.0, layer_s=0.0, working_bytes=0.0)
 SLOW_MEMORY = replace(FREE, read_bytes_per_s=1e9)

@@ -45,9 +45,9 @@ def command(model: str, repeats: int, preset: str | None, as_json: bool, **loadi
     """Measure MODEL: prefill, decode alone and in batches, decode at depth, start-up and peak memory.
 
     Nothing is guessed here: every token is one step of the network. Decode is set against the memory's read limit and
-    prefill against that of integer products, both measured in the same run. With --draft a second table follows: answers without
-    guesses, with prompt look-up, and with the draft model. With --preset it is what users of a server see: time to
-    the first token, between tokens, tokens and requests per second, as `twofold prove` measures them.
+    prefill against that of integer products, both measured in the same run. With --draft a second table follows:
+    answers without guesses, with prompt look-up, and with the draft model. With --preset it is what users of a server
+    see: time to the first token, between tokens, tokens and requests per second, as `twofold prove` measures them.
     """
     from rich.console import Console
 

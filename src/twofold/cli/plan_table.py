@@ -97,8 +97,8 @@ def show_place(place: Place, outcomes: Sequence[Outcome], wish: Wish, currency: 
         )  # fmt: skip
     console().print(table)
     click.echo(f"Limits, {how}: {limits.read_bytes_per_s / 1e9:,.1f} GB/s, int8 {limits.int8_ops_per_s / 1e12:,.2f} "
-               f"TOP/s, int4 {limits.int4_ops_per_s / 1e12:,.2f} TOP/s, floats {limits.float_ops_per_s / 1e12:,.2f} TFLOP/s; {place.memory_bytes / 1e9:,.1f} GB of "
-               f"memory for a model")  # fmt: skip
+               f"TOP/s, int4 {limits.int4_ops_per_s / 1e12:,.2f} TOP/s, floats {limits.float_ops_per_s / 1e12:,.2f} "
+               f"TFLOP/s; {place.memory_bytes / 1e9:,.1f} GB of memory for a model")  # fmt: skip
     click.echo(f"At {wish.context:,} tokens of context; users: the most that each get {wish.rate:g} tokens/s. "
                f"{price_told(place, currency)}")  # fmt: skip
     if has_wish(wish):
