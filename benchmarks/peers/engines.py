@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.networks import NETWORKS, write_network
 from benchmarks.peers import install
 from benchmarks.peers.gguf_file import Sizes, read_sizes
-from benchmarks.peers.protocol import EngineFailed
+from benchmarks.peers.protocol import EngineFailed, how_it_ended
 from twofold.loading import open_model
 
 GGUF_KINDS = {"w4a8": "Q4_0", "w8a8": "Q8_0", "bf16": "BF16"}
@@ -95,8 +95,7 @@ def must(command: list[str]) -> None:
     """Run a preparation; raises EngineFailed with the last thing it said."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
-        raise EngineFailed(f"{' '.join(command[:3])} ...: {said[:300]}")
+        raise EngineFailed(f"{' '.join(command[:3])} ... {how_it_ended(done)}")
 
 
 def prepare_checkpoint(place: Place) -> None:

@@ -42,7 +42,9 @@ def compressed(values: np.ndarray, bits: int) -> Any:
     rows, columns = values.shape
     codes, scales = quantize_rows(values.astype(np.float32), GROUP if bits == 4 else columns, 2 ** (bits - 1))
     if bits == 4:
-        stored = ops.constant(ov.Tensor(pack_nibbles(codes), list(codes.shape), ov.Type.i4))
+        tensor = ov.Tensor(ov.Type.i4, ov.Shape(codes.shape))  # owns its memory; one over an array would not keep that
+        ov.Tensor(pack_nibbles(codes), list(codes.shape), ov.Type.i4).copy_to(tensor)
+        stored = ops.constant(tensor)
     else:
         stored = ops.constant(codes)
     scaled = ops.multiply(ops.convert(stored, "f16"), ops.constant(scales))

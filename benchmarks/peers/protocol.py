@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -131,12 +132,19 @@ def ask(command: Sequence[str], request: Request) -> Report:
         raise EngineFailed(f"{command[0]} cannot be started: {error.strerror}") from error
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0 or not lines:
-        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
-        raise EngineFailed(f"ended with code {done.returncode}: {said[:300]}")
+        raise EngineFailed(how_it_ended(done))
     try:
         return Report.from_json(lines[-1])
     except (ValueError, TypeError) as error:
         raise EngineFailed(f"its last line is no report: {lines[-1][:200]}") from error
+
+
+def how_it_ended(done: subprocess.CompletedProcess[str]) -> str:
+    """A program's exit code, or the signal that killed it, and the last thing it said."""
+    said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+    code = done.returncode
+    how = f"was killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with code {code}"
+    return f"{how}: {said[:300]}"
 
 
 def read_once(weights: Path) -> int:

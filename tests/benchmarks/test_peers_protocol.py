@@ -62,6 +62,7 @@ def test_requests_and_reports_survive_json() -> None:
         ("print('hello')", "no report: hello"),
         ("print('{\"version\": 1}')", "no report"),
         ("pass", "code 0: nothing"),
+        ("import os; os.kill(os.getpid(), 11)", "was killed by signal 11"),
     ],
 )
 def test_an_engine_that_fails_is_quoted(program: str, said: str) -> None:
