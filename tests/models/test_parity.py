@@ -66,6 +66,19 @@ def test_greedy_tokens_in_a_mixed_batch_equal_those_of_transformers(name: str, o
         assert answer == tokens[len(prompt) :]
 
 
+@pytest.mark.parametrize("name", ["scout", "maverick", "llama3-tied"])
+def test_the_last_layer_answers_for_wanted_rows_only(
+    name: str, ops: Ops, toy_folder: ToyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, oracle = toy_folder(name)
+    engine, norm, seen = build_engine(folder, ops, step_tokens=16), ops.norm, []
+    monkeypatch.setattr(ops, "norm", lambda x_TD, *given: seen.append(len(x_TD)) or norm(x_TD, *given))
+    answer = next(iter(run_to_end(engine, [PROMPT], 1).values()))
+    whole = 2 * oracle.config.num_hidden_layers - 1  # norms up to the last layer's attention; two more follow it
+    assert seen == [count for step, rows in [(16, 0), (16, 0), (8, 1)] for count in [step] * whole + [rows] * 2]
+    assert answer == [int(logits_of(oracle, PROMPT)[-1].argmax())]
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "w8a8", "w4a8"])
 @pytest.mark.parametrize("name", ["scout", "maverick", "odd-sizes", "llama3-tied"])
 def test_packed_weights_give_the_same_logits_on_every_backend(

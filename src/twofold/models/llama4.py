@@ -57,10 +57,10 @@ class Llama4:
         """Logits of the rows the batch asks for, [R, V]."""
         angles = ops.angles(batch.positions_T, self.config.rope)
         x_TD = ops.embed(self.embedding, batch.tokens_T)
-        for block, layer_cache in zip(self.blocks, cache, strict=True):
+        for block, layer_cache in zip(self.blocks[:-1], cache[:-1], strict=True):
             x_TD = block(ops, x_TD, angles, batch, layer_cache)
-        last_RD = ops.norm(ops.take(x_TD, batch.rows_R), self.final_norm, self.config.epsilon)
-        return ops.logits(last_RD, self.head)
+        x_RD = self.blocks[-1](ops, x_TD, angles, batch, cache[-1], batch.rows_R)
+        return ops.logits(ops.norm(x_RD, self.final_norm, self.config.epsilon), self.head)
 
 
 class Block:
@@ -70,9 +70,14 @@ class Block:
         self.config = config
         self.layer = gather_layer(config, weights, index)
 
-    def __call__(self, ops: Ops, x_TD: Array, angles: Array, batch: Batch, cache: LayerCache) -> Array:
-        """The residual stream after this layer."""
-        x_TD = ops.add(x_TD, self.attention(ops, x_TD, angles, batch, cache))
+    def __call__(
+        self, ops: Ops, x_TD: Array, angles: Array, batch: Batch, cache: LayerCache, rows_R: Array | None = None
+    ) -> Array:
+        """The residual stream after this layer; of the named rows only, where nobody reads the others."""
+        attended_TD = self.attention(ops, x_TD, angles, batch, cache)
+        if rows_R is not None:
+            x_TD, attended_TD = ops.take(x_TD, rows_R), ops.take(attended_TD, rows_R)
+        x_TD = ops.add(x_TD, ops.linear(attended_TD, self.layer.output))
         return ops.add(x_TD, self.feed_forward(ops, x_TD))
 
     def attention(self, ops: Ops, x_TD: Array, angles: Array, batch: Batch, cache: LayerCache) -> Array:
@@ -88,8 +93,7 @@ class Block:
                 k_TGK = ops.unit_norm(k_TGK, config.epsilon)
         elif config.temperature is not None:
             q_THK = ops.temperature(q_THK, batch.positions_T, config.temperature)
-        attended_TD = ops.attend(q_THK, k_TGK, v_TGK, cache, batch, batch.pages(layer.chunk), layer.chunk)
-        return ops.linear(attended_TD, layer.output)
+        return ops.attend(q_THK, k_TGK, v_TGK, cache, batch, batch.pages(layer.chunk), layer.chunk)
 
     def feed_forward(self, ops: Ops, x_TD: Array) -> Array:
         """The shared expert (or the dense layer), plus the routed experts where the layer has them."""

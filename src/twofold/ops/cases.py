@@ -261,6 +261,11 @@ def row_cases() -> Iterator[Case]:
                    settings=(1e-5,))  # fmt: skip
         yield Case(op="add", name=f"{width}", tolerance=EXACT, tokens=(x_TD, normal(rng, 5, width)))
         yield Case(op="swiglu", name=f"{width}", tolerance=EXPONENTIAL, tokens=(wide,))
+    none = np.empty((0, 64), np.float32)
+    yield Case(op="norm", name="no rows", tolerance=EXACT, tokens=(none,), weights=(("f32", np.ones(64, np.float32)),),
+               settings=(1e-5,))  # fmt: skip
+    yield Case(op="add", name="no rows", tolerance=EXACT, tokens=(none, none))
+    yield Case(op="swiglu", name="no rows", tolerance=EXACT, tokens=(none,))
     extreme = np.array([[-200, -90, -87.4, -1e-30, 0, 1e-30, 87.4, 90, 200, 3e38, -3e38, 1]], np.float32)
     yield Case(op="swiglu", name="extremes", tolerance=EXPONENTIAL,
                tokens=(np.concatenate([extreme, np.ones_like(extreme)], axis=1),))  # fmt: skip
@@ -292,6 +297,8 @@ def route_cases() -> Iterator[Case]:
         router = normal(rng, experts, 40)
         yield Case(op="route", name=f"{active} of {experts}", tolerance=SUMS, tokens=(normal(rng, 9, 40),),
                    weights=(("f32", router),), settings=(active,))  # fmt: skip
+    yield Case(op="route", name="no rows", tolerance=EXACT, tokens=(np.empty((0, 40), np.float32),),
+               weights=(("f32", router),), settings=(2,))  # fmt: skip
     equal = np.ones((6, 8), np.float32)
     yield Case(op="route", name="ties", tolerance=SUMS, tokens=(np.ones((2, 8), np.float32),),
                weights=(("f32", equal),), settings=(3,))  # fmt: skip

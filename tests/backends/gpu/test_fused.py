@@ -85,6 +85,20 @@ def test_networks_give_the_logits_of_the_reference(
     assert np.abs(found - expected).max() / np.abs(expected).max() < (1e-4 if dtype == "f32" else 0.05)
 
 
+def test_pieces_of_a_prompt_of_which_no_row_is_wanted(toy_folder: ToyFolder) -> None:
+    folder, _ = toy_folder("scout")
+    expected = np.concatenate(list(build_engine(folder, ReferenceOps(), "bf16").score(PROMPT)))[-1:]
+    ops = kernel_ops()
+    engine = build_engine(folder, ops, "bf16", step_tokens=7)
+    forward, found = engine.forward, []
+    engine.forward = lambda *given: found.append(forward(*given)) or found[-1]
+    engine.add(PROMPT, SamplingParams(max_tokens=1))
+    while not engine.is_idle:
+        engine.step()
+    assert [len(logits_RV) for logits_RV in found] == [0, 0, 1]
+    assert np.abs(ops.download(found[-1]) - expected).max() / np.abs(expected).max() < 0.05
+
+
 class PaddedOps(KernelOps):
     """Decoding batches are padded into their slots, as on a device with graphs."""
 
