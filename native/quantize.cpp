@@ -16,8 +16,6 @@ namespace {
 constexpr int64_t kBlockColumns = 128;  // ops/activations.py
 constexpr float kWideRatio = 8.0f, kRestSteps = 254.0f;
 
-typedef int8_t Codes8 __attribute__((vector_size(kLanes)));
-
 inline F load_at(const float* x_D, int64_t d, int64_t columns) {
     if (d + kLanes <= columns) return load_f32(x_D + d);
     return d < columns ? load_some(x_D + d, columns - d) : F{};
@@ -31,8 +29,10 @@ struct Peak {
 
 float largest_magnitude(const float* x_D, int64_t first, int64_t last) {
     F most[4] = {};  // chains: the order of a maximum does not matter
-    for (int64_t d = first; d < last; d += 4 * kLanes)
-        for (int i = 0; i < 4; ++i) most[i] = vmax(vabs(load_at(x_D, d + i * kLanes, last)), most[i]);
+    int64_t d = first;
+    for (; d + 4 * kLanes <= last; d += 4 * kLanes)
+        for (int i = 0; i < 4; ++i) most[i] = vmax(vabs(load_f32(x_D + d + i * kLanes)), most[i]);
+    for (; d < last; d += kLanes) most[0] = vmax(vabs(load_at(x_D, d, last)), most[0]);
     return max_lanes(vmax(vmax(most[0], most[1]), vmax(most[2], most[3])));
 }
 
@@ -46,10 +46,10 @@ Peak peak_of(const float* x_D, int64_t columns) {
     if (least * kWideRatio < most || most == 0.0f) return {most, most != 0.0f};
     const float inverse = 1.0f / (most / 127.0f);
     I balance{};  // two for each code that is not 0 (half goes to even), less one for each value
-    for (int64_t d = 0; d < columns; d += kLanes) {
-        const F value = vabs(load_at(x_D, d, columns));
-        balance += (value > 0.0f) - 2 * (value * inverse > 0.5f);
-    }
+    const auto count = [&](F value) { balance += (vabs(value) > 0.0f) - 2 * (vabs(value) * inverse > 0.5f); };
+    int64_t d = 0;
+    for (; d + kLanes <= columns; d += kLanes) count(load_f32(x_D + d));
+    if (d < columns) count(load_some(x_D + d, columns - d));
     return {most, sum_lanes(balance) < 0};
 }
 
@@ -77,7 +77,7 @@ inline void write_codes(const Codes& into, int64_t row, const CodeAt& code_at) {
     I sums{};
     for (int64_t d = 0; d < into.width; d += kLanes) {
         const I code = code_at(d);
-        store(codes + d, __builtin_convertvector(code, Codes8));
+        store_codes(codes + d, code);
         sums += code;
     }
     into.starts[row] = -static_cast<int32_t>(kWeightOffset) * sum_lanes(sums);
@@ -95,14 +95,16 @@ inline void write_grouped_codes(const Codes& into, int64_t row, const CodeAt& co
     I all{};
     for (int64_t first = 0, parts = into.width / kPartColumns; first < parts; first += kLanes) {
         const int64_t count = smaller<int64_t>(kLanes, parts - first);
-        I sums[kLanes] = {}, fronts[kLanes] = {};
-        for (int64_t i = 0; i < count; ++i) {
-            for (int64_t d = (first + i) * kPartColumns; d < (first + i + 1) * kPartColumns; d += kLanes) {
+        I sums[kLanes], fronts[kLanes];
+        for (int64_t i = 0; i < kLanes; ++i) {
+            I sum{};
+            for (int64_t d = (first + i) * kPartColumns; i < count && d < (first + i + 1) * kPartColumns; d += kLanes) {
                 const I code = code_at(d);
-                store(codes + d, __builtin_convertvector(code, Codes8));
-                sums[i] += code;
+                store_codes(codes + d, code);
+                sum += code;
             }
-            fronts[i] = sums[i] & is_front;
+            sums[i] = sum;
+            fronts[i] = sum & is_front;
         }
         const I totals = sum_each(sums), front = kSplitStarts ? sum_each(fronts) : I{};
         all += totals;

@@ -97,8 +97,6 @@ inline uint16_t to_bf16(float value) {
 }
 
 inline F select(I mask, F yes, F no) { return mask ? yes : no; }
-inline F vmax(F a, F b) { return a > b ? a : b; }
-inline F vmin(F a, F b) { return a < b ? a : b; }
 inline F vabs(F a) { return (F)((I)a & 0x7FFFFFFF); }
 
 // The upper half of the lanes onto the lower half, again and again: sums and maxima always by the same tree.

@@ -54,6 +54,17 @@ inline F fma_in_order(F a, F b, F sum) {
     return sum;
 }
 
+// As a > b ? a : b, for which GCC 12 compares and blends.
+inline F vmax(F a, F b) { return (F)_mm256_max_ps((__m256)a, (__m256)b); }
+inline F vmin(F a, F b) { return (F)_mm256_min_ps((__m256)a, (__m256)b); }
+
+// As __builtin_convertvector would, for which GCC 12 takes the lanes out one by one.
+inline void store_codes(int8_t* to, I codes) {
+    const __m128i low = _mm256_castsi256_si128((__m256i)codes), high = _mm256_extracti128_si256((__m256i)codes, 1);
+    const __m128i shorts = _mm_packs_epi32(low, high);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(shorts, shorts));
+}
+
 // As __builtin_convertvector would, for which GCC 12 takes two instructions for each half and one to join them.
 inline I load_widened(const uint16_t* from) {
     return (I)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));

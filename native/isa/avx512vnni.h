@@ -39,6 +39,14 @@ inline I group_finish(I acc, Group group, I multipliers) {
     return (I)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)group, (__m512i)multipliers);
 }
 
+// As a > b ? a : b, for which GCC 12 compares and blends.
+inline F vmax(F a, F b) { return (F)_mm512_maskz_max_ps(0xFFFF, (__m512)a, (__m512)b); }
+inline F vmin(F a, F b) { return (F)_mm512_maskz_min_ps(0xFFFF, (__m512)a, (__m512)b); }
+
+inline void store_codes(int8_t* to, I codes) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8((__m512i)codes));
+}
+
 // As __builtin_convertvector would, for which GCC 12 takes two instructions for each half and one to join them.
 inline I load_widened(const uint16_t* from) {
     return (I)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));

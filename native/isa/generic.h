@@ -40,6 +40,14 @@ inline Group group_dot(Group group, Bytes levels, I x) { return dot_int8(group, 
 inline I group_total(Group group) { return group; }
 inline I group_finish(I acc, Group group, I multipliers) { return acc + group * multipliers; }
 
+// Of the second operand where one is no number.
+inline F vmax(F a, F b) { return a > b ? a : b; }
+inline F vmin(F a, F b) { return a < b ? a : b; }
+
+// kLanes codes, from -127 to 127, as bytes.
+inline void store_codes(int8_t* to, I codes) {
+    for (int i = 0; i < kLanes; ++i) to[i] = static_cast<int8_t>(codes[i]);
+}
 // kLanes items as ints.
 inline I load_widened(const uint16_t* from) { return I{from[0], from[1], from[2], from[3]}; }
 inline I load_widened(const uint8_t* from) { return I{from[0], from[1], from[2], from[3]}; }

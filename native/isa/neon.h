@@ -31,6 +31,14 @@ inline Group group_dot(Group group, Bytes levels, I x) { return dot_int8(group, 
 inline I group_total(Group group) { return group; }
 inline I group_finish(I acc, Group group, I multipliers) { return acc + group * multipliers; }
 
+inline F vmax(F a, F b) { return a > b ? a : b; }
+inline F vmin(F a, F b) { return a < b ? a : b; }
+inline void store_codes(int8_t* to, I codes) {
+    const int16x4_t shorts = vmovn_s32((int32x4_t)codes);
+    const int32_t bytes = vget_lane_s32(vreinterpret_s32_s8(vmovn_s16(vcombine_s16(shorts, shorts))), 0);
+    __builtin_memcpy(to, &bytes, 4);
+}
+
 inline I load_widened(const uint16_t* from) { return (I)vmovl_u16(vld1_u16(from)); }
 inline I load_widened(const uint8_t* from) { return I{from[0], from[1], from[2], from[3]}; }
 inline F load_f16(const uint16_t* from) { return (F)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))); }
