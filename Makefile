@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 export PIP_CACHE_DIR := $(CURDIR)/build/pip-cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(BIN)/python -m pip --quiet
+# Built without isolation, so that the kernels are compiled once: for the package, for its extras and for the native tests.
+EDITABLE := $(PIP) install --no-build-isolation --editable
+BUILD_REQUIRES = $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'])")
 INSTALLED_FROM := pyproject.toml CMakeLists.txt $(shell find native -name '*.cpp' -o -name '*.h')
 
 .PHONY: demo test test-slow fuzz api-fuzz test-arm format lint types native-test python-test python-served python-rest bench-peers needs clean
@@ -57,12 +60,13 @@ $(BIN)/python: | needs
 
 build/installed: $(INSTALLED_FROM) | needs $(BIN)/python
 	@echo "setting up twofold in $(VENV) (a minute or two the first time) ..."
-	@$(PIP) install --editable .
+	@$(PIP) install $(BUILD_REQUIRES) cmake ninja
+	@$(EDITABLE) .
 	@mkdir -p build && touch $@
 
 build/installed-for-tests: build/installed
 	@echo "setting up what the tests need ..."
-	@$(PIP) install --editable '.[check,test,oracle]'
+	@$(EDITABLE) '.[check,test,oracle]'
 	@touch $@
 
 format: build/installed-for-tests
@@ -79,9 +83,8 @@ types: build/installed-for-tests
 	$(BIN)/mypy
 
 native-test: build/installed-for-tests
-	$(BIN)/cmake -S . -B build/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DTWOFOLD_TESTS=ON -DCMAKE_BUILD_TYPE=Release > build/native-configure.log || \
-	  { cat build/native-configure.log; exit 1; }
-	$(BIN)/cmake --build build/native
+	$(BIN)/cmake -S . -B build/native -DTWOFOLD_TESTS=ON > build/native-configure.log || { cat build/native-configure.log; exit 1; }
+	$(BIN)/cmake --build build/native --target native_tests
 	$(BIN)/ctest --test-dir build/native --output-on-failure
 
 # Two halves beside each other: one after the other they take close to 20 minutes on two cores.
