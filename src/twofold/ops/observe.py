@@ -16,7 +16,10 @@ KEPT_CALLS = 64
 
 
 class ExpertLoad:
-    """Counts how many tokens each expert gets; everything else goes straight to `ops`."""
+    """Counts how many tokens each expert gets; everything else goes straight to `ops`.
+
+    The last layer's get only those whose logits are wanted.
+    """
 
     def __init__(self, ops: Ops) -> None:
         self._ops = ops
@@ -73,7 +76,8 @@ class LayerLoad:
 class Residuals:
     """Keeps a copy of the residual stream after every half layer; everything else goes straight to `ops`.
 
-    The stream begins with what `embed` gives and goes on with every sum whose first term it is.
+    The stream begins with what `embed` gives and goes on with every sum whose first term it is, and with the rows the
+    last layer takes of it.
     """
 
     def __init__(self, ops: Ops) -> None:
@@ -97,7 +101,14 @@ class Residuals:
             self._copies.append(np.array(self._ops.download(total_TD), np.float32))
         return total_TD
 
+    def take(self, x_TD: Array, rows_R: Array) -> Array:
+        """Take rows; of the stream they are the stream from now on."""
+        x_RD = self._ops.take(x_TD, rows_R)
+        if x_TD is self._stream:
+            self._stream = x_RD
+        return x_RD
+
     def take_all(self) -> list[npt.NDArray[np.float32]]:
-        """The copies since the last call, float32 [T, D] each."""
+        """The copies since the last call, float32 [T, D] each; of the last layer [R, D]."""
         copies, self._copies = self._copies, []
         return copies
