@@ -159,16 +159,18 @@ int64_t reach(const Native& native, const Any<float>& values, float floor, const
     return native.kernels->reach(values.data(), count, floor, indices.data());
 }
 
-// Operations (a multiplication and an addition are two) per second of a kernel that returns how many it did.
+// Operations (a multiplication and an addition are two) per second of a kernel that returns how many it did. The best of
+// many passes of a millisecond or so: whoever shares the cores leaves them in between.
 double measure(int64_t (*kernel)(int64_t rounds), int threads_wanted) {
     constexpr int64_t kRounds = 1 << 20;
+    constexpr std::chrono::milliseconds kTime{250};
     require(threads_wanted > 0, "threads must be positive");
     const nb::gil_scoped_release unlocked;
     double best = 0;
     const int before = threads();
     set_threads(threads_wanted);
-    for (int pass = 0; pass < 4; ++pass) {
-        const auto start = std::chrono::steady_clock::now();
+    const auto begin = std::chrono::steady_clock::now();
+    for (auto start = begin; start < begin + kTime; start = std::chrono::steady_clock::now()) {
         int64_t done = 0;
         parallel(threads_wanted, 1, [&](int64_t, int64_t) {
             const int64_t mine = kernel(kRounds);
