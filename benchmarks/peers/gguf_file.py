@@ -13,9 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 
 from twofold.weights.checkpoint import Checkpoint
+
+try:
+    from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
+except ModuleNotFoundError as missing:
+    raise SystemExit(
+        "The comparison writes GGUF files with the gguf package, which is not installed. "
+        "`make bench-peers` installs what it needs; otherwise: pip install gguf"
+    ) from missing
 
 CHUNK = 8192
 NOPE_STEP = 4
