@@ -159,8 +159,8 @@ int64_t reach(const Native& native, const Any<float>& values, float floor, const
     return native.kernels->reach(values.data(), count, floor, indices.data());
 }
 
-// Operations (a multiplication and an addition are two) per second of a kernel that returns how many it did. The best of
-// many passes of a millisecond or so: whoever shares the cores leaves them in between.
+// Operations (a multiplication and an addition are two) per second of a kernel that returns how many it did. The best
+// of many passes of a millisecond or so: whoever shares the cores leaves them in between.
 double measure(int64_t (*kernel)(int64_t rounds), int threads_wanted) {
     constexpr int64_t kRounds = 1 << 20;
     constexpr std::chrono::milliseconds kTime{250};
