@@ -48,6 +48,7 @@ inline F vmin(F a, F b) { return a < b ? a : b; }
 inline void store_codes(int8_t* to, I codes) {
     for (int i = 0; i < kLanes; ++i) to[i] = static_cast<int8_t>(codes[i]);
 }
+
 // kLanes items as ints.
 inline I load_widened(const uint16_t* from) { return I{from[0], from[1], from[2], from[3]}; }
 inline I load_widened(const uint8_t* from) { return I{from[0], from[1], from[2], from[3]}; }
