@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from twofold.models.decoder import Decoder, DecoderBlock
 from twofold.models.llama_config import LlamaConfig
 from twofold.ops.types import Array, Batch, LayerCache, Weight
 
@@ -28,42 +29,20 @@ class Layer:
     down: Weight
 
 
-class Llama:
+class Llama(Decoder):
     """A Llama 2 or 3 with its weights; calling it runs one batch."""
 
     def __init__(self, config: LlamaConfig, weights: Mapping[str, Weight]) -> None:
-        self.config = config
-        self.embedding = weights["embedding"]
-        self.final_norm = weights["final_norm"]
-        self.head = weights["embedding"] if config.tied_head else weights["head"]
-        self.blocks = [Block(config, weights, index) for index in range(config.layers)]
-
-    def __call__(self, ops: Ops, batch: Batch, cache: list[LayerCache]) -> Array:
-        """Logits of the rows the batch asks for, [R, V]."""
-        angles = ops.angles(batch.positions_T, self.config.rope)
-        x_TD = ops.embed(self.embedding, batch.tokens_T)
-        for block, layer_cache in zip(self.blocks[:-1], cache[:-1], strict=True):
-            x_TD = block(ops, x_TD, angles, batch, layer_cache)
-        x_RD = self.blocks[-1](ops, x_TD, angles, batch, cache[-1], batch.rows_R)
-        return ops.logits(ops.norm(x_RD, self.final_norm, self.config.epsilon), self.head)
+        super().__init__(config, weights, [Block(config, weights, index) for index in range(config.layers)])
 
 
-class Block:
-    """One decoder layer with its weights; calling it runs a batch through it."""
+class Block(DecoderBlock):
+    """One decoder layer with its weights."""
 
     def __init__(self, config: LlamaConfig, weights: Mapping[str, Weight], index: int) -> None:
         self.config = config
         self.layer = Layer(**{name: weights[f"layers.{index}.{name}"] for name in Layer.__dataclass_fields__})
-
-    def __call__(
-        self, ops: Ops, x_TD: Array, angles: Array, batch: Batch, cache: LayerCache, rows_R: Array | None = None
-    ) -> Array:
-        """The residual stream after this layer; of the named rows only, where nobody reads the others."""
-        attended_TD = self.attention(ops, x_TD, angles, batch, cache)
-        if rows_R is not None:
-            x_TD, attended_TD = ops.take(x_TD, rows_R), ops.take(attended_TD, rows_R)
-        x_TD = ops.add(x_TD, ops.linear(attended_TD, self.layer.output))
-        return ops.add(x_TD, self.feed_forward(ops, x_TD))
+        super().__init__(self.layer.output)
 
     def attention(self, ops: Ops, x_TD: Array, angles: Array, batch: Batch, cache: LayerCache) -> Array:
         """Causal attention over the whole context."""
