@@ -2,6 +2,7 @@
 // wrong dtype is a TypeError, a wrong shape or an index out of range a ValueError. The GIL is released while a kernel
 // runs. Outputs are allocated by the caller and written here.
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
 
 #include <algorithm>
 #include <chrono>
@@ -23,8 +24,7 @@ void linear(const Native& native, const In<float, 2>& x, const PackedWeight& wei
                 std::to_string(weight.view.rows) + ", " + std::to_string(weight.view.columns) + "]" +
                 (weight.is_stack ? " of a stack" : ""));
     require_shape(y, {rows.rows, weight.view.rows}, "y_TN");
-    const nb::gil_scoped_release unlocked;
-    native.kernels->linear(rows, weight.view, y.data());
+    native.run([kernel = native.kernels->linear, rows, w = weight.view, y = y.data()] { kernel(rows, w, y); });
 }
 
 void refine(const Native& native, const In<float, 2>& x, const PackedWeight& residual, int64_t panels,
@@ -35,8 +35,7 @@ void refine(const Native& native, const In<float, 2>& x, const PackedWeight& res
             "residual_VD must be one Int4 matrix with the columns of x_RD");
     require(panels > 0 && panels <= (w.rows + kPanelRows - 1) / kPanelRows, "panels must be 1 to the weight's panels");
     require_shape(y, {rows.rows, w.rows}, "y_RV");
-    const nb::gil_scoped_release unlocked;
-    native.kernels->refine(rows, w, panels, y.data());
+    native.run([kernel = native.kernels->refine, rows, w, panels, y = y.data()] { kernel(rows, w, panels, y); });
 }
 
 void experts(const Native& native, const In<float, 2>& x, const Any<int32_t>& experts, const Any<float>& gates,
@@ -51,24 +50,28 @@ void experts(const Native& native, const In<float, 2>& x, const Any<int32_t>& ex
     require(up.columns == rows.columns && up.rows == 2 * back.columns,
             "gate_up_END must be [E, 2F, D], down_EDF [E, D, F]");
     require_shape(y, {rows.rows, back.rows}, "y_TD");
-    require_range(experts.data(), rows.rows * active, up.matrices, "experts_TA");
-    const nb::gil_scoped_release unlocked;
-    native.kernels->experts(rows, experts.data(), gates.data(), active, up, back, y.data());
+    native.run([kernel = native.kernels->experts, rows, experts = experts.data(), gates = gates.data(), active, up, back,
+                y = y.data()] {
+        require_range(experts, rows.rows * active, up.matrices, "experts_TA");
+        kernel(rows, experts, gates, active, up, back, y);
+    });
 }
 
 void embed(const Native& native, const PackedWeight& table, const Any<int32_t>& tokens, const Out<float, 2>& x) {
     require(tokens.ndim() == 1 && !table.is_stack, "tokens_T must be [T], table_VD one matrix");
     const auto count = static_cast<int64_t>(tokens.shape(0));
     require_shape(x, {count, table.view.columns}, "x_TD");
-    require_range(tokens.data(), count, table.view.rows, "tokens_T");
-    const nb::gil_scoped_release unlocked;
-    native.kernels->embed(table.view, tokens.data(), count, x.data());
+    native.run([kernel = native.kernels->embed, table = table.view, tokens = tokens.data(), count, x = x.data()] {
+        require_range(tokens, count, table.rows, "tokens_T");
+        kernel(table, tokens, count, x);
+    });
 }
 
 void run_norm(const Native& native, const Heads& heads, const float* weight, float epsilon, const Out<float, 3>& y) {
     require_shape(y, {heads.tokens, heads.heads, heads.size}, "y_THK");
-    const nb::gil_scoped_release unlocked;
-    native.kernels->norm(heads, weight, epsilon, y.data());
+    native.run([kernel = native.kernels->norm, heads, weight, epsilon, y = y.data()] {
+        kernel(heads, weight, epsilon, y);
+    });
 }
 
 void norm(const Native& native, const In<float, 3>& x, const Any<float>& weight, float epsilon,
@@ -89,24 +92,24 @@ void rotate(const Native& native, const In<float, 3>& x, const Any<float>& cosin
     require_shape(cosine, {heads.tokens, heads.size / 2}, "cosine_TK2");
     require_shape(sine, {heads.tokens, heads.size / 2}, "sine_TK2");
     require_shape(y, {heads.tokens, heads.heads, heads.size}, "y_THK");
-    const nb::gil_scoped_release unlocked;
-    native.kernels->rotate(heads, cosine.data(), sine.data(), interleaved, y.data());
+    native.run([kernel = native.kernels->rotate, heads, cosine = cosine.data(), sine = sine.data(), interleaved,
+                y = y.data()] { kernel(heads, cosine, sine, interleaved, y); });
 }
 
 void scale_heads(const Native& native, const In<float, 3>& x, const Any<float>& factors, const Out<float, 3>& y) {
     const Heads heads = heads_of(x, "x_THK");
     require_shape(factors, {heads.tokens}, "factors_T");
     require_shape(y, {heads.tokens, heads.heads, heads.size}, "y_THK");
-    const nb::gil_scoped_release unlocked;
-    native.kernels->scale_heads(heads, factors.data(), y.data());
+    native.run([kernel = native.kernels->scale_heads, heads, factors = factors.data(), y = y.data()] {
+        kernel(heads, factors, y);
+    });
 }
 
 void add(const Native& native, const In<float, 2>& x, const In<float, 2>& y, const Out<float, 2>& z) {
     const Rows left = rows_of(x, "x_TD"), right = rows_of(y, "y_TD");
     require_shape(y, {left.rows, left.columns}, "y_TD");
     require_shape(z, {left.rows, left.columns}, "z_TD");
-    const nb::gil_scoped_release unlocked;
-    native.kernels->add(left, right, z.data());
+    native.run([kernel = native.kernels->add, left, right, z = z.data()] { kernel(left, right, z); });
 }
 
 void swiglu(const Native& native, const In<float, 2>& gate_up, const OutRows& a) {
@@ -114,8 +117,7 @@ void swiglu(const Native& native, const In<float, 2>& gate_up, const OutRows& a)
     require(rows.columns % 2 == 0, "gate_up_TN must have an even number of columns");
     require_shape(a, {rows.rows, rows.columns / 2}, "a_TF");
     require(a.size() == 0 || a.shape(1) <= 1 || a.stride(1) == 1, "a_TF must have contiguous columns");
-    const nb::gil_scoped_release unlocked;
-    native.kernels->swiglu(rows, a.data(), a.stride(0));
+    native.run([kernel = native.kernels->swiglu, rows, a = a.data(), stride = a.stride(0)] { kernel(rows, a, stride); });
 }
 
 void route(const Native& native, const In<float, 2>& x, const PackedWeight& router, const Out<int32_t, 2>& experts,
@@ -127,8 +129,8 @@ void route(const Native& native, const In<float, 2>& x, const PackedWeight& rout
             "cannot choose " + std::to_string(active) + " of " + std::to_string(router.view.rows) + " experts");
     require_shape(experts, {rows.rows, active}, "experts_TA");
     require_shape(gates, {rows.rows, active}, "gates_TA");
-    const nb::gil_scoped_release unlocked;
-    native.kernels->route(rows, router.view, active, experts.data(), gates.data());
+    native.run([kernel = native.kernels->route, rows, router = router.view, active, experts = experts.data(),
+                gates = gates.data()] { kernel(rows, router, active, experts, gates); });
 }
 
 int64_t quantize(const Native& native, const In<float, 2>& x, const Out<int8_t, 2>& codes, const Out<float, 1>& scales,
@@ -201,8 +203,13 @@ NB_MODULE(_native, m) {
     bind_machine(m);
     nb::class_<Native> native(m, "Native",
                               "The kernels of one ISA ('' for the best). Raises ValueError for an unknown one.");
+    nb::class_<Tape>(m, "Tape", "Kernels with their arguments, in the order in which they ran.")
+        .def("play", &Tape::play, nb::call_guard<nb::gil_scoped_release>(),
+             "Run them again, on what is in the same memory now. All arrays and weights must still be there.");
     native.def(nb::init<const std::string&>(), "isa"_a = "")
         .def_ro("isa", &Native::isa)
+        .def("record", &Native::record, "Keep what runs from now on, until `recorded`.")
+        .def("recorded", &Native::recorded, "What ran since `record`.")
         .def("linear", &linear, "x_TD"_a.noconvert(), "weight_ND"_a, "y_TN"_a.noconvert())
         .def("refine", &refine, "x_RD"_a.noconvert(), "residual_VD"_a, "panels"_a, "y_RV"_a.noconvert())
         .def("experts", &experts, "x_TD"_a.noconvert(), "experts_TA"_a.noconvert(), "gates_TA"_a.noconvert(),

@@ -79,10 +79,11 @@ void attend(const Native& native, const In<float, 3>& q, const In<float, 3>& k, 
     require_shape(o, {q_THK.tokens, q_THK.heads, q_THK.size}, "o_THK");
     const Layout layout{positions.data(), starts.data(), slots.data(), blocks.data(),
                         bases.data(),     sequences,     width,        chunk};
-    check_layout(layout, cache, q_THK.tokens);
-    const nb::gil_scoped_release unlocked;
-    native.kernels->store_heads(k_TGK, v_TGK, cache, layout.slots_T);
-    native.kernels->attend(q_THK, cache, layout, o.data());
+    native.run([kernels = native.kernels, q_THK, k_TGK, v_TGK, cache, layout, o = o.data()] {
+        check_layout(layout, cache, q_THK.tokens);
+        kernels->store_heads(k_TGK, v_TGK, cache, layout.slots_T);
+        kernels->attend(q_THK, cache, layout, o);
+    });
 }
 
 }  // namespace

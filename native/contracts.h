@@ -4,8 +4,12 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <functional>
 #include <initializer_list>
+#include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "kernels.h"
 
@@ -70,11 +74,32 @@ struct PackedWeight {
     bool is_stack;
 };
 
+// Kernels with their arguments, to run them again in one call.
+struct Tape {
+    std::vector<std::function<void()>> calls;
+
+    void play() const {
+        for (const std::function<void()>& call : calls) call();
+    }
+};
+
 // The kernels of one ISA, so that several can be used side by side.
 struct Native {
     const Kernels* kernels;
     std::string isa;
+    std::unique_ptr<Tape> tape;  // null while nothing is recorded
     explicit Native(const std::string& name);
+
+    void record() { tape = std::make_unique<Tape>(); }
+    std::unique_ptr<Tape> recorded() { return std::move(tape); }
+
+    // Runs what a contract allows, without the GIL. `call` owns its arguments, but not the memory they point to.
+    template <class Call>
+    void run(const Call& call) const {
+        const nb::gil_scoped_release unlocked;
+        call();
+        if (tape) tape->calls.emplace_back(call);
+    }
 };
 
 void bind_attend(nb::module_& m, nb::class_<Native>& native);

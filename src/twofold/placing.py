@@ -95,7 +95,13 @@ def build_ops(settings: Resolved) -> Ops:
 
 
 def captured(settings: Resolved, ops: Ops, forward: Forward) -> Forward:
-    """The network's forward function as the backend runs it best: replayed as a graph where it can be."""
+    """The network's forward function as the backend runs it best: short steps recorded once and played again."""
+    if settings.backend == "cpu":
+        from twofold.backends.cpu.ops import CpuOps
+        from twofold.backends.cpu.replay import Replayed
+
+        assert isinstance(ops, CpuOps)
+        return Replayed(ops, forward)
     if settings.backend != "gpu":
         return forward
     from twofold.backends.gpu.ops import TorchOps

@@ -35,6 +35,11 @@ class ExpertLoad:
     def route(self, x_TD: Array, router_ED: Weight, active: int) -> tuple[Array, Array]:
         """Route, and count. A layer is known by its router, so a step that failed half-way shifts nothing."""
         experts_TA, gates_TA = self._ops.route(x_TD, router_ED, active)
+        self.count(router_ED, experts_TA)
+        return experts_TA, gates_TA
+
+    def count(self, router_ED: Weight, experts_TA: Array) -> None:
+        """Count what this router chose, also where the step was not run through these ops (backends.cpu.replay)."""
         layer = self._layers.get(id(router_ED))
         if layer is None:
             layer = self._layers[id(router_ED)] = LayerLoad(router_ED.shape[0])
@@ -42,7 +47,11 @@ class ExpertLoad:
         if len(layer.kept) >= KEPT_CALLS:
             with self._lock:
                 layer.fold()
-        return experts_TA, gates_TA
+
+    @property
+    def watched(self) -> Ops:
+        """The ops that do the work."""
+        return self._ops
 
     def counted(self) -> list[npt.NDArray[np.int64]]:
         """Tokens per expert (int64 [E]) of each layer with experts that has run, in the order they first ran.

@@ -107,6 +107,13 @@ def wrap(module: Any, weight: Dense | Int8 | Int4 | Group4 | Fp8) -> _native.Wei
     return result
 
 
+def temperature_factors(positions_T: Ints, setting: Temperature) -> Floats:
+    """What Ops.temperature multiplies queries at these positions by, float32 [T]."""
+    steps_T = np.floor((positions_T.astype(np.float32) + 1) / np.float32(setting.floor))
+    factors_T: Floats = np.float32(1) + np.float32(setting.scale) * np.log1p(steps_T)
+    return factors_T
+
+
 REUSED_FROM = 64 * 1024
 """Items from which an output pays for the call: below it NumPy's own memory is warm anyway."""
 
@@ -236,8 +243,9 @@ class CpuOps:
         """Scale queries by 1 + scale * ln(1 + floor((p + 1) / floor))."""
         if not len(positions_T) or positions_T.max() + 1 < setting.floor:
             return q_THK  # the factor is exactly 1
-        steps_T = np.floor((positions_T.astype(np.float32) + 1) / np.float32(setting.floor))
-        factors_T = np.float32(1) + np.float32(setting.scale) * np.log1p(steps_T)
+        return self._scaled(q_THK, temperature_factors(positions_T, setting))
+
+    def _scaled(self, q_THK: Floats, factors_T: Floats) -> Floats:
         y_THK = self._output(*q_THK.shape)
         self._native.scale_heads(q_THK, factors_T, y_THK)
         return y_THK
@@ -283,8 +291,8 @@ class CpuOps:
 
     def route(self, x_TD: Floats, router_ED: Packed, active: int) -> tuple[Ints, Floats]:
         """The best experts and their gates."""
-        experts_TA = np.empty((len(x_TD), active), np.int32)
-        gates_TA = np.empty((len(x_TD), active), np.float32)
+        experts_TA = self._output(len(x_TD), active).view(np.int32)
+        gates_TA = self._output(len(x_TD), active)
         self._native.route(x_TD, self._view(router_ED), experts_TA, gates_TA)
         return experts_TA, gates_TA
 
