@@ -50,8 +50,8 @@ void experts(const Native& native, const In<float, 2>& x, const Any<int32_t>& ex
     require(up.columns == rows.columns && up.rows == 2 * back.columns,
             "gate_up_END must be [E, 2F, D], down_EDF [E, D, F]");
     require_shape(y, {rows.rows, back.rows}, "y_TD");
-    native.run([kernel = native.kernels->experts, rows, experts = experts.data(), gates = gates.data(), active, up, back,
-                y = y.data()] {
+    native.run([kernel = native.kernels->experts, rows, experts = experts.data(), gates = gates.data(), active, up,
+                back, y = y.data()] {
         require_range(experts, rows.rows * active, up.matrices, "experts_TA");
         kernel(rows, experts, gates, active, up, back, y);
     });
@@ -69,9 +69,8 @@ void embed(const Native& native, const PackedWeight& table, const Any<int32_t>& 
 
 void run_norm(const Native& native, const Heads& heads, const float* weight, float epsilon, const Out<float, 3>& y) {
     require_shape(y, {heads.tokens, heads.heads, heads.size}, "y_THK");
-    native.run([kernel = native.kernels->norm, heads, weight, epsilon, y = y.data()] {
-        kernel(heads, weight, epsilon, y);
-    });
+    native.run(
+        [kernel = native.kernels->norm, heads, weight, epsilon, y = y.data()] { kernel(heads, weight, epsilon, y); });
 }
 
 void norm(const Native& native, const In<float, 3>& x, const Any<float>& weight, float epsilon,
@@ -117,7 +116,8 @@ void swiglu(const Native& native, const In<float, 2>& gate_up, const OutRows& a)
     require(rows.columns % 2 == 0, "gate_up_TN must have an even number of columns");
     require_shape(a, {rows.rows, rows.columns / 2}, "a_TF");
     require(a.size() == 0 || a.shape(1) <= 1 || a.stride(1) == 1, "a_TF must have contiguous columns");
-    native.run([kernel = native.kernels->swiglu, rows, a = a.data(), stride = a.stride(0)] { kernel(rows, a, stride); });
+    native.run(
+        [kernel = native.kernels->swiglu, rows, a = a.data(), stride = a.stride(0)] { kernel(rows, a, stride); });
 }
 
 void route(const Native& native, const In<float, 2>& x, const PackedWeight& router, const Out<int32_t, 2>& experts,

@@ -45,6 +45,12 @@ struct Region {
     RangeTask task;
     const void* context;
     int64_t count;
+    bool shrinks;  // each piece is smaller than the one before it, so that threads end at about the same time
+
+    int64_t begin_of(int64_t piece, int64_t pieces) const {
+        const int64_t left = pieces - piece;
+        return shrinks ? count - count * left / pieces * left / pieces : count * piece / pieces;
+    }
 };
 
 constexpr uint64_t kPieceBits = 20, kPieceMask = (1u << kPieceBits) - 1;
@@ -90,7 +96,7 @@ class Pool {
             const auto piece = static_cast<int64_t>(word & kPieceMask);
             if (piece >= pieces) return;
             const Region region = region_;
-            region.task(region.context, region.count * piece / pieces, region.count * (piece + 1) / pieces);
+            region.task(region.context, region.begin_of(piece, pieces), region.begin_of(piece + 1, pieces));
             if (done_.fetch_add(1, std::memory_order_release) + 1 == pieces) done_.notify_one();
         }
     }
@@ -167,7 +173,8 @@ void run_ranges(int64_t count, int64_t grain, RangeTask task, const void* contex
     const std::lock_guard<std::mutex> guard(*state.lock);
     if (state.pool == nullptr) state.pool = new Pool(threads());
     inside_region = true;
-    state.pool->run(Region{task, context, count}, std::min<int64_t>(most, threads() * kPiecesPerThread));
+    const int64_t all = threads() * kPiecesPerThread;  // with fewer pieces the first would be too much for one thread
+    state.pool->run(Region{task, context, count, most >= all}, std::min(most, all));
     inside_region = false;
 }
 
