@@ -106,6 +106,11 @@ class Batch:
     global_pages: Pages
     local_pages: Pages | None
 
+    @property
+    def kinds(self) -> tuple[Pages, ...]:
+        """The pages of each kind of layer there is, global ones first."""
+        return (self.global_pages,) if self.local_pages is None else (self.global_pages, self.local_pages)
+
     def pages(self, chunk: int | None) -> Pages:
         """The pages of a layer with this attention chunk (None: the whole context)."""
         if chunk is None:

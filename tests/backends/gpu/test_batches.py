@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from twofold.backends.gpu import batches
+from twofold.ops.steps import width_of
 from twofold.ops.types import Batch, Pages
 
 
@@ -51,7 +52,7 @@ def test_every_array_lies_at_a_multiple_of_sixteen_bytes_and_is_whole(rows: int,
 @pytest.mark.parametrize("columns", [1, 31, 32, 33, 100])
 def test_block_tables_are_as_wide_as_powers_of_two(columns: int) -> None:
     uploaded = batches.upload(batch(2, columns), torch.device("cpu"))
-    assert uploaded.global_pages.blocks_SB.shape == (2, batches.width_of(columns))
+    assert uploaded.global_pages.blocks_SB.shape == (2, width_of(columns))
 
 
 def test_rows_beyond_the_last_are_not_written_and_a_full_batch_stays_as_it_is() -> None:

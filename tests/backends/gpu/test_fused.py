@@ -13,13 +13,14 @@ import torch
 from tests.conftest import build_ops
 from tests.toys import build_engine
 from twofold.backends.cpu.ops import CpuOps
-from twofold.backends.gpu.batches import TILE_ROWS, DeviceBatch, bucket_of, is_decode, width_of
+from twofold.backends.gpu.batches import TILE_ROWS, DeviceBatch, bucket_of, is_decode
 from twofold.backends.gpu.dense import FEW_CODES
 from twofold.backends.gpu.fused import KernelOps
 from twofold.engine.request import SamplingParams
 from twofold.ops.attention_cases import ATTENTION_CASES, AttentionCase, attend, new_cache, step_batch
 from twofold.ops.cases import BUILDERS, SOFTMAX, Case, cases, error, run
 from twofold.ops.reference import ReferenceOps
+from twofold.ops.steps import width_of
 from twofold.ops.types import Batch
 
 ToyFolder = Callable[[str], tuple[Path, Any]]

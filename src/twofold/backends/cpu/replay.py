@@ -23,6 +23,7 @@ from twofold.backends.cpu.ops import CpuOps, Ints, temperature_factors
 from twofold.ops import rope
 from twofold.ops.observe import ExpertLoad
 from twofold.ops.packed import AnyArray, Dense, Floats, Packed
+from twofold.ops.steps import wants_all_rows, width_of
 from twofold.ops.types import Array, Batch, Pages, Rope, Temperature
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ MOST_ROWS = 64
 """Rows above which a step is so long that asking for its kernels one by one does not matter."""
 MOST_RECORDINGS = 64
 """Shapes of batches that are remembered; the one played longest ago goes first."""
-LEAST_WIDTH = 32
-"""Least columns of a block table in a record: it is widened to a power of two, or every few tokens had a new shape."""
 
 
 class Replayed:
@@ -52,7 +51,7 @@ class Replayed:
         """Logits of the rows the batch asks for."""
         if not (self.may_record(ops) and is_short(batch)):
             return self._forward(ops, batch, cache)
-        widths = [width_of(pages.blocks_SB.shape[1]) for pages in pages_of(batch)]
+        widths = [width_of(pages.blocks_SB.shape[1]) for pages in batch.kinds]
         key = (id(ops), id(cache), len(batch.tokens_T), len(batch.starts_S), *widths)
         known = self._recordings.get(key)
         if known is None:
@@ -203,31 +202,20 @@ class Workspace:
         else:
             block = np.empty(1 << max(0, size_bytes - 1).bit_length(), np.uint8)
             self._blocks.append(block)
-        owner = np.frombuffer(block.data, np.float32, prod(shape))  # views of it keep it alive, it alone the block
+        owner = np.frombuffer(block.data, np.float32, prod(shape))  # what every view of it keeps alive
         weakref.finalize(owner, self._free.append, block)
         return owner.reshape(shape)
 
 
 def is_short(batch: Batch) -> bool:
-    """Whether the batch has few rows and the logits of all are wanted: decoded tokens and guesses."""
-    rows = len(batch.tokens_T)
-    return 0 < rows <= MOST_ROWS and np.array_equal(batch.rows_R, np.arange(rows))
-
-
-def width_of(columns: int) -> int:
-    """The columns that a block table is widened to."""
-    return max(LEAST_WIDTH, 1 << (columns - 1).bit_length())
-
-
-def pages_of(batch: Batch) -> list[Pages]:
-    """Pages of each kind of layer there is."""
-    return [batch.global_pages, *([] if batch.local_pages is None else [batch.local_pages])]
+    """Whether the batch has few rows, all of them wanted."""
+    return 0 < len(batch.tokens_T) <= MOST_ROWS and wants_all_rows(batch)
 
 
 def arrays_of(batch: Batch) -> Iterator[AnyArray]:
     """What changes from step to step."""
     yield from (batch.tokens_T, batch.positions_T, batch.starts_S)
-    for pages in pages_of(batch):
+    for pages in batch.kinds:
         yield from (pages.slots_T, pages.blocks_SB, pages.bases_S)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from twofold.ops.layout import padded
+from twofold.ops.steps import wants_all_rows, width_of
 from twofold.ops.types import Array, Batch, Pages
 
 Ints = npt.NDArray[np.int32]
@@ -19,8 +20,6 @@ SMALL_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32)
 LARGE_STEP = 32
 TILE_ROWS = 16
 """Rows of one sequence from which attention works in tiles of queries."""
-LEAST_WIDTH = 32
-"""Least columns of a padded block table."""
 ALIGNMENT = 4
 """Words that every array begins at a multiple of: kernels are compiled for what their pointers are aligned to."""
 
@@ -53,18 +52,12 @@ class DeviceBatch(Batch):
 
 def is_decode(batch: Batch) -> bool:
     """Whether every sequence has one row and its logits are wanted: what a captured graph can be replayed for."""
-    rows = len(batch.tokens_T)
-    return len(batch.starts_S) == rows + 1 and np.array_equal(batch.rows_R, np.arange(rows))
+    return len(batch.starts_S) == len(batch.tokens_T) + 1 and wants_all_rows(batch)
 
 
 def bucket_of(rows: int) -> int:
     """The number of rows a decoding batch is padded to."""
     return next((size for size in SMALL_BUCKETS if rows <= size), padded(rows, LARGE_STEP))
-
-
-def width_of(columns: int) -> int:
-    """The number of columns a block table is padded to: a power of two."""
-    return max(LEAST_WIDTH, 1 << (columns - 1).bit_length())
 
 
 def pad(batch: Batch) -> Batch:
@@ -101,9 +94,8 @@ def arrays_of(batch: Batch) -> list[npt.NDArray[Any]]:
     """The arrays of a batch, block tables in padded widths, and the sequence of every row; the 64-bit ones first."""
     counts_S = np.diff(batch.starts_S)
     sequence_T = np.repeat(np.arange(len(counts_S), dtype=np.int32), counts_S)
-    kinds = [batch.global_pages, *([] if batch.local_pages is None else [batch.local_pages])]
-    tables = [array for pages in kinds for array in (widened(pages.blocks_SB), pages.bases_S)]
-    slots = [np.asarray(pages.slots_T, np.int64) for pages in kinds]
+    tables = [array for pages in batch.kinds for array in (widened(pages.blocks_SB), pages.bases_S)]
+    slots = [np.asarray(pages.slots_T, np.int64) for pages in batch.kinds]
     own = [batch.tokens_T, batch.positions_T, batch.starts_S, batch.rows_R, sequence_T]
     return slots + [np.ascontiguousarray(array, np.int32) for array in own + tables]
 
