@@ -15,7 +15,6 @@ namespace {
 
 constexpr int kBlockPanels = 4;
 constexpr int kBlock = kBlockPanels * kSlots;  // keys of a key block
-constexpr int kQueries = 4;                    // query rows come in multiples of this
 constexpr float kNothing = -__builtin_inff();  // score of what must not be seen
 
 // What a row has gathered so far: o / s is its output.
@@ -25,18 +24,18 @@ struct State {
     float* sums;     // [rows]
 };
 
-// Query rows of one sequence and one KV head. Row r is token r / group, query head g * group + r % group. The last rows
-// repeat the last real one, so that there are always kQueries of them.
+// Query rows of one sequence and KV head g. Row r is token r / group, query head g * group + r % group. The last rows
+// repeat the last real one, so that for_rows has tiles for all of them.
 struct Tile {
-    int64_t rows, padded_rows, size, width;  // width: size rounded up to 16, zeros there
-    float* queries;                          // [padded_rows, width], already divided by sqrt(size)
-    Codes codes;                             // the same as codes, for int8 keys
-    float* scores;                           // [padded_rows, kBlock], then weights
-    float* factors;                          // [padded_rows, rounded up to 16]: see weigh
-    uint16_t* query_halves[2];               // these are for attend_bf16.h: the queries, as two bf16 numbers each,
-    uint16_t* weight_halves[2];              // the weights likewise, [padded_rows, kBlock],
-    uint16_t* values;                        // and the values of a key block brought together
-    int64_t* firsts;                         // [padded_rows], first and last visible position
+    int64_t g, rows, padded_rows, size, width;  // width: size rounded up to 16, zeros there
+    float* queries;                             // [padded_rows, width], already divided by sqrt(size)
+    Codes codes;                                // the same as codes, for int8 keys
+    float* scores;                              // [padded_rows, kBlock], then weights
+    float* factors;                             // [padded_rows, rounded up to 16]: see weigh
+    uint16_t* query_halves[2];                  // these are for attend_bf16.h: the queries, as two bf16 numbers each,
+    uint16_t* weight_halves[2];                 // the weights likewise, [padded_rows, kBlock],
+    uint16_t* values;                           // and the values of a key block brought together
+    int64_t* firsts;                            // [padded_rows], first and last visible position
     int64_t* lasts;
     State state, total;
 };
@@ -53,29 +52,47 @@ struct KeyBlock {
     int64_t widths[kBlockPanels];  // slots in use
 };
 
-// Calls body.operator()<T, P>(row) for all rows: T of them with P panels of 16 keys or dims are summed up in registers.
-// Eight rows share what it costs to spread a panel over floats, so that nine in ten operations multiply; four rows (a
-// token of one sequence) take more panels at once instead, as far as the items of one fit beside the sums.
+// How many rows for_rows takes, at least `rows`: one, two, or some fives and fours.
+inline int64_t padded_rows(int64_t rows) {
+    if (rows <= 2) return rows;
+    while (rows < 5 * (rows % 4)) ++rows;
+    return larger<int64_t>(rows, 4);
+}
+
+// Calls body.operator()<T, P, kAsks>(row) for all rows: T of them with P panels of 16 keys or dims are summed up in
+// registers. Many rows share what it costs to spread a panel over floats; few take more panels at once instead, so that
+// sums do not wait for each other, as far as the items of one fit beside the sums. The first ones ask for the next key
+// block.
 template <class Items, class Body>
 inline void for_rows(int64_t rows, const Body& body) {
     constexpr int kFewPanels = kLanes < 16 ? 1 : Items::kPack == 4 ? 2 : 4;
+    constexpr int kFewestPanels = kFewPanels > 1 ? kFewPanels : 2;
     int64_t row = 0;
+    const auto pass = [&]<int T, int P>() {
+        if (row == 0)
+            body.template operator()<T, P, true>(row);
+        else
+            body.template operator()<T, P, false>(row);
+        row += T;
+    };
+    if (rows == 1) return pass.template operator()<1, kFewestPanels>();
+    if (rows == 2) return pass.template operator()<2, kFewestPanels>();
+    int64_t fives = rows % 4;
+    if constexpr (kLanes == 8) fives += (rows - 5 * fives) / 20 * 4;  // what sixteen registers hold
+    for (; fives > 0; --fives) pass.template operator()<5, kFewPanels>();
     if constexpr (kLanes == 16)
-        for (; row + 8 <= rows; row += 8) body.template operator()<8, 2>(row);
-    if constexpr (kLanes == 8)  // five rows' sums are what sixteen registers hold; rows come in fours
-        for (; row + 5 * kQueries <= rows; row += 5 * kQueries)
-            for (int i = 0; i < kQueries; ++i) body.template operator()<5, 1>(row + 5 * i);
-    for (; row < rows; row += kQueries) body.template operator()<kQueries, kFewPanels>(row);
+        while (row + 8 <= rows) pass.template operator()<8, 2>();
+    while (row < rows) pass.template operator()<4, kFewPanels>();
 }
 
-// sums[p][t] += rows[t] . panels[p], over `steps` steps of kPack items. A few rows are done with a panel sooner than
-// the next one comes from memory, where panels lie far apart; so they ask for what they will read one key block later.
-template <class Items, int T, int P>
+// sums[p][t] += rows[t] . panels[p], over `steps` steps of kPack items. Few rows are done with a panel sooner than the
+// next one comes from memory, where panels lie far apart; so one key block is asked for while another is read.
+template <class Items, int T, int P, bool kAsks>
 inline void add_products(F (&sums)[P][T][kParts], const float* rows, int64_t stride,
                          const typename Items::Item* const* panels, const typename Items::Item* const* later,
                          int64_t steps) {
     for (int64_t step = 0; step < steps; ++step) {
-        if constexpr (T == kQueries)
+        if constexpr (kAsks)
             for (int p = 0; p < P; ++p)
                 for (int part = 0; part < kParts; ++part)
                     __builtin_prefetch(later[p] + (step * 16 + part * kLanes) * Items::kPack, 0, 2);
@@ -95,7 +112,7 @@ inline void add_products(F (&sums)[P][T][kParts], const float* rows, int64_t str
 }
 
 // Scores of T rows with P panels of keys.
-template <class Items, int T, int P>
+template <class Items, int T, int P, bool kAsks>
 [[gnu::noinline]] void score_panels(const Tile& tile, int64_t row, const KeyBlock<Items>& block,
                                     const KeyBlock<Items>& later, int panel) {
     float* scores = tile.scores + row * kBlock + panel * kSlots;
@@ -109,7 +126,7 @@ template <class Items, int T, int P>
                 Bytes w[P];
                 for (int p = 0; p < P; ++p) {
                     const int64_t place = (step * 16 + part * kLanes) * 4;
-                    if constexpr (T == kQueries) __builtin_prefetch(later.keys[panel + p] + place, 0, 2);
+                    if constexpr (kAsks) __builtin_prefetch(later.keys[panel + p] + place, 0, 2);
                     w[p] = load<Bytes>(block.keys[panel + p] + place) ^ kWeightOffset;
                 }
                 for (int t = 0; t < T; ++t) {
@@ -127,8 +144,8 @@ template <class Items, int T, int P>
                               (load_f32(block.key_scales[panel + p] + part * kLanes) * tile.codes.scales[row + t]));
     } else {
         F sums[P][T][kParts] = {};
-        add_products<Items, T, P>(sums, tile.queries + row * tile.width, tile.width, block.keys + panel,
-                                  later.keys + panel, tile.width / Items::kPack);
+        add_products<Items, T, P, kAsks>(sums, tile.queries + row * tile.width, tile.width, block.keys + panel,
+                                         later.keys + panel, tile.width / Items::kPack);
         for (int p = 0; p < P; ++p)
             for (int t = 0; t < T; ++t)
                 for (int part = 0; part < kParts; ++part)
@@ -195,7 +212,7 @@ void weigh(const Tile& tile, const KeyBlock<Items>& block) {
 }
 
 // outputs = outputs * factor + weights @ values: T rows, P times 16 dims from `dims` on.
-template <class Items, int T, int P>
+template <class Items, int T, int P, bool kAsks>
 [[gnu::noinline]] void accumulate(const Tile& tile, int64_t row, const KeyBlock<Items>& block,
                                   const KeyBlock<Items>& later, int64_t dims) {
     float* outputs = tile.state.outputs + row * tile.width + dims;
@@ -210,8 +227,8 @@ template <class Items, int T, int P>
             columns[p] = block.values[panel] + (dims + p * 16) * kSlots;
             columns_later[p] = later.values[panel] + (dims + p * 16) * kSlots;
         }
-        add_products<Items, T, P>(sums, tile.scores + row * kBlock + panel * kSlots, kBlock, columns, columns_later,
-                                  kSlots / Items::kPack);
+        add_products<Items, T, P, kAsks>(sums, tile.scores + row * kBlock + panel * kSlots, kBlock, columns,
+                                         columns_later, kSlots / Items::kPack);
     }
     for (int p = 0; p < P; ++p)
         for (int t = 0; t < T; ++t)
@@ -223,14 +240,16 @@ template <class Items, int T, int P>
 // while all rows pass, then its values.
 template <class Items>
 void visit(const Tile& tile, const KeyBlock<Items>& block, const KeyBlock<Items>& later) {
-    for_rows<Items>(tile.padded_rows, [&]<int T, int P>(int64_t row) {
-        for (int panel = 0; panel < kBlockPanels; panel += P) score_panels<Items, T, P>(tile, row, block, later, panel);
+    for_rows<Items>(tile.padded_rows, [&]<int T, int P, bool kAsks>(int64_t row) {
+        for (int panel = 0; panel < kBlockPanels; panel += P)
+            score_panels<Items, T, P, kAsks>(tile, row, block, later, panel);
     });
     weigh(tile, block);
-    for_rows<Items>(tile.padded_rows, [&]<int T, int P>(int64_t row) {
+    for_rows<Items>(tile.padded_rows, [&]<int T, int P, bool kAsks>(int64_t row) {
         int64_t dims = 0;
-        for (; dims + P * 16 <= tile.width; dims += P * 16) accumulate<Items, T, P>(tile, row, block, later, dims);
-        for (; dims < tile.width; dims += 16) accumulate<Items, T, 1>(tile, row, block, later, dims);
+        for (; dims + P * 16 <= tile.width; dims += P * 16)
+            accumulate<Items, T, P, kAsks>(tile, row, block, later, dims);
+        for (; dims < tile.width; dims += 16) accumulate<Items, T, 1, kAsks>(tile, row, block, later, dims);
     });
 }
 

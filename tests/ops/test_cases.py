@@ -92,14 +92,17 @@ def threads() -> Iterator[Callable[[int], None]]:
 
 
 @pytest.mark.parametrize("kv_dtype", KV_DTYPES)
-def test_attention_split_along_the_context_is_the_same(threads: Callable[[int], None], kv_dtype: KvDtype) -> None:
-    case = AttentionCase(lengths=(2500, 3, 1100), heads=4, kv_heads=2, size=16, block_size=32)
-    assert any(case.lengths == other.lengths for other in ATTENTION_CASES), "judged against the reference too"
-    ops = CpuOps(kv_dtype=kv_dtype)
+@pytest.mark.parametrize(("index", "steps"), [(8, (1200, 2499)), (10, (1059, 353))])
+def test_attention_split_along_the_context_is_the_same(
+    threads: Callable[[int], None], index: int, steps: tuple[int, int], kv_dtype: KvDtype
+) -> None:
+    """Steps that end with one token of one sequence, or of each: a thread takes some heads of a part of the context."""
+    case, ops = ATTENTION_CASES[index], CpuOps(kv_dtype=kv_dtype)
+    assert max(case.lengths) > 1024, "longer than what one thread takes"
     results = []
     for count in (1, 2, 64):
         threads(count)
-        results.append([attend(case, ops, 1200), attend(case, ops, 2499)])
+        results.append([attend(case, ops, step) for step in steps])
     for result in results[1:]:
         assert all(np.array_equal(one, other) for one, other in zip(result, results[0], strict=True))
 
