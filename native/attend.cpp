@@ -173,11 +173,17 @@ KeyBlock<Items> key_block(const Problem& problem, const Task& task, int64_t g, i
         };
         const int64_t there = larger(task.first_panel, smaller(panel + i, task.last_panel));
         const int64_t block = table[(start_of(there) - base) / cache.block_size];
-        const int64_t index = (block * cache.kv_heads + g) * cache.panels() + there % cache.panels();
-        result.keys[i] = static_cast<const typename Items::Item*>(cache.keys) + index * cache.panel_items();
-        result.values[i] = static_cast<const typename Items::Item*>(cache.values) + index * cache.panel_items();
-        result.key_scales[i] = Items::kIsInteger ? cache.key_scales + index * kSlots : nullptr;
-        result.value_scales[i] = Items::kIsInteger ? cache.value_scales + index * kSlots : nullptr;
+        const auto items_at = [&](void* array) {
+            return panel_at<typename Items::Item>(cache, array, cache.panel_items(), block, g, there % cache.panels());
+        };
+        const auto scales_at = [&](float* array) {
+            return Items::kIsInteger ? panel_at<float>(cache, array, kSlots, block, g, there % cache.panels())
+                                     : nullptr;
+        };
+        result.keys[i] = items_at(cache.keys);
+        result.values[i] = items_at(cache.values);
+        result.key_scales[i] = scales_at(cache.key_scales);
+        result.value_scales[i] = scales_at(cache.value_scales);
         result.starts[i] = start_of(panel + i);
         result.widths[i] = smaller(kSlots, cache.block_size - (panel + i) % cache.panels() * kSlots);
     }

@@ -26,7 +26,18 @@ void check_layout(const Layout& layout, const Cache& cache, int64_t tokens) {
     }
 }
 
-using Items = nb::ndarray<nb::ndim<4>, nb::device::cpu, nb::c_contig>;
+using Items = nb::ndarray<nb::ndim<4>, nb::device::cpu>;
+using Scales = nb::ndarray<float, nb::ndim<4>, nb::device::cpu>;
+
+// The shape of one of a cache's arrays, and that only its blocks lie apart, `block_bytes` in all of them.
+void require_blocks(const auto& array, const Cache& cache, int64_t items, const char* name) {
+    require_shape(array, {cache.blocks, cache.kv_heads, cache.panels(), items}, name);
+    const bool is_whole = array.stride(3) == 1 && array.stride(2) == items &&
+                          array.stride(1) == cache.panels() * items &&
+                          array.stride(0) * static_cast<int64_t>(array.itemsize()) == cache.block_bytes;
+    require(cache.blocks == 0 || is_whole,
+            std::string(name) + " must have contiguous blocks, as far apart as the keys'");
+}
 
 KvType type_of(const Items& keys) {
     if (keys.dtype() == nb::dtype<float>()) return KvType::kF32;
@@ -38,24 +49,24 @@ KvType type_of(const Items& keys) {
 // The cache of one layer held from Python: its arrays, checked once.
 struct HeldCache {
     Items keys, values;
-    Out<float, 4> key_scales, value_scales;
+    Scales key_scales, value_scales;
     Cache view;
 
     // keys and values: [blocks, G, panels, panel items], float32, uint16 (bf16 bits) or int8; scales: [blocks, G,
     // panels, 16], or empty where items are not int8.
-    HeldCache(Items keys_, Items values_, Out<float, 4> key_scales_, Out<float, 4> value_scales_, int64_t block_size,
-              int64_t size)
+    HeldCache(Items keys_, Items values_, Scales key_scales_, Scales value_scales_, int64_t block_size, int64_t size)
         : keys(keys_), values(values_), key_scales(key_scales_), value_scales(value_scales_) {
         const auto blocks = static_cast<int64_t>(keys.shape(0)), heads = static_cast<int64_t>(keys.shape(1));
         require(block_size > 0 && size > 0 && heads > 0, "block size, head size and KV heads must be at least 1");
+        const int64_t block_bytes = keys.stride(0) * static_cast<int64_t>(keys.itemsize());
         view = Cache{type_of(keys), keys.data(), values.data(), key_scales.data(), value_scales.data(), blocks,
-                     heads,         block_size,  size};
+                     heads,         block_size,  size,          block_bytes};
         require(keys.dtype() == values.dtype(), "keys and values must have the same dtype");
-        require_shape(keys, {blocks, heads, view.panels(), view.panel_items()}, "keys");
-        require_shape(values, {blocks, heads, view.panels(), view.panel_items()}, "values");
+        require_blocks(keys, view, view.panel_items(), "keys");
+        require_blocks(values, view, view.panel_items(), "values");
         if (view.type != KvType::kInt8) return;
-        require_shape(key_scales, {blocks, heads, view.panels(), 16}, "key_scales");
-        require_shape(value_scales, {blocks, heads, view.panels(), 16}, "value_scales");
+        require_blocks(key_scales, view, 16, "key_scales");
+        require_blocks(value_scales, view, 16, "value_scales");
     }
 };
 
@@ -91,9 +102,8 @@ void attend(const Native& native, const In<float, 3>& q, const In<float, 3>& k, 
 void bind_attend(nb::module_& m, nb::class_<Native>& native) {
     using namespace nb::literals;
     nb::class_<HeldCache>(m, "Cache")
-        .def(nb::init<Items, Items, Out<float, 4>, Out<float, 4>, int64_t, int64_t>(), "keys"_a.noconvert(),
-             "values"_a.noconvert(), "key_scales"_a.noconvert(), "value_scales"_a.noconvert(), "block_size"_a,
-             "head_size"_a);
+        .def(nb::init<Items, Items, Scales, Scales, int64_t, int64_t>(), "keys"_a.noconvert(), "values"_a.noconvert(),
+             "key_scales"_a.noconvert(), "value_scales"_a.noconvert(), "block_size"_a, "head_size"_a);
     native.def("attend", &attend, "q_THK"_a.noconvert(), "k_TGK"_a.noconvert(), "v_TGK"_a.noconvert(), "cache"_a,
                "positions_T"_a.noconvert(), "starts_S"_a.noconvert(), "slots_T"_a.noconvert(),
                "blocks_SB"_a.noconvert(), "bases_S"_a.noconvert(), "chunk"_a, "o_THK"_a.noconvert());

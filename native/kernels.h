@@ -57,7 +57,7 @@ struct SourceRows {
 enum class KvType : int { kF32, kBf16, kInt8 };
 
 // Paged keys and values of one layer: [blocks, G, panels, panel_items], laid out as kv.h says; int8 with scales
-// [blocks, G, panels, 16].
+// [blocks, G, panels, 16]. Blocks may lie apart, the same number of bytes in all four arrays.
 struct Cache {
     KvType type;
     void* keys;
@@ -65,6 +65,7 @@ struct Cache {
     float* key_scales;  // int8 only
     float* value_scales;
     int64_t blocks, kv_heads, block_size, size;
+    int64_t block_bytes;  // from one block to the next
 
     int64_t panels() const { return (block_size + 15) / 16; }
     int64_t panel_items() const { return (size + 15) / 16 * 16 * 16; }

@@ -23,6 +23,13 @@ inline int64_t value_place(int64_t pack, int64_t slot, int64_t dim) {
     return ((dim / 16 * (kSlots / pack) + slot / pack) * 16 + dim % 16) * pack + slot % pack;
 }
 
+// A panel of a block and KV head in one of the cache's arrays, which has so many items of each.
+template <class Item>
+inline Item* panel_at(const Cache& cache, void* array, int64_t items, int64_t block, int64_t g, int64_t panel) {
+    char* there = static_cast<char*>(array) + block * cache.block_bytes;
+    return reinterpret_cast<Item*>(there) + (g * cache.panels() + panel) * items;
+}
+
 // Each kind of item spreads a register of them over kPack registers of floats; expand gives the one with items i.
 struct F32Items {
     using Item = float;

@@ -51,17 +51,18 @@ void store_head(const Heads& x_TGK, int64_t g, void* items, float* scales, const
     for (int64_t t = 0; t < x_TGK.tokens; ++t) {
         const float* x = x_TGK.data + t * x_TGK.token_stride + g * x_TGK.head_stride;
         const int64_t block = slots_T[t] / cache.block_size, offset = slots_T[t] % cache.block_size;
-        const int64_t index = (block * cache.kv_heads + g) * cache.panels() + offset / kSlots, slot = offset % kSlots;
-        auto* panel = static_cast<typename Items::Item*>(items) + index * cache.panel_items();
+        const int64_t slot = offset % kSlots, p = offset / kSlots;
+        auto* panel = panel_at<typename Items::Item>(cache, items, cache.panel_items(), block, g, p);
+        float* panel_scales = Items::kIsInteger ? panel_at<float>(cache, scales, kSlots, block, g, p) : nullptr;
         if (slot == 0) {
             __builtin_memset(panel, 0, static_cast<size_t>(cache.panel_items()) * sizeof(*panel));
-            if (Items::kIsInteger) __builtin_memset(scales + index * kSlots, 0, kSlots * sizeof(float));
+            if (Items::kIsInteger) __builtin_memset(panel_scales, 0, kSlots * sizeof(float));
         }
         float inverse = 0.0f;
         if (Items::kIsInteger) {
             const float scale = scale_of(x, x_TGK.size);
             inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
-            scales[index * kSlots + slot] = scale;
+            panel_scales[slot] = scale;
         }
         for (int64_t k = 0; k < x_TGK.size; k += kStretch) {
             const int64_t count = smaller(kStretch, x_TGK.size - k);

@@ -195,7 +195,8 @@ void test_attention(const Isa& isa, KvType type, int64_t tokens, int64_t size) {
     const int64_t blocks = padded(tokens, kBlockSize) / kBlockSize;
     const Floats q(tokens * kHeads * size, random), k(tokens * size, random), v(tokens * size, random);
     Floats o(tokens * kHeads * size);
-    Cache cache{type, nullptr, nullptr, nullptr, nullptr, blocks, 1, kBlockSize, size};
+    Cache cache{type, nullptr, nullptr, nullptr, nullptr, blocks, 1, kBlockSize, size, 0};
+    cache.block_bytes = cache.panels() * cache.panel_items() * 4;  // enough for any type
     const auto items = static_cast<size_t>(blocks * cache.panels() * cache.panel_items());
     std::vector<float> keys(items), values(items), key_scales(items), value_scales(items);
     cache.keys = keys.data(), cache.values = values.data();

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twofold.backends.cpu import mapped
-from twofold.backends.cpu.cache import CpuCache, new_layer
+from twofold.backends.cpu.cache import CpuCache, new_layers
 from twofold.backends.cpu.passes import NativePasses
 from twofold.errors import NativeUnavailable
 from twofold.ops import contents, packed, rope, sampling
@@ -168,12 +168,14 @@ class CpuOps:
 
     def new_cache(self, shape: CacheShape, blocks: tuple[int, int], block_size: int) -> list[CpuCache]:
         """Zeroed blocks for each layer."""
+        are_local = [chunk is not None for chunk in shape.chunks]
 
-        def layer(chunk: int | None) -> CpuCache:
-            dims = (blocks[0] if chunk is None else blocks[1], shape.kv_heads, block_size, shape.head_size)
-            return new_layer(self._module, self._kv_dtype, dims)
+        def layers(kind: bool) -> Iterator[CpuCache]:
+            dims = (blocks[kind], shape.kv_heads, block_size, shape.head_size)
+            return iter(new_layers(self._module, self._kv_dtype, are_local.count(kind), dims))
 
-        return [layer(chunk) for chunk in shape.chunks]
+        by_kind = {kind: layers(kind) for kind in (False, True)}
+        return [next(by_kind[kind]) for kind in are_local]
 
     def block_bytes(self, layers: Sequence[CpuCache]) -> int:
         """Bytes of a block."""
