@@ -46,7 +46,7 @@ def test_what_one_layer_keeps_of_a_block_comes_back_alone() -> None:
 
 
 def arrays(**others: Any) -> dict[str, Any]:
-    made = {"keys": np.zeros((4, 2, 2, 256), np.int8), "values": np.zeros((4, 2, 2, 256), np.int8)}
+    made: dict[str, Any] = {"keys": np.zeros((4, 2, 2, 256), np.int8), "values": np.zeros((4, 2, 2, 256), np.int8)}
     scales = np.zeros((4, 2, 2, 64), np.float32)  # as far apart as the items
     made |= {"key_scales": scales[..., :16], "value_scales": scales[..., :16]}
     return {**made, **others}
