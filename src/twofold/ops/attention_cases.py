@@ -61,7 +61,7 @@ ATTENTION_CASES = [
     AttentionCase(lengths=(1100,), heads=2, kv_heads=1, size=8, block_size=64),
     AttentionCase(lengths=(2500, 3, 1100), heads=4, kv_heads=2, size=16, block_size=32),
     AttentionCase(lengths=(30, 9), heads=14, kv_heads=2, size=16, block_size=16),
-    AttentionCase(lengths=(1060, 1060), heads=30, kv_heads=6, size=16, block_size=32),
+    AttentionCase(lengths=(1060, 1060), heads=15, kv_heads=3, size=16, block_size=32),
 ]
 
 
