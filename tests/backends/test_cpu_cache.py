@@ -26,7 +26,7 @@ def test_layers_share_no_memory_and_have_the_blocks_of_their_kind(kv_dtype: KvDt
     assert all(array.strides[0] % 64 == 0 for array in arrays if array.size), "rows of cache lines"
 
 
-def test_a_large_cache_lies_on_whole_huge_pages() -> None:
+def test_a_large_cache_lies_on_pages_of_its_own() -> None:
     layers = CpuOps().new_cache(SHAPE, (1000, 1000), 32)
     keys = layers[0].arrays[0]
     assert keys.strides[0] * len(keys) > HUGE_PAGE

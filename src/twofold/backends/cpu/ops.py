@@ -170,12 +170,12 @@ class CpuOps:
         """Zeroed blocks for each layer."""
         are_local = [chunk is not None for chunk in shape.chunks]
 
-        def layers(kind: bool) -> Iterator[CpuCache]:
-            dims = (blocks[kind], shape.kv_heads, block_size, shape.head_size)
-            return iter(new_layers(self._module, self._kv_dtype, are_local.count(kind), dims))
+        def layers(count: int, of_kind: int) -> Iterator[CpuCache]:
+            dims = (of_kind, shape.kv_heads, block_size, shape.head_size)
+            return iter(new_layers(self._module, self._kv_dtype, count, dims))
 
-        by_kind = {kind: layers(kind) for kind in (False, True)}
-        return [next(by_kind[kind]) for kind in are_local]
+        whole, local = layers(are_local.count(False), blocks[0]), layers(are_local.count(True), blocks[1])
+        return [next(local if is_local else whole) for is_local in are_local]
 
     def block_bytes(self, layers: Sequence[CpuCache]) -> int:
         """Bytes of a block."""
