@@ -1,12 +1,12 @@
 // Attention to bf16 keys and values on tiles (isa/tiles.h): both products of a key block for 16 query rows at a time.
 //
 // Keys and values lie in the cache as tiles want them (kv.h); values of the four panels are brought together first, so
-// that a tile holds 32 slots. Queries and weights are float32; each enters as the sum of two bf16 numbers, its
-// rounding and what that lost, which leaves errors of 2^-17. So this is as exact as the products in float32, for twice
-// the tiles. All rows go this way, however few, so that a row's bits do not depend on the rows beside it.
+// that a tile holds 32 slots. Queries and weights are float32; each enters as the sum of two bf16 numbers (halves.h).
+// All rows go this way, however few, so that a row's bits do not depend on the rows beside it.
 #pragma once
 
 #include "attend_tile.h"
+#include "halves.h"
 #include "isa/tiles.h"
 
 namespace twofold::TWOFOLD_ISA {
@@ -18,22 +18,6 @@ constexpr bool kHasBf16Tiles = kHasTiles && kBlockPanels % 2 == 0;  // two panel
 constexpr int kAtOnce = 4;                                          // C tiles 0 to 3; A is 4 and 5, B 6 and 7
 
 inline bool takes_tiles(const Tile& tile) { return kHasBf16Tiles && tile.size % kTileItems == 0; }
-
-// bf16 of each value, to nearest even; finite values only.
-inline I rounded_bits(F values) {
-    const I bits = (I)values;
-    return (bits + 0x7FFF + ((bits >> 16) & 1)) & static_cast<int32_t>(0xFFFF0000);
-}
-
-// high + low = values, to 2^-17.
-inline void split(const float* values, int64_t count, uint16_t* high, uint16_t* low) {
-    for (int64_t i = 0; i < count; i += kLanes) {
-        const F value = load_f32(values + i);
-        const I first = rounded_bits(value), second = rounded_bits(value - (F)first);
-        store(high + i, __builtin_convertvector((Words)first >> 16, Halves));
-        store(low + i, __builtin_convertvector((Words)second >> 16, Halves));
-    }
-}
 
 // What a tile needs of memory beside the rest, in floats; and its arrays there.
 inline int64_t halves_size(const Tile& tile) {

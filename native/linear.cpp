@@ -1,4 +1,5 @@
-// y_TN = x_TD @ weight_ND^T: activations once to codes (integer weights), then panels of 16 rows over the threads.
+// y_TN = x_TD @ weight_ND^T: activations once to codes (integer weights) or to what tiles take (bf16 ones, where there
+// are tiles), then panels of 16 rows over the threads.
 #include "products.h"
 #include "scratch.h"
 #include "threads.h"
@@ -42,9 +43,21 @@ Codes from_row(const Codes& codes, int64_t row) {
     return {codes.row(row), codes.scales + row, codes.starts + row, codes.width, codes.stride, codes.sums};
 }
 
+Input float_input(const Rows& x_TD, const Weight& next) {
+    Input result{false, {}, x_TD, {}};
+    if constexpr (kHasTiles) {
+        if (next.format == Format::kBf16) result.pairs = pack_pairs(x_TD);
+    }
+    return result;
+}
+
 void multiply_panels(const Input& x, int64_t first_row, int64_t rows, const Weight& weight_ND, int64_t first,
                      int64_t last, float* y, int64_t stride) {
     float* target = y + first_row * stride + first * kPanelRows;
+    if constexpr (kHasTiles) {
+        if (x.pairs.data != nullptr)
+            return multiply_pairs(x.pairs, first_row, rows, weight_ND, first, last, target, stride);
+    }
     if (!x.is_integer) {
         const Rows part{x.rows.data + first_row * x.rows.stride, rows, x.rows.columns, x.rows.stride};
         return multiply_floats(part, weight_ND, first, last, target, stride);
@@ -54,12 +67,9 @@ void multiply_panels(const Input& x, int64_t first_row, int64_t rows, const Weig
 
 void linear(const Rows& x_TD, const Weight& weight_ND, float* y_TN) {
     if (x_TD.rows == 0) return;
-    Input input{is_integer(weight_ND), {}, x_TD};
     Expanded expanded{{}, nullptr, x_TD.rows};
-    if (input.is_integer) {
-        expanded = quantize_rows(x_TD, has_groups(weight_ND, x_TD.rows));
-        input.codes = expanded.codes;
-    }
+    if (is_integer(weight_ND)) expanded = quantize_rows(x_TD, has_groups(weight_ND, x_TD.rows));
+    const Input input = is_integer(weight_ND) ? Input{true, expanded.codes, {}, {}} : float_input(x_TD, weight_ND);
     const int64_t panels = (weight_ND.rows + kPanelRows - 1) / kPanelRows, rows = expanded.place(x_TD.rows);
     float* y = expanded.places == nullptr ? y_TN : scratch<float>(Slot::kExpanded, rows * weight_ND.rows);
     // a share is worth a thread's attention from about 64 thousand products on

@@ -41,6 +41,16 @@ Expanded quantize_rows(const Rows& x_TD, bool has_groups, const int32_t* picks =
 // Products of the rows [rows, N] from those of all codes [place(rows), N].
 void fold_rows(const Expanded& x, const float* products, int64_t columns, float* y_TN);
 
+// Activations for bf16 weights on tiles (tiles_bf16.cpp), where kHasTiles.
+struct Pairs {
+    const uint16_t* data;  // null: not packed
+    int64_t steps;         // of 32 columns
+};
+Pairs pack_pairs(const Rows& x_TD);
+// As the functions below, of the packed rows from `first_row` on; y points at the first one's output.
+void multiply_pairs(const Pairs& x, int64_t first_row, int64_t rows, const Weight& weight_ND, int64_t first,
+                    int64_t last, float* y, int64_t stride);
+
 // y[t, n - 16 * first] for the rows n of panels first <= panel < last; y points at column 16 * first of row 0.
 void multiply_codes(const Codes& x, int64_t tokens, const Weight& weight_ND, int64_t first, int64_t last, float* y,
                     int64_t stride);
@@ -48,12 +58,15 @@ void multiply_groups(const Codes& x, int64_t tokens, const Weight& weight_ND, in
                      int64_t stride);
 void multiply_floats(const Rows& x_TD, const Weight& weight_ND, int64_t first, int64_t last, float* y, int64_t stride);
 
-// Either, with y at column 0: what a parallel region over panels calls.
+// Any of them, with y at column 0: what a parallel region over panels calls.
 struct Input {
     bool is_integer;
     Codes codes;
     Rows rows;
+    Pairs pairs;
 };
+// Rows as a weight that is no integer takes them.
+Input float_input(const Rows& x_TD, const Weight& next);
 inline bool has_groups(const Weight& weight) {
     return weight.format == Format::kInt4 || weight.format == Format::kGroup4;
 }

@@ -78,15 +78,32 @@ void test_products(const Isa& isa, int64_t tokens, int64_t rows, int64_t columns
     Floats y(tokens * rows), expected(tokens * rows);
     const Rows input{x.data, tokens, columns, columns};
 
-    const Weight dense{Format::kF32, w.data, nullptr, nullptr, 1, rows, columns};
-    isa.kernels->linear(input, dense, y.data);
-    for (int64_t t = 0; t < tokens; ++t)
-        for (int64_t n = 0; n < rows; ++n) {
-            double sum = 0;
-            for (int64_t d = 0; d < columns; ++d) sum += double(x.data[t * columns + d]) * w.data[n * columns + d];
-            CHECK(std::fabs(y.data[t * rows + n] - sum) <= 1e-5 * (1 + double(columns)), "%s %ld x %ld x %ld",
-                  isa.name.c_str(), long(tokens), long(rows), long(columns));
+    std::vector<uint16_t> halves(static_cast<size_t>(rows * columns));
+    for (int64_t i = 0; i < rows * columns; ++i) {  // of values that bf16 keeps
+        uint32_t bits;
+        std::memcpy(&bits, w.data + i, 4);
+        bits &= 0xFFFF0000u;
+        std::memcpy(w.data + i, &bits, 4);
+        halves[static_cast<size_t>(i)] = static_cast<uint16_t>(bits >> 16);
+    }
+    const Weight floats[] = {{Format::kF32, w.data, nullptr, nullptr, 1, rows, columns},
+                             {Format::kBf16, halves.data(), nullptr, nullptr, 1, rows, columns}};
+    for (const Weight& weight : floats) {
+        isa.kernels->linear(input, weight, y.data);
+        for (int64_t t = 0; t < tokens; ++t) {
+            for (int64_t n = 0; n < rows; ++n) {
+                double sum = 0;
+                for (int64_t d = 0; d < columns; ++d) sum += double(x.data[t * columns + d]) * w.data[n * columns + d];
+                CHECK(std::fabs(y.data[t * rows + n] - sum) <= 1e-5 * (1 + double(columns)),
+                      "%s format %d, %ld x %ld x %ld", isa.name.c_str(), int(weight.format), long(tokens), long(rows),
+                      long(columns));
+            }
+            isa.kernels->linear(Rows{x.data + t * columns, 1, columns, columns}, weight, expected.data);
+            CHECK(std::memcmp(y.data + t * rows, expected.data, static_cast<size_t>(rows) * 4) == 0,
+                  "%s format %d: row %ld of %ld x %ld x %ld depends on the others", isa.name.c_str(),
+                  int(weight.format), long(t), long(tokens), long(rows), long(columns));
         }
+    }
 
     for (const Format format : {Format::kInt8, Format::kInt4}) {
         const Packed mine = pack(*isa.kernels, format, w.data, rows, columns);
