@@ -15,6 +15,10 @@ const std::vector<Isa>& isas() {
         __builtin_cpu_init();
         if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) result.push_back({"avx2", &avx2::kernels});
 #endif
+#ifdef TWOFOLD_HAS_AVXVNNI
+        if (result.back().name == "avx2" && __builtin_cpu_supports("avxvnni"))
+            result.push_back({"avxvnni", &avxvnni::kernels});
+#endif
 #ifdef TWOFOLD_HAS_AVX512VNNI
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
@@ -37,6 +41,9 @@ const std::vector<Isa>& isas() {
 const std::vector<Isa>& testable_isas() {
     static const std::vector<Isa> found = [] {
         std::vector<Isa> result{{"amx_emulated", &amx_emulated::kernels}};
+#ifdef TWOFOLD_HAS_AVXVNNI_EMULATED
+        if (isas().size() > 1) result.push_back({"avxvnni_emulated", &avxvnni_emulated::kernels});
+#endif
         result.insert(result.end(), isas().begin(), isas().end());
         return result;
     }();

@@ -18,7 +18,7 @@
 namespace twofold::TWOFOLD_ISA {
 namespace {
 
-constexpr int kTile = kLanes == 16 ? 8 : kLanes == 8 ? 4 : 2;  // tokens whose sums stay in registers
+constexpr int kTile = kLanes == 16 ? 8 : kLanes == 8 && !kIsNarrowVnni ? 4 : 2;  // tokens whose sums stay in registers
 constexpr uint8_t kMiddle = 8;
 constexpr int64_t kSliceFrom = 16;                                     // tokens
 constexpr int64_t kSliceGroups = 32;                                   // 20 KiB

@@ -8,7 +8,7 @@
 //     for each group g: dot = sum over its columns of level[nibble] * code;  sum += m[g] * dot
 //
 // Few tokens: nibbles become level + 15, a group's sum is corrected by -15 * sum(codes) and multiplied by m once.
-// Up to 16, where registers are many: every code becomes m * q in a register, for all tokens at once.
+// Some more, where one instruction is a dot: every code becomes m * q in a register, for all tokens at once.
 // Many tokens: a slice of the columns of four panels is unpacked (unpack.h) and stays in the caches while the tokens
 // pass; their sums wait in memory for the next slice. So a weight's width does not decide how many panels share a pass.
 // While tokens pass, nothing would be read from memory: they ask for the next slice on their way.
@@ -21,11 +21,13 @@
 namespace twofold::TWOFOLD_ISA {
 namespace {
 
-constexpr int kWideTile = kLanes == 16 ? 8 : 4;    // tokens per tile
-constexpr int kWidePanels = kLanes == 16 ? 2 : 1;  // and panels: accumulators fill the registers but a few
-constexpr int kFullTile = kLanes == 16 ? 16 : 0;   // most tokens of one panel that leave registers to unpack with
-constexpr int kBlockPanels = 4;                    // panels that the tokens pass at once,
-constexpr int64_t kSliceColumns = 1024;            // so many columns of them: 64 KiB
+constexpr int kWideTile = kLanes == 16 ? 8 : kIsNarrowVnni ? 6 : 4;  // tokens per tile
+constexpr int kWidePanels = kLanes == 16 ? 2 : 1;           // and panels: accumulators fill the registers but a few
+constexpr int kNibbleTile = kIsNarrowVnni ? 2 : kWideTile;  // of nibbles as they lie, which take two sums a group
+// Of one panel, so that registers are left to unpack with.
+constexpr int kFullTile = kLanes == 16 ? 16 : kIsNarrowVnni ? 6 : 0;
+constexpr int kBlockPanels = 4;          // panels that the tokens pass at once,
+constexpr int64_t kSliceColumns = 1024;  // so many columns of them: 64 KiB
 constexpr int64_t kPanelBytes = kSliceColumns / kGroupColumns * kUnpackedGroup;
 constexpr int64_t kLineBytes = 64;
 constexpr int64_t kSoon = 512;  // bytes of weights from the second-level cache, asked for before their use
@@ -119,12 +121,12 @@ template <int T>
             for (int j = 0; j < kGroupQuads / 2; ++j) {
                 const uint8_t* nibbles = panel.codes + group * 256 + j * kQuadBytes + part * 4 * kLanes;
                 __builtin_prefetch(nibbles + kAhead);
-                const Bytes both = load<Bytes>(nibbles);
+                const Bytes both = (Bytes)pin(load<I>(nibbles));
                 for (int half = 0; half < 2; ++half) {
                     const Bytes weights = scaled((half == 0 ? both : (Bytes)((Pairs)both >> 4)) & 15);
                     const int8_t* quads = codes + half * 16 + 4 * j;
                     for (int t = 0; t < T; ++t)
-                        sums[t][part] = dot_int8(sums[t][part], weights, load_quad(quads + t * stride));
+                        sums[t][part] = pin(dot_int8(sums[t][part], weights, load_quad(quads + t * stride)));
                 }
             }
         }
@@ -273,14 +275,14 @@ void multiply_few(const Codes& x, int64_t tokens, const Panels& all) {
         }
     for (; i < all.last; ++i) {
         const Panel panel = all.at(i);
-        if constexpr (kUnpackFrom > kFullTile && kFullTile > kWideTile) {
-            if (is_int4 && tokens > kWideTile && tokens <= kFullTile) {
+        if constexpr (kFullTile > 0) {
+            if (is_int4 && tokens > kNibbleTile) {
                 for_each_tile<kFullTile>(tokens, [&]<int T>(int64_t token) { multiply_unpacked<T>(x, token, panel); });
                 continue;
             }
         }
         if (is_int4)
-            for_each_tile<kWideTile>(tokens, [&]<int T>(int64_t token) { multiply_int4<T>(x, token, panel); });
+            for_each_tile<kNibbleTile>(tokens, [&]<int T>(int64_t token) { multiply_int4<T>(x, token, panel); });
         else
             for_each_tile<kWideTile>(tokens, [&]<int T>(int64_t token) { multiply_int8<T, 1>(x, token, &panel); });
     }

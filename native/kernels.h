@@ -137,6 +137,16 @@ namespace avx2 {
 extern const Kernels kernels;
 }
 #endif
+#ifdef TWOFOLD_HAS_AVXVNNI
+namespace avxvnni {
+extern const Kernels kernels;
+}
+#endif
+#ifdef TWOFOLD_HAS_AVXVNNI_EMULATED
+namespace avxvnni_emulated {
+extern const Kernels kernels;
+}
+#endif
 #ifdef TWOFOLD_HAS_AVX512VNNI
 namespace avx512vnni {
 extern const Kernels kernels;

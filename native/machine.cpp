@@ -118,6 +118,7 @@ std::vector<std::string> machine_features() {
     note("avx2", __builtin_cpu_supports("avx2"));
     note("fma", __builtin_cpu_supports("fma"));
     note("f16c", __builtin_cpu_supports("f16c"));
+    note("avxvnni", __builtin_cpu_supports("avxvnni"));
     note("avx512f", __builtin_cpu_supports("avx512f"));
     note("avx512bw", __builtin_cpu_supports("avx512bw"));
     note("avx512vl", __builtin_cpu_supports("avx512vl"));

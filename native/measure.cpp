@@ -16,7 +16,7 @@ namespace twofold::TWOFOLD_ISA {
 
 namespace {
 
-constexpr int kChains = kLanes == 16 ? 12 : 6;
+constexpr int kChains = kWeightOffset != 0 ? 12 : 6;  // VNNI takes four or five cycles
 
 }  // namespace
 

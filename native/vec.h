@@ -8,6 +8,8 @@
 
 #if defined(TWOFOLD_USE_AVX512VNNI) || defined(TWOFOLD_USE_AVX512AMX)
 #include "isa/avx512vnni.h"
+#elif defined(TWOFOLD_USE_AVXVNNI) || defined(TWOFOLD_USE_AVXVNNI_EMULATED)
+#include "isa/avxvnni.h"
 #elif defined(TWOFOLD_USE_AVX2)
 #include "isa/avx2.h"
 #elif defined(TWOFOLD_USE_NEON)
@@ -19,7 +21,8 @@
 namespace twofold::TWOFOLD_ISA {
 namespace {
 
-constexpr int kParts = 16 / kLanes;  // vectors per panel of 16 rows
+constexpr int kParts = 16 / kLanes;                                // vectors per panel of 16 rows
+constexpr bool kIsNarrowVnni = kLanes == 8 && kWeightOffset != 0;  // a dot is one instruction, registers are only 16
 #if defined(TWOFOLD_USE_AVX512AMX) || defined(TWOFOLD_USE_AMX_EMULATED)
 constexpr bool kHasTiles = true;  // isa/tiles.h
 #else
