@@ -1,5 +1,5 @@
-// float32 as the sum of two bf16 numbers: its rounding and what that lost, which leaves errors of 2^-17. Products of
-// both with bf16 on tiles are as exact as products in float32, for twice the tiles.
+// What bf16 tiles take of float32 values: each as the sum of two bf16 numbers, its rounding and what that lost, which
+// is 2^-17 off, for twice the products; and 16 x 16 words transposed, from rows into a tile's order and back.
 #pragma once
 
 #include "vec.h"

@@ -38,7 +38,8 @@ struct Outputs {
     int64_t stride, first_row, rows;
 
     // C[n, t] of one tile; columns beyond `count` do not exist.
-    void write(const float (&sums)[kTileRows][kTokens], int64_t token_tile, int64_t column, int64_t count) const {
+    [[gnu::noinline]] void write(const float (&sums)[kTileRows][kTokens], int64_t token_tile, int64_t column,
+                                 int64_t count) const {
         alignas(64) float sums_TN[kTokens][kTileRows];
         transpose(sums, sums_TN);
         const int64_t begin = token_tile * kTokens - first_row;
