@@ -94,7 +94,7 @@ Sorted gather(const Rows& x_TD, const float* gates_TA, const Order& order, const
         for (int64_t i = 0; i < order.count; ++i)
             for (int64_t row = rows.place(i); row < rows.place(i + 1); ++row)
                 rows.codes.scales[row] *= gates_TA[order.entries[i]];
-        return {{true, rows.codes, {}, {}}, rows};
+        return {{true, rows.codes, {}}, rows};
     }
     float* gated = scratch<float>(Slot::kRows, order.count * x_TD.columns);
     parallel(order.count, 1 + 16384 / x_TD.columns, [&](int64_t first, int64_t last) {
@@ -116,7 +116,7 @@ Sorted activate(float* hidden, const Order& order, int64_t width, const Weight& 
     const Rows activated{hidden, rows, width, 2 * width};
     if (!is_integer(next)) return {float_input(activated, next), {{}, nullptr, rows}};
     const Expanded expanded = quantize_rows(activated, has_groups(next, order.fewest()));
-    return {{true, expanded.codes, {}, {}}, expanded};
+    return {{true, expanded.codes, {}}, expanded};
 }
 
 void add_slots(const float* outputs, const Order& order, int64_t active, int64_t columns, float* y_TD) {

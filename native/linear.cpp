@@ -44,7 +44,7 @@ Codes from_row(const Codes& codes, int64_t row) {
 }
 
 Input float_input(const Rows& x_TD, const Weight& next) {
-    Input result{false, {}, x_TD, {}};
+    Input result{false, {}, x_TD};
     if constexpr (kHasTiles) {
         if (next.format == Format::kBf16) result.pairs = pack_pairs(x_TD);
     }
@@ -69,7 +69,7 @@ void linear(const Rows& x_TD, const Weight& weight_ND, float* y_TN) {
     if (x_TD.rows == 0) return;
     Expanded expanded{{}, nullptr, x_TD.rows};
     if (is_integer(weight_ND)) expanded = quantize_rows(x_TD, has_groups(weight_ND, x_TD.rows));
-    const Input input = is_integer(weight_ND) ? Input{true, expanded.codes, {}, {}} : float_input(x_TD, weight_ND);
+    const Input input = is_integer(weight_ND) ? Input{true, expanded.codes, {}} : float_input(x_TD, weight_ND);
     const int64_t panels = (weight_ND.rows + kPanelRows - 1) / kPanelRows, rows = expanded.place(x_TD.rows);
     float* y = expanded.places == nullptr ? y_TN : scratch<float>(Slot::kExpanded, rows * weight_ND.rows);
     // a share is worth a thread's attention from about 64 thousand products on

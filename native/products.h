@@ -43,8 +43,8 @@ void fold_rows(const Expanded& x, const float* products, int64_t columns, float*
 
 // Activations for bf16 weights on tiles (tiles_bf16.cpp), where kHasTiles.
 struct Pairs {
-    const uint16_t* data;  // null: not packed
-    int64_t steps;         // of 32 columns
+    const uint16_t* data = nullptr;  // null: not packed
+    int64_t steps = 0;               // of 32 columns
 };
 Pairs pack_pairs(const Rows& x_TD);
 // As the functions below, of the packed rows from `first_row` on; y points at the first one's output.
@@ -63,7 +63,7 @@ struct Input {
     bool is_integer;
     Codes codes;
     Rows rows;
-    Pairs pairs;
+    Pairs pairs = {};
 };
 // Rows as a weight that is no integer takes them.
 Input float_input(const Rows& x_TD, const Weight& next);

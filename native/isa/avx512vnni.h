@@ -9,8 +9,7 @@ namespace twofold::TWOFOLD_ISA {
 namespace {
 
 constexpr int kLanes = 16;
-constexpr int64_t kUnpackFrom = 17;     // tokens, see integer.cpp: up to 16 they are unpacked in registers
-constexpr bool kUnpacksLevels = false;  // see unpack.h
+constexpr int64_t kUnpackFrom = 17;  // tokens, see integer.cpp: up to 16 they are unpacked in registers
 typedef float F __attribute__((vector_size(64)));
 typedef int32_t I __attribute__((vector_size(64)));
 typedef uint8_t Bytes __attribute__((vector_size(64)));
@@ -20,24 +19,8 @@ inline I pin(I v) { return v; }
 inline F fma(F a, F b, F c) { return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 inline F fma_in_order(F a, F b, F sum) { return fma(a, b, sum); }
 
-// The left operand is unsigned: weights enter as w + 128, and 128 times the sum of the codes is taken off once per
-// token (sums may wrap on the way, the result is exact modulo 2^32).
-constexpr uint8_t kWeightOffset = 128;
-inline I dot_int8(I acc, Bytes w, I x) { return (I)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, (__m512i)x); }
-
-// The corrected sum of half a group fits 16 bits (16 * 15 * 127 < 32768), so one 16-bit dot multiplies and accumulates
-// it.
-typedef I Group;
-constexpr int kGroupSums = 2;
-constexpr bool kSplitStarts = false;  // whether group_start needs its halves apart
-inline int32_t group_start(int32_t start01, int32_t start23) { return start01 + start23; }
-inline Group group_dot(Group group, Bytes levels, I x) {
-    return (I)_mm512_dpbusd_epi32((__m512i)group, (__m512i)levels, (__m512i)x);
-}
-inline I group_total(Group group) { return group; }
-inline I group_finish(I acc, Group group, I multipliers) {
-    return (I)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)group, (__m512i)multipliers);
-}
+inline I dot_bytes(I sum, I w, I x) { return (I)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x); }
+inline I dot_shorts(I sum, I a, I b) { return (I)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b); }
 
 // As a > b ? a : b, for which GCC 12 compares and blends.
 inline F vmax(F a, F b) { return (F)_mm512_maskz_max_ps(0xFFFF, (__m512)a, (__m512)b); }
@@ -80,3 +63,5 @@ inline void unpack_multipliers(const uint8_t* stored, I (&out)[1]) {
 
 }  // namespace
 }  // namespace twofold::TWOFOLD_ISA
+
+#include "vnni.h"
