@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from twofold.backends.gpu import devices
 from twofold.ops.layout import padded
 from twofold.ops.steps import wants_all_rows, width_of
 from twofold.ops.types import Array, Batch, Pages
@@ -145,7 +146,8 @@ def view(words: Tensor, arrays: list[npt.NDArray[Any]], host: Batch, is_local: b
 
 
 def upload(batch: Batch, device: torch.device) -> DeviceBatch:
-    """The batch on the device."""
+    """The batch on the device, for a step that this thread launches."""
+    devices.use(device)
     arrays = arrays_of(batch)
     words = torch.from_numpy(flatten(arrays)).to(device)
     return view(words, arrays, batch, batch.local_pages is not None)

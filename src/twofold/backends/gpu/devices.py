@@ -40,6 +40,12 @@ def device_of(name: str, rank: int) -> str:
     return f"{device.type}:{(device.index or 0) + rank}"
 
 
+def use(device: torch.device) -> None:
+    """Have this thread launch kernels on the device: every thread begins with the first one."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+
+
 def share_cores(ranks: int) -> None:
     """Have this process use its part of the machine's cores."""
     torch.set_num_threads(max(1, torch.get_num_threads() // ranks))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from twofold.backends.gpu import devices
 from twofold.backends.gpu.batches import DeviceBatch, arrays_of, flatten, pad, view
 from twofold.backends.gpu.cache import GpuCache
 from twofold.backends.gpu.ops import Forward
@@ -37,7 +38,8 @@ class Slots:
         self._slots: dict[tuple[tuple[int, ...], ...], Slot] = {}
 
     def place(self, batch: Batch) -> DeviceBatch:
-        """A decoding batch, padded, in its slot."""
+        """A decoding batch, padded, in its slot, for a step that this thread launches."""
+        devices.use(self._device)
         arrays = arrays_of(pad(batch))
         words = torch.from_numpy(flatten(arrays))
         key = tuple(array.shape for array in arrays)
