@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from twofold.backends.gpu.group import Group
     from twofold.backends.gpu.offloaded import OffloadedOps
     from twofold.backends.gpu.shards import Cut
+    from twofold.engine.engine import Engine
 
 ACCELERATORS = ("nvidiactl", "nvidia0", "kfd", "dxg", "accel", "dri")
 """Names under /dev of which at least one is there where a GPU's driver is."""
@@ -108,6 +109,41 @@ def captured(settings: Resolved, ops: Ops, forward: Forward) -> Forward:
 
     assert isinstance(ops, TorchOps)
     return ops.captured(forward)
+
+
+def rehearse(settings: Resolved, engine: Engine) -> None:
+    """Have an idle engine's kernels compiled by steps of all sizes, where it runs on some.
+
+    A model on several ranks or with experts in the host's memory compiles each kernel when a step first takes it.
+    """
+    if settings.backend != "gpu" or settings.ranks > 1 or settings.expert_cache or not has_triton():
+        return
+    from twofold.backends.gpu import rehearsal
+    from twofold.backends.gpu.fused import KernelOps
+
+    if isinstance(engine.ops, KernelOps):
+        layout, limits = engine.blocks.layout, engine.limits
+        sizes = rehearsal.Sizes(
+            sequences=limits.max_sequences,
+            rows=limits.step_tokens,
+            context=limits.context,
+            block_size=layout.block_size,
+            has_local=layout.chunk is not None,
+        )
+        rehearsal.rehearse(engine.ops, engine.forward, engine.cache, sizes)
+
+
+def on_compilation(settings: Resolved, tell: Callable[[str], None]) -> None:
+    """From now on `tell` is called with the name of every kernel that was compiled, not of those found on the disk."""
+    if settings.backend == "gpu" and has_triton():
+        from twofold.backends.gpu import rehearsal
+
+        rehearsal.on_compilation(tell)
+
+
+def has_triton() -> bool:
+    """Whether there is Triton, which compiles kernels."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def build_offloaded(settings: Resolved) -> OffloadedOps:

@@ -14,7 +14,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from twofold.api import LLM, Completion, Piece, SamplingParams
 from twofold.ops.cost import Footprint
+from twofold.placing import on_compilation
 
+TOLD_KERNELS = 10
 MEASURED_BYTES = 512 * 2**20
 """Size of the buffer that measures the memory's limit: far beyond any cache."""
 
@@ -25,7 +27,23 @@ def load_with_progress(model: str, **settings: Any) -> LLM:
         llm = LLM(model, progress=report, **settings)
     for warning in llm.loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
+    on_compilation(llm.loaded.settings, Compiled().one_more)
     return llm
+
+
+class Compiled:
+    """Tells on stderr of kernels being compiled: of the first, and of every tenth."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def one_more(self, _: str) -> None:
+        """Another kernel was compiled."""
+        self.count += 1
+        if self.count == 1:
+            click.echo("compiling kernels, about a second each; they are kept for the next start", err=True)
+        elif self.count % TOLD_KERNELS == 0:
+            click.echo(f"compiled {self.count} kernels", err=True)
 
 
 @contextmanager

@@ -22,11 +22,15 @@ LEAVE_S = 30.0
 
 
 def prepare(llm: LLM, version: str, price: Price | None, phases: Phases) -> Facts:
-    """Warm up, count experts, have the limit measured; what the server is told. `phases` hears of the first."""
+    """Warm up, count experts, have the limit measured; what the server is told. `phases` hears of the warming up."""
     from twofold.cli.read_limit import ReadLimit
     from twofold.ops.cost import expected_read_bytes
+    from twofold.placing import rehearse
     from twofold.server.facts import Facts, unknown
 
+    if llm.loaded.settings.backend == "gpu":
+        rehearse(llm.loaded.settings, llm.engine)
+        phases.end("kernels")
     warm_up(llm)
     phases.end("warm-up")
     architecture, chosen = llm.loaded.model.architecture, llm.loaded.settings
