@@ -68,15 +68,16 @@ def steps(sizes: Sizes) -> Iterator[tuple[int, ...]]:
         yield (sizes.context,) * whole + (rest,) * (rest > 0)
     for rows in FEW_ROWS:
         if rows <= min(sizes.rows, sizes.context):
-            yield (rows,) * min(sizes.sequences, sizes.rows // rows)
+            most = min(sizes.sequences, sizes.rows // rows)
+            yield from ((rows,) * count for count in sorted({min(3, most), most}))  # three logits: no bucket has these
     if sizes.rows > TILE_ROWS and sizes.context >= TILE_ROWS and sizes.sequences > 1:
         yield (TILE_ROWS, 1)
         yield (TILE_ROWS, *(1,) * min(sizes.sequences - 1, sizes.rows - TILE_ROWS))
 
 
 def powers(most: int) -> list[int]:
-    """Powers of two and what lies halfway between them, up to `most`, and `most`."""
-    found = {number for power in range(most.bit_length()) for number in (1 << power, 3 << power)}
+    """Powers of two, what lies right above and halfway between them, up to `most`, and `most`."""
+    found = {number for power in range(most.bit_length()) for number in (1 << power, 1 + (1 << power), 3 << power)}
     return sorted({number for number in found if number < most} | {most})
 
 
