@@ -19,12 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
+from triton import knobs
 from triton.backends.compiler import GPUTarget
+from triton.compiler.compiler import LazyDict
 from triton.runtime import driver
 
 from benchmarks.gpu import networks
 from twofold.backends.gpu import rehearsal
 from twofold.backends.gpu.fused import KernelOps
+from twofold.backends.gpu.kernels import launching
 from twofold.engine.engine import Engine
 from twofold.engine.request import SamplingParams
 
@@ -52,13 +55,15 @@ class Nothing:
 
 
 class Launcher:
-    """Takes what a kernel is launched with."""
+    """Takes what a kernel is launched with; `taken` is what it was the last time."""
+
+    taken: tuple[Any, ...] = ()
 
     def __init__(self, *_: Any) -> None:
         pass
 
-    def __call__(self, *_: Any) -> None:
-        pass
+    def __call__(self, *arguments: Any) -> None:
+        Launcher.taken = arguments
 
 
 class Utilities:
@@ -184,16 +189,45 @@ def serve(engine: Engine, seed: int) -> None:
             engine.step()
 
 
+def without_metadata(taken: tuple[Any, ...]) -> list[Any]:
+    """What a launcher was given, without what profilers are told, which is made anew for every launch."""
+    return [item for item in taken if not isinstance(item, LazyDict)]
+
+
+def launch_twice(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    """As the backend does, then as Triton does: the same kernel must be launched with the same arguments."""
+    launching.launch(kernel, grid, *arguments, **constants)
+    ours = Launcher.taken
+    kernel[grid](*arguments, **constants)
+    pairs = zip(without_metadata(ours), without_metadata(Launcher.taken), strict=True)
+    assert all(mine is its or mine == its for mine, its in pairs), f"{kernel} is launched in another way than by Triton"
+    runnable, _ = launching._compiled[launching.key_of(kernel, arguments, constants)]
+    assert runnable is kernel.warmup(*arguments, grid=(1,), **constants), f"another {kernel} than Triton's is launched"
+
+
+def check_launches() -> None:
+    """From now on every launch is done twice."""
+    for module in list(sys.modules.values()):
+        if getattr(module, "launch", None) is launching.launch and module is not launching:
+            module.__dict__["launch"] = launch_twice
+
+
+def listen() -> list[str]:
+    """Names of kernels that are compiled from now on, or brought from the disk."""
+    found: list[str] = []
+    knobs.compilation.listener = lambda *, src, **_: found.append(src.name)
+    return found
+
+
 def main(dtype: str, seed: int) -> None:
     """See the module."""
     pretend()
-    rehearsed: list[str] = []
-    afterwards: list[str] = []
     with Pretending():
         engine = build_engine(dtype)
-        rehearsal.on_compilation(rehearsed.append)
+        rehearsed = listen()
         rehearse(engine)
-        rehearsal.on_compilation(afterwards.append)
+        afterwards = listen()
+        check_launches()
         serve(engine, seed)
     print(json.dumps({"rehearsed": len(rehearsed), "afterwards": afterwards}))
 

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.early import options, release, wait
+from twofold.backends.gpu.kernels.launching import cdiv, launch
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.ops.types import Temperature
 
@@ -23,7 +24,8 @@ def angles(positions_T: Tensor, frequencies_K2: Tensor) -> tuple[Tensor, Tensor]
     tokens, pairs = len(positions_T), len(frequencies_K2)
     cosine_TK2, sine_TK2 = (torch.empty(tokens, pairs, device=positions_T.device) for _ in range(2))
     if tokens:
-        angles_kernel[(triton.cdiv(tokens * pairs, BLOCK),)](
+        launch(
+            angles_kernel, (cdiv(tokens * pairs, BLOCK),),
             positions_T, frequencies_K2, cosine_TK2, sine_TK2, tokens, PAIRS=pairs, BLOCK=BLOCK,
             **options(positions_T.device), num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
@@ -34,7 +36,8 @@ def factors(positions_T: Tensor, setting: Temperature) -> Tensor:
     """What queries at these positions are multiplied by, float32 [T]: see ops.types.Temperature."""
     factors_T = torch.empty(len(positions_T), device=positions_T.device)
     if len(positions_T):
-        factors_kernel[(triton.cdiv(len(positions_T), BLOCK),)](
+        launch(
+            factors_kernel, (cdiv(len(positions_T), BLOCK),),
             positions_T, factors_T, len(positions_T), setting.scale, FLOOR=setting.floor, BLOCK=BLOCK,
             **options(positions_T.device), num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from twofold.backends.gpu.cache import GpuCache
 from twofold.backends.gpu.kernels.early import options, release, wait
+from twofold.backends.gpu.kernels.launching import cdiv, launch, power_from
 from twofold.backends.gpu.kernels.paging import (
     LOG2E,
     dot_dtype,
@@ -249,16 +250,17 @@ def attend_rows(
     kv_heads, block_size = cache.keys.shape[1:3]
     rows, shared = (len(starts_S) - 1) * longest, heads // kv_heads
     visible = min(blocks_SB.shape[1] * block_size, chunk or 1 << 31)
-    programs = min(config.splits, triton.cdiv(visible, config.unit), triton.cdiv(config.programs, rows * kv_heads))
+    programs = min(config.splits, cdiv(visible, config.unit), cdiv(config.programs, rows * kv_heads))
     splits = config.splits if programs > 1 else 0
     room = torch.empty(rows * heads * splits * (size + 2), dtype=torch.float32, device=q_THK.device)
     counters = cache.counters
     if rows * kv_heads > len(counters):
         counters = torch.zeros(rows * kv_heads, dtype=torch.int32, device=q_THK.device)
-    padded, shared_padded = max(32, triton.next_power_of_2(size)), triton.next_power_of_2(shared)
+    padded, shared_padded = max(32, power_from(size)), power_from(shared)
     burst = min(config.splits, max(1, MERGE_ITEMS * config.warps // (shared_padded * padded)))
     whole = config.unit % block_size == 0 and is_whole(config.block, block_size, chunk or 0)
-    attend_few_kernel[(programs, kv_heads, rows)](
+    launch(
+        attend_few_kernel, (programs, kv_heads, rows),
         q_THK, cache.keys, cache.values, cache.key_scales, cache.value_scales, positions_T, starts_S,
         blocks_SB, bases_S, room, room[rows * heads * splits * size :], counters, o_TD,
         blocks_SB.shape[1], chunk or 0, size**-0.5, longest, KV_HEADS=kv_heads,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from twofold.backends.gpu.cache import GpuCache
 from twofold.backends.gpu.kernels.early import options, release, wait
+from twofold.backends.gpu.kernels.launching import cdiv, launch, power_from
 from twofold.backends.gpu.kernels.paging import (
     LOG2E,
     dot_dtype,
@@ -224,10 +225,11 @@ def attend_tiles(
     if cache.keys.dtype == torch.bfloat16 and not is_plain():
         q_THK = q_THK.to(torch.bfloat16)
     kv_heads, block_size = cache.keys.shape[1:3]
-    attend_many_kernel[(heads, triton.cdiv(longest, config.rows), len(starts_S) - 1)](
+    launch(
+        attend_many_kernel, (heads, cdiv(longest, config.rows), len(starts_S) - 1),
         q_THK, cache.keys, cache.values, cache.key_scales, cache.value_scales, positions_T, starts_S,
         blocks_SB, bases_S, o_TD, blocks_SB.shape[1], chunk or 0, heads, least, size**-0.5, KV_HEADS=kv_heads,
-        K=size, KP=max(32, triton.next_power_of_2(size)), BLOCK_SIZE=block_size, ROWS=config.rows,
+        K=size, KP=max(32, power_from(size)), BLOCK_SIZE=block_size, ROWS=config.rows,
         BLOCK=config.block, DOT=dot_dtype(), IS_WHOLE=is_whole(config.block, block_size, chunk or 0),
         num_warps=config.warps, num_stages=config.stages, **options(q_THK.device),
     )  # fmt: skip

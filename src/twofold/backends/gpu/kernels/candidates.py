@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twofold.backends.gpu.kernels.launching import cdiv, launch
 from twofold.backends.gpu.kernels.signature import Signature
 
 BINS = 512
@@ -69,17 +70,19 @@ def best_ids(logits_RV: Tensor, best_R: Tensor, wanted_R: Tensor) -> tuple[Tenso
     ROOM. logits_RV is float32 and contiguous, best_R its largest values.
     """
     rows, vocabulary = logits_RV.shape
-    blocks = triton.cdiv(vocabulary, BLOCK)
+    blocks = cdiv(vocabulary, BLOCK)
     counts = torch.empty(rows, blocks, BINS, dtype=torch.int32, device=logits_RV.device)
     shape = {"FIRST": FIRST, "BINS": BINS, "BLOCK": BLOCK}
     grid = (blocks, rows)
-    count_kernel[grid](logits_RV, best_R, counts, vocabulary, blocks, **shape, num_warps=8)
+    launch(count_kernel, grid, logits_RV, best_R, counts, vocabulary, blocks, **shape, num_warps=8)
     sums_RB = counts.sum(dim=1).cumsum(dim=1)
     limits_R = (sums_RB < wanted_R[:, None]).sum(dim=1).clamp(max=BINS - 1)
     found_R = sums_RB.gather(1, limits_R[:, None])[:, 0]
     keys = torch.full((rows, ROOM), torch.iinfo(torch.int64).min, device=logits_RV.device)
     filled_R = torch.zeros(rows, dtype=torch.int32, device=logits_RV.device)
-    collect_kernel[grid](logits_RV, best_R, limits_R, filled_R, keys, vocabulary, **shape, ROOM=ROOM, num_warps=8)
+    launch(
+        collect_kernel, grid, logits_RV, best_R, limits_R, filled_R, keys, vocabulary, **shape, ROOM=ROOM, num_warps=8
+    )
     ids = LOWEST - (keys.sort(dim=1, descending=True).values & LOWEST)
     return ids, torch.where(found_R <= ROOM, found_R, 0), sums_RB[:, -1]
 

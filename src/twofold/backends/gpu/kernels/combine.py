@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.early import options, release, wait
+from twofold.backends.gpu.kernels.launching import cdiv, launch
 from twofold.backends.gpu.kernels.signature import Signature
 
 BLOCK = 1024
@@ -46,8 +47,10 @@ def combine(y_RN: Tensor, active: int, add1: Tensor | None = None, add2: Tensor 
     adds = [item for item in (add1, add2) if item is not None]
     first, second = [*adds, y_RN, y_RN][:2]
     if tokens:
-        grid = (triton.cdiv(columns, BLOCK), tokens)
-        combine_kernel[grid](
+        grid = (cdiv(columns, BLOCK), tokens)
+        launch(
+            combine_kernel,
+            grid,
             y_RN,
             first,
             second,

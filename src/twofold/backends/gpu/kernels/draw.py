@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twofold.backends.gpu.kernels.launching import cdiv, launch, power_from
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.ops.sampling import STRETCH
 
@@ -72,14 +73,26 @@ def draw(logits_RV: Tensor, best_R: Tensor, settings_RF: Tensor, tokens_R: Tenso
     logits_RV is float32 and contiguous.
     """
     rows, vocabulary = logits_RV.shape
-    stretches = triton.cdiv(vocabulary, STRETCH)
+    stretches = cdiv(vocabulary, STRETCH)
     sums_RS = torch.empty(rows, stretches, dtype=torch.float64, device=logits_RV.device)
     shared = {"FIELDS": FIELDS, "STRETCH": STRETCH}
-    grid = (triton.cdiv(stretches, AT_ONCE), rows)
-    sums_kernel[grid](
-        logits_RV, best_R, settings_RF, sums_RS, vocabulary, stretches, **shared, AT_ONCE=AT_ONCE, num_warps=8
+    grid = (cdiv(stretches, AT_ONCE), rows)
+    launch(
+        sums_kernel,
+        grid,
+        logits_RV,
+        best_R,
+        settings_RF,
+        sums_RS,
+        vocabulary,
+        stretches,
+        **shared,
+        AT_ONCE=AT_ONCE,
+        num_warps=8,
     )
-    invert_kernel[(rows,)](
+    launch(
+        invert_kernel,
+        (rows,),
         logits_RV,
         best_R,
         settings_RF,
@@ -88,7 +101,7 @@ def draw(logits_RV: Tensor, best_R: Tensor, settings_RF: Tensor, tokens_R: Tenso
         vocabulary,
         stretches,
         **shared,
-        SLOTS=triton.next_power_of_2(stretches),
+        SLOTS=power_from(stretches),
         num_warps=4,
     )
     return sums_RS

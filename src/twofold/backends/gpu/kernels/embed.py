@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twofold.backends.gpu.kernels.launching import cdiv, launch
 from twofold.backends.gpu.weights import Int4Weight, RefinedWeight, level_table
 
 GROUPS = 32
@@ -20,7 +21,8 @@ def embed(table: Int4Weight | RefinedWeight, tokens_T: Tensor) -> Tensor:
     x_TD = torch.empty(len(tokens_T), columns, device=tokens_T.device)
     if len(tokens_T):
         parts = [array for half in (halves[0], halves[-1]) for array in (half.codes, half.multipliers, half.scales)]
-        embed_kernel[(triton.cdiv(groups, GROUPS), len(tokens_T))](
+        launch(
+            embed_kernel, (cdiv(groups, GROUPS), len(tokens_T)),
             tokens_T, level_table(tokens_T.device), *parts, x_TD, columns, groups,
             IS_REFINED=len(halves) == 2, GROUPS=GROUPS, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip

@@ -18,6 +18,7 @@ from torch import Tensor
 from twofold.backends.gpu.kernels.early import options, release, wait
 from twofold.backends.gpu.kernels.fp8 import decode_apart, decode_fp8, decode_words, has_fp8
 from twofold.backends.gpu.kernels.group4_few import Rows, Tiling, launch_group4
+from twofold.backends.gpu.kernels.launching import cdiv, launch
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.tiles import find_row, read_tile
@@ -163,7 +164,7 @@ def few(x_TD: Tensor, weight: FloatWeight, add_TN: Tensor | None = None, tiling:
     """
     y_TN = torch.empty(len(x_TD), weight.shape[0], dtype=torch.float32, device=x_TD.device)
     if len(x_TD):
-        launch(Rows(x_TD=x_TD, y_RN=y_TN, add_RN=add_TN), weight, tiling)
+        start(Rows(x_TD=x_TD, y_RN=y_TN, add_RN=add_TN), weight, tiling)
     return y_TN
 
 
@@ -183,11 +184,11 @@ def few_routed(
     y_RN = torch.empty(len(experts_R), weight.shape[1], dtype=torch.float32, device=x_TD.device)
     if len(experts_R):
         rows = Rows(x_TD=x_TD, y_RN=y_RN, add_RN=add_RN, active=active, experts_R=experts_R, gates_R=gates_R)
-        launch(rows, weight, tiling)
+        start(rows, weight, tiling)
     return y_RN
 
 
-def launch(rows: Rows, weight: FloatWeight, tiling: Tiling | None) -> None:
+def start(rows: Rows, weight: FloatWeight, tiling: Tiling | None) -> None:
     """Start the kernel for this format."""
     if isinstance(weight, Group4Weight):
         launch_group4(rows, weight, tiling)
@@ -199,8 +200,10 @@ def launch(rows: Rows, weight: FloatWeight, tiling: Tiling | None) -> None:
         values = values.view(torch.int32 if kind == "words" else torch.uint8)
     tiling = tiling or choose(item_bytes, rows.tokens)
     tile_columns = tiling.row_bytes // item_bytes
-    grid = (triton.cdiv(weight.shape[-2], tiling.rows), rows.programs)
-    few_kernel[grid](
+    grid = (cdiv(weight.shape[-2], tiling.rows), rows.programs)
+    launch(
+        few_kernel,
+        grid,
         rows.x_TD,
         values,
         weight.scales if isinstance(weight, Fp8Weight) else values,

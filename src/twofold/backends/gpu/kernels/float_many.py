@@ -18,6 +18,7 @@ from torch import Tensor
 
 from twofold.backends.gpu.kernels.fp8 import decode_fp8, has_fp8, quantize_fp8
 from twofold.backends.gpu.kernels.group4_many import WIDENED_FROM, launch_group4, widened
+from twofold.backends.gpu.kernels.launching import cdiv, launch
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.tiles import Blocks, Order, Tiling, block_rows, place_program, read_tile
@@ -105,7 +106,7 @@ def many_routed(
     blocks = Blocks.ordered(x_TD, active, order, gates_R)
     y_RN = torch.empty(blocks.rows, weight.shape[-2], dtype=out_dtype, device=x_TD.device)
     if blocks.rows:
-        launch(blocks, weight, y_RN, tiling)
+        start(blocks, weight, y_RN, tiling)
     return y_RN
 
 
@@ -118,11 +119,11 @@ def many(
     blocks = Blocks.plain(x_TD)
     y_TN = torch.empty(len(x_TD), weight.shape[-2], dtype=out_dtype, device=x_TD.device)
     if blocks.rows:
-        launch(blocks, weight, y_TN, tiling)
+        start(blocks, weight, y_TN, tiling)
     return y_TN
 
 
-def launch(blocks: Blocks, weight: FloatWeight, y_RN: Tensor, tiling: Tiling | None) -> None:
+def start(blocks: Blocks, weight: FloatWeight, y_RN: Tensor, tiling: Tiling | None) -> None:
     """Start the kernel for this format."""
     if isinstance(weight, Group4Weight):
         launch_group4(blocks, weight, y_RN, tiling)
@@ -139,7 +140,9 @@ def launch(blocks: Blocks, weight: FloatWeight, y_RN: Tensor, tiling: Tiling | N
         x_TD = x_TD.to(values.dtype)
     item_bytes = x_TD.element_size()
     tiling = tiling or choose(blocks.block, item_bytes, target())
-    many_kernel[(blocks.count * triton.cdiv(weight.shape[-2], tiling.rows),)](
+    launch(
+        many_kernel,
+        (blocks.count * cdiv(weight.shape[-2], tiling.rows),),
         x_TD,
         x_scales,
         values,

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.early import options, release, wait
+from twofold.backends.gpu.kernels.launching import launch, power_from
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.weights import Fp8Weight
@@ -125,13 +126,15 @@ def quantize_fp8(x_TD: Tensor) -> tuple[Tensor, Tensor]:
     bits_TD = torch.empty(tokens, columns, dtype=torch.uint8, device=x_TD.device)
     scales_T = torch.empty(tokens, 1, dtype=torch.float32, device=x_TD.device)
     if tokens:
-        quantize_fp8_kernel[(tokens,)](
+        launch(
+            quantize_fp8_kernel,
+            (tokens,),
             x_TD,
             bits_TD,
             scales_T,
             x_TD.stride(0),
             D=columns,
-            BLOCK=triton.next_power_of_2(columns),
+            BLOCK=power_from(columns),
             **options(x_TD.device),
             num_warps=8,
         )

@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.early import options, release, wait
+from twofold.backends.gpu.kernels.launching import cdiv, launch
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.tiles import find_row, read_tile
@@ -214,8 +215,10 @@ def launch_group4(rows: Rows, weight: Group4Weight, tiling: Tiling | None) -> No
     """Fill rows.y_RN."""
     tiling = tiling or CONFIGS[0]
     words = weight.codes.view(torch.int32)
-    grid = (triton.cdiv(weight.shape[-2], tiling.rows), rows.programs)
-    few_group4_kernel[grid](
+    grid = (cdiv(weight.shape[-2], tiling.rows), rows.programs)
+    launch(
+        few_group4_kernel,
+        grid,
         rows.x_TD,
         words,
         weight.scales,

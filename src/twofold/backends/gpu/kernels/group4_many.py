@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.group4_few import read_codes, unpack_groups
+from twofold.backends.gpu.kernels.launching import cdiv, launch
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.tiles import Blocks, Tiling, block_rows, place_program, read_tile
@@ -135,7 +136,9 @@ def widened(weight: Group4Weight) -> Tensor:
     rows, columns = weight.shape
     groups = weight.scales.shape[-1]
     values = torch.empty(rows, columns, dtype=torch.bfloat16, device=weight.codes.device)
-    widen_kernel[(triton.cdiv(rows, 4), triton.cdiv(groups, 32))](
+    launch(
+        widen_kernel,
+        (cdiv(rows, 4), cdiv(groups, 32)),
         weight.codes.view(torch.int32),
         weight.scales,
         weight.zeros,
@@ -162,7 +165,9 @@ def launch_group4(blocks: Blocks, weight: Group4Weight, y_RN: Tensor, tiling: Ti
     """Fill y_RN. A tile's row_bytes are bytes of codes: 32 columns each 16."""
     tiling = tiling or choose(blocks.block, target())
     x_TD = blocks.x_TD.to(torch.bfloat16)
-    many_group4_kernel[(blocks.count * triton.cdiv(weight.shape[-2], tiling.rows),)](
+    launch(
+        many_group4_kernel,
+        (blocks.count * cdiv(weight.shape[-2], tiling.rows),),
         x_TD,
         weight.codes,
         weight.scales,

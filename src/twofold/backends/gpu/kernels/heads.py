@@ -17,6 +17,7 @@ from torch import Tensor
 
 from twofold.backends.gpu.cache import GpuCache
 from twofold.backends.gpu.kernels.early import options, release, wait
+from twofold.backends.gpu.kernels.launching import cdiv, launch, power_from
 from twofold.backends.gpu.kernels.paging import codes_of, is_plain, largest, scales_of, to_bfloat16
 from twofold.backends.gpu.kernels.signature import Signature
 
@@ -133,12 +134,13 @@ def prepare(
     if tokens == 0:
         return q_THK
     unused = cache.counters  # a pointer that is never followed
-    grid = (tokens, triton.cdiv(heads + 2 * kv_heads, HEADS_AT_ONCE))
-    heads_kernel[grid](
+    grid = (tokens, cdiv(heads + 2 * kv_heads, HEADS_AT_ONCE))
+    launch(
+        heads_kernel, grid,
         qkv_TN, qkv_TN.stride(0), q_THK, cache.keys, cache.values, cache.key_scales, cache.value_scales, slots_T,
         unused if cosine_TK2 is None else cosine_TK2, unused if sine_TK2 is None else sine_TK2,
         unused if factors_T is None else factors_T, heads, kv_heads, norm_epsilon or 0.0,
-        K=size, KP=max(2, triton.next_power_of_2(size)), BLOCK_SIZE=cache.block_size, HEADS=HEADS_AT_ONCE,
+        K=size, KP=max(2, power_from(size)), BLOCK_SIZE=cache.block_size, HEADS=HEADS_AT_ONCE,
         IS_INTERLEAVED=interleaved, ROTATES=cosine_TK2 is not None, NORMS=norm_epsilon is not None,
         TEMPERS=factors_T is not None, IS_PLAIN=is_plain(), num_warps=4, **options(qkv_TN.device),
     )  # fmt: skip

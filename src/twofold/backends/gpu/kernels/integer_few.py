@@ -21,6 +21,7 @@ from torch import Tensor
 from twofold.backends.gpu.codes import Codes
 from twofold.backends.gpu.kernels.early import options, release, wait
 from twofold.backends.gpu.kernels.integer_sums import hold, integer_sums
+from twofold.backends.gpu.kernels.launching import cdiv, launch
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.tiles import find_row
@@ -70,7 +71,7 @@ def held_steps(count: int, rows: int) -> int:
 
 def steps_of(width: int, is_four: bool, warps: int) -> int:
     """Steps of a row of so many padded columns: a lane takes 16 bytes in each."""
-    steps: int = triton.cdiv(width // (32 if is_four else 16), 32 * warps)
+    steps: int = cdiv(width // (32 if is_four else 16), 32 * warps)
     return steps
 
 
@@ -92,7 +93,7 @@ def few(codes: Codes, weight: IntegerWeight, add_TN: Tensor | None = None, cut: 
     cut = cut or choose(tokens, rows, codes.codes_TCW.shape[-1], isinstance(weight, Int4Weight))
     if tokens:
         slots = 1 << (tokens - 1).bit_length()
-        launch(codes, weight, y_TN, (triton.cdiv(rows, cut.rows),), cut, TOKENS=slots, add=add_TN)
+        start(codes, weight, y_TN, (cdiv(rows, cut.rows),), cut, TOKENS=slots, add=add_TN)
     return y_TN
 
 
@@ -112,16 +113,16 @@ def few_routed(
     rows = weight.shape[-2]
     y_RN = torch.empty(len(experts_R), rows, device=codes.scales_T.device)
     cut = cut or choose(1, rows, codes.codes_TCW.shape[-1], isinstance(weight, Int4Weight))
-    grid = (triton.cdiv(rows, cut.rows), len(experts_R))
+    grid = (cdiv(rows, cut.rows), len(experts_R))
     if len(experts_R):
-        launch(
+        start(
             codes, weight, y_RN, grid, cut, TOKENS=1, add=add_RN, experts=experts_R, gates=gates_R,
             ACTIVE=active,
         )  # fmt: skip
     return y_RN
 
 
-def launch(
+def start(
     codes: Codes,
     weight: IntegerWeight,
     y: Tensor,
@@ -138,7 +139,8 @@ def launch(
     assert add is None or add.is_contiguous(), "rows of what is added are one behind the other"
     is_four, width = isinstance(weight, Int4Weight), codes.codes_TCW.shape[-1]
     multipliers = word_view(weight.multipliers) if isinstance(weight, Int4Weight) else y
-    few_kernel[grid](
+    launch(
+        few_kernel, grid,
         codes.codes_TCW.view(torch.int32), codes.scales_T, codes.wide_T, len(codes),
         y if experts is None else experts, y if gates is None else gates,
         weight.codes.view(torch.int32), multipliers, weight.scales, y if add is None else add, y,

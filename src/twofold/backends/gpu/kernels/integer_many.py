@@ -20,6 +20,7 @@ from torch import Tensor
 from twofold.backends.gpu.codes import Codes
 from twofold.backends.gpu.kernels.integer_few import word_view
 from twofold.backends.gpu.kernels.integer_tiles import tile_sums
+from twofold.backends.gpu.kernels.launching import cdiv, launch, power_from
 from twofold.backends.gpu.kernels.level_rows import level_rows
 from twofold.backends.gpu.kernels.order import Order
 from twofold.backends.gpu.kernels.order import order as put_in_order
@@ -86,7 +87,7 @@ def choose(tokens: int, rows: int, is_four: bool = True) -> Tile:
 
 def configs(tokens: int, rows: int) -> tuple[Tile, ...]:
     """What a sweep tries for so many tokens, at most 64, and rows."""
-    return (CONFIGS if rows >= TALL_ROWS else LOW_CONFIGS)[max(16, triton.next_power_of_2(tokens))]
+    return (CONFIGS if rows >= TALL_ROWS else LOW_CONFIGS)[max(16, power_from(tokens))]
 
 
 def block_of(rows: int, experts: int) -> int:
@@ -102,11 +103,11 @@ def many(codes: Codes, weight: IntegerWeight, tile: Tile | None = None) -> Tenso
     tile = tile or choose(tokens, rows, isinstance(weight, Int4Weight))
     if not tokens:
         return y_TN
-    blocks = triton.cdiv(tokens, tile.tokens)
+    blocks = cdiv(tokens, tile.tokens)
     if tile.tokens < SPARSE_TOKENS:
-        launch(codes, weight, y_TN, blocks, tile, passes="both")
+        start(codes, weight, y_TN, blocks, tile, passes="both")
         return y_TN
-    launch(codes, weight, y_TN, blocks, tile, passes="first")
+    start(codes, weight, y_TN, blocks, tile, passes="first")
     experts_R = torch.zeros(tokens, dtype=torch.int32, device=y_TN.device)
     launch_rest(codes, weight, y_TN, experts_R, 1, None)
     return y_TN
@@ -132,7 +133,7 @@ def many_routed(
         return y_RN
     blocks = len(order.expert_of_block)
     passes = "both" if tile.tokens < SPARSE_TOKENS else "first"
-    launch(codes, weight, y_RN, blocks, tile, passes=passes, active=active, order=order, gates=gates_R)
+    start(codes, weight, y_RN, blocks, tile, passes=passes, active=active, order=order, gates=gates_R)
     if passes == "first":
         experts_R = torch.empty(count + 1, dtype=torch.int32, device=y_RN.device)
         places = torch.where(order.rows < 0, count, order.rows).long()
@@ -153,10 +154,10 @@ def launch_rest(
     tile = REST_TILES[isinstance(weight, Int4Weight)]
     ordered = put_in_order(torch.where(wide_R != 0, experts_R, experts), experts + 1, tile.tokens)
     blocks = len(ordered.expert_of_block)
-    launch(codes, weight, y, blocks, tile, passes="rest", active=active, order=ordered, gates=gates)
+    start(codes, weight, y, blocks, tile, passes="rest", active=active, order=ordered, gates=gates)
 
 
-def launch(
+def start(
     codes: Codes,
     weight: IntegerWeight,
     y: Tensor,
@@ -170,8 +171,9 @@ def launch(
 ) -> None:
     """Start the kernel; what is not there is stood in for by y, which is then not read."""
     is_four = isinstance(weight, Int4Weight)
-    row_tiles = triton.cdiv(weight.shape[-2], tile.rows)
-    many_kernel[(row_tiles * blocks,)](
+    row_tiles = cdiv(weight.shape[-2], tile.rows)
+    launch(
+        many_kernel, (row_tiles * blocks,),
         codes.codes_TCW, codes.scales_T, codes.wide_T, len(codes),
         y if order is None else order.rows, y if order is None else order.expert_of_block,
         y if gates is None else gates, weight.codes,

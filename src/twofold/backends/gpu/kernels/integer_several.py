@@ -20,6 +20,7 @@ from torch import Tensor
 from twofold.backends.gpu.codes import Codes
 from twofold.backends.gpu.kernels.early import options, release, wait
 from twofold.backends.gpu.kernels.integer_few import word_view
+from twofold.backends.gpu.kernels.launching import cdiv, launch, power_from
 from twofold.backends.gpu.kernels.level_rows import level_rows
 from twofold.backends.gpu.kernels.matrix_sums import hold_tile, tile_sums, token_of
 from twofold.backends.gpu.kernels.order import Order
@@ -63,7 +64,7 @@ def choose(tokens: int, width: int, is_four: bool) -> Share:
     Four-bit weights are held whole where they fit, up to sixteen tokens; then registers are wanted for sums.
     """
     warps = 4 if is_four else 8
-    count = triton.cdiv(width // (32 if is_four else 16), 4 * warps)
+    count = cdiv(width // (32 if is_four else 16), 4 * warps)
     is_small = is_four and tokens <= 2 * TOKENS_AT_ONCE
     if is_small and count <= MOST_STEPS:
         return Share(warps, count)
@@ -76,8 +77,8 @@ def several(codes: Codes, weight: IntegerWeight, add_TN: Tensor | None = None, s
     assert tokens <= MOST_TOKENS, "more of them are for tiles"
     y_TN = torch.empty(tokens, weight.shape[-2], device=codes.scales_T.device)
     if tokens:
-        parts = triton.next_power_of_2(triton.cdiv(tokens, TOKENS_AT_ONCE))
-        launch(codes, weight, y_TN, 1, parts, share, add=add_TN)
+        parts = power_from(cdiv(tokens, TOKENS_AT_ONCE))
+        start(codes, weight, y_TN, 1, parts, share, add=add_TN)
     return y_TN
 
 
@@ -94,11 +95,11 @@ def several_routed(
     if count:
         parts = order.block // TOKENS_AT_ONCE
         blocks = len(order.expert_of_block)
-        launch(codes, weight, y_RN, blocks, parts, share, active=active, order=order, gates=gates_R)
+        start(codes, weight, y_RN, blocks, parts, share, active=active, order=order, gates=gates_R)
     return y_RN
 
 
-def launch(
+def start(
     codes: Codes, weight: IntegerWeight, y: Tensor, blocks: int, parts: int, share: Share | None,
     *, add: Tensor | None = None, active: int = 0, order: Order | None = None, gates: Tensor | None = None,
 ) -> None:  # fmt: skip
@@ -107,7 +108,8 @@ def launch(
     assert target() != "hip", "see has_kernel"
     is_four, width = isinstance(weight, Int4Weight), codes.codes_TCW.shape[-1]
     share = share or choose(parts * TOKENS_AT_ONCE, width, is_four)
-    several_kernel[(triton.cdiv(weight.shape[-2], ROWS.value), blocks)](
+    launch(
+        several_kernel, (cdiv(weight.shape[-2], ROWS.value), blocks),
         codes.codes_TCW.view(torch.int32), codes.scales_T, codes.wide_T, len(codes),
         y if order is None else order.rows, y if order is None else order.expert_of_block,
         y if gates is None else gates, weight.codes.view(torch.int32),

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.early import options, release, wait
+from twofold.backends.gpu.kernels.launching import launch, power_from
 from twofold.backends.gpu.kernels.signature import Signature
 
 LARGE_ROW = 4096
@@ -55,7 +56,9 @@ def norm(
     total_TD = x_TD if add_TD is None else torch.empty(tokens, columns, dtype=torch.float32, device=x_TD.device)
     added_TD = x_TD if add_TD is None else add_TD
     if tokens:
-        norm_kernel[(tokens,)](
+        launch(
+            norm_kernel,
+            (tokens,),
             x_TD,
             added_TD,
             weight_D,
@@ -65,7 +68,7 @@ def norm(
             added_TD.stride(0),
             epsilon,
             D=columns,
-            BLOCK=triton.next_power_of_2(columns),
+            BLOCK=power_from(columns),
             HAS_ADD=add_TD is not None,
             **options(x_TD.device),
             num_warps=warps or (8 if columns >= LARGE_ROW else 4),

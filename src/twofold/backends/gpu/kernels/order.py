@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from twofold.backends.gpu.kernels.launching import launch, power_from
 from twofold.backends.gpu.kernels.signature import Signature
 
 
@@ -35,10 +36,11 @@ def order(experts_R: Tensor, expert_count: int, block: int) -> Order:
     rows = torch.empty(blocks * block, dtype=torch.int32, device=experts_R.device)
     expert_of_block = torch.empty(blocks, dtype=torch.int32, device=experts_R.device)
     if blocks:
-        step = min(1024, max(16, triton.next_power_of_2(count)))
-        order_kernel[(expert_count,)](
+        step = min(1024, max(16, power_from(count)))
+        launch(
+            order_kernel, (expert_count,),
             experts_R, rows, expert_of_block, count, expert_count, blocks,
-            BLOCK=block, EXPERTS=max(2, triton.next_power_of_2(expert_count)), STEP=step, num_warps=4,
+            BLOCK=block, EXPERTS=max(2, power_from(expert_count)), STEP=step, num_warps=4,
         )  # fmt: skip
     return Order(rows, expert_of_block, block)
 

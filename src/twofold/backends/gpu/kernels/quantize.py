@@ -18,6 +18,7 @@ from torch import Tensor
 
 from twofold.backends.gpu.codes import ROUNDER, Codes
 from twofold.backends.gpu.kernels.early import options, release, wait
+from twofold.backends.gpu.kernels.launching import cdiv, launch, power_from
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import lowest_bytes, nonzero_bytes, quotient, target
 from twofold.ops.activations import BLOCK_COLUMNS, REST_STEPS, WIDE_RATIO
@@ -38,7 +39,8 @@ def quantize(x_TD: Tensor) -> Codes:
     tokens, columns = x_TD.shape
     codes = empty_codes(tokens, columns, x_TD.device)
     if tokens:
-        quantize_kernel[(tokens,)](
+        launch(
+            quantize_kernel, (tokens,),
             x_TD, codes.codes_TCW.view(torch.int32), codes.scales_T, codes.wide_T, x_TD.stride(0),
             GATED=False, **sizes(columns, x_TD.device),
         )  # fmt: skip
@@ -50,7 +52,8 @@ def swiglu_quantize(gate_up_RN: Tensor) -> Codes:
     tokens, columns = gate_up_RN.shape[0], gate_up_RN.shape[1] // 2
     codes = empty_codes(tokens, columns, gate_up_RN.device)
     if tokens:
-        quantize_kernel[(tokens,)](
+        launch(
+            quantize_kernel, (tokens,),
             gate_up_RN, codes.codes_TCW.view(torch.int32), codes.scales_T, codes.wide_T, gate_up_RN.stride(0),
             GATED=True, **sizes(columns, gate_up_RN.device),
         )  # fmt: skip
@@ -70,7 +73,8 @@ def norm_quantize(
     y_TD = torch.empty(tokens, columns, device=x_TD.device)
     sum_TD = x_TD if add_TD is None else torch.empty(tokens, columns, device=x_TD.device)
     if tokens:
-        norm_quantize_kernel[(tokens,)](
+        launch(
+            norm_quantize_kernel, (tokens,),
             x_TD, x_TD if add_TD is None else add_TD, weight_D, sum_TD, y_TD,
             codes.codes_TCW.view(torch.int32), codes.scales_T, codes.wide_T, epsilon,
             HAS_ADD=add_TD is not None, **sizes(columns, x_TD.device),
@@ -92,10 +96,10 @@ def sizes(columns: int, device: torch.device) -> dict[str, Any]:
 
     A warp has four stretches where there are enough: few lanes idle, few warps have to agree. AMD's are twice as wide.
     """
-    stretches = triton.cdiv(columns, BLOCK_COLUMNS)
+    stretches = cdiv(columns, BLOCK_COLUMNS)
     assert stretches < 512, "twice so many _OUTWEIGHS are no int32"
-    warps = min(16 if target() == "hip" else 32, max(4, triton.next_power_of_2(stretches // 4 + 1) // 2))
-    chunks = triton.cdiv(stretches, warps)
+    warps = min(16 if target() == "hip" else 32, max(4, power_from(stretches // 4 + 1) // 2))
+    chunks = cdiv(stretches, warps)
     constants = {"COLUMNS": columns, "WIDTH": padded(columns, COLUMN_STEP), "STRETCHES": warps, "CHUNKS": chunks}
     return {**constants, "TARGET": target(), "num_warps": warps, "enable_fp_fusion": False, **options(device)}
 

@@ -20,6 +20,7 @@ from twofold.backends.gpu.codes import Codes
 from twofold.backends.gpu.kernels.early import options, release, wait
 from twofold.backends.gpu.kernels.integer_few import held_steps, integer_products, read_each, steps_of, word_view
 from twofold.backends.gpu.kernels.integer_sums import hold
+from twofold.backends.gpu.kernels.launching import launch, power_from
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.weights import RefinedWeight
@@ -45,7 +46,8 @@ def refine(codes: Codes, weight: RefinedWeight, y_RV: Tensor) -> None:
     chosen_RC = best_panels(y_RV, chosen)
     residual, width, rows = weight.residual, codes.codes_TCW.shape[-1], 2 if count <= FEW_TOKENS else 4
     steps = held_steps(steps_of(width, True, 1), rows)
-    refine_kernel[(chosen * PANEL_ROWS // rows, count)](
+    launch(
+        refine_kernel, (chosen * PANEL_ROWS // rows, count),
         codes.codes_TCW.view(torch.int32), codes.scales_T, codes.wide_T, chosen_RC, residual.codes.view(torch.int32),
         word_view(residual.multipliers), residual.scales, y_RV, vocabulary, chosen,
         WIDTH=width, ROWS=rows, STEPS=steps, TARGET=target(), **options(y_RV.device),
@@ -57,18 +59,28 @@ def best_panels(y_RV: Tensor, chosen: int) -> Tensor:
     """The `chosen` panels of every row with the best scores, lower index on ties: int32 [R, chosen], ascending."""
     count, vocabulary = y_RV.shape
     panels, early = padded(vocabulary, PANEL_ROWS) // PANEL_ROWS, options(y_RV.device)
-    size = max(32, triton.next_power_of_2(panels))
+    size = max(32, power_from(panels))
     assert size <= MOST_PANELS, "two counts would not fit one sum"
     slots = size // GROUP if size >= LEAST_PANELS and chosen <= size // GROUP else 0
     keys_RP = torch.empty(count, size, dtype=torch.int32, device=y_RV.device)
     kept_RS = torch.empty(count, slots, dtype=torch.int32, device=y_RV.device)
     chosen_RC = torch.empty(count, chosen, dtype=torch.int32, device=y_RV.device)
     of_program = min(size, PANELS_OF_PROGRAM)
-    best_kernel[(size // of_program, count)](
-        y_RV, keys_RP, vocabulary, SIZE=size, PANELS=of_program, **early, num_warps=4
+    launch(
+        best_kernel,
+        (size // of_program, count),
+        y_RV,
+        keys_RP,
+        vocabulary,
+        SIZE=size,
+        PANELS=of_program,
+        **early,
+        num_warps=4,
     )
     warps = min(16, max(1, size // 1024))
-    choose_kernel[(count,)](keys_RP, kept_RS, chosen_RC, chosen, SIZE=size, SLOTS=slots, **early, num_warps=warps)
+    launch(
+        choose_kernel, (count,), keys_RP, kept_RS, chosen_RC, chosen, SIZE=size, SLOTS=slots, **early, num_warps=warps
+    )
     return chosen_RC
 
 

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.early import options, release, wait
+from twofold.backends.gpu.kernels.launching import launch, power_from
 from twofold.backends.gpu.kernels.parts import is_last
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.swiglu import sigmoid
@@ -80,18 +81,28 @@ def route(x_TD: Tensor, router_ED: Tensor, active: int) -> tuple[Tensor, Tensor]
     gates_TA = torch.empty(tokens, active, dtype=torch.float32, device=x_TD.device)
     if not tokens:
         return experts_TA, gates_TA
-    early, slots = options(x_TD.device), triton.next_power_of_2(count)
+    early, slots = options(x_TD.device), power_from(count)
     if tokens <= MOST_TOKENS:
         logits_TE = torch.empty(tokens, count, dtype=torch.float32, device=x_TD.device)
-        route_kernel[(count, tokens)](
+        launch(
+            route_kernel, (count, tokens),
             x_TD, router_ED, logits_TE, counters(x_TD.device), experts_TA, gates_TA, x_TD.stride(0),
-            D=columns, E=count, SLOTS=slots, ACTIVE=active, BLOCK=triton.next_power_of_2(columns), **early, num_warps=8,
+            D=columns, E=count, SLOTS=slots, ACTIVE=active, BLOCK=power_from(columns), **early, num_warps=8,
         )  # fmt: skip
     else:
         logits_TE = x_TD.float() @ router_ED.float().t()
         warps = 4 if slots > 32 else 1
-        choose_kernel[(tokens,)](
-            logits_TE, experts_TA, gates_TA, E=count, SLOTS=slots, ACTIVE=active, **early, num_warps=warps
+        launch(
+            choose_kernel,
+            (tokens,),
+            logits_TE,
+            experts_TA,
+            gates_TA,
+            E=count,
+            SLOTS=slots,
+            ACTIVE=active,
+            **early,
+            num_warps=warps,
         )
     return experts_TA, gates_TA
 

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.early import options, release, wait
+from twofold.backends.gpu.kernels.launching import cdiv, launch
 from twofold.backends.gpu.kernels.signature import Signature
 
 BLOCK = 1024
@@ -41,9 +42,9 @@ def swiglu(gate_up_RN: Tensor, out_dtype: torch.dtype = torch.float32) -> Tensor
     rows, width = gate_up_RN.shape[0], gate_up_RN.shape[1] // 2
     a_RF = torch.empty(rows, width, dtype=out_dtype, device=gate_up_RN.device)
     if rows:
-        grid = (triton.cdiv(width, BLOCK), rows)
+        grid = (cdiv(width, BLOCK), rows)
         early = options(gate_up_RN.device)
-        swiglu_kernel[grid](gate_up_RN, a_RF, gate_up_RN.stride(0), width, BLOCK=BLOCK, **early, num_warps=4)
+        launch(swiglu_kernel, grid, gate_up_RN, a_RF, gate_up_RN.stride(0), width, BLOCK=BLOCK, **early, num_warps=4)
     return a_RF
 
 

@@ -12,6 +12,7 @@ target and matters to nobody else.
 from __future__ import annotations
 
 import os
+from functools import cache
 
 import numpy as np
 import torch
@@ -21,8 +22,9 @@ import triton.language as tl
 from twofold.ops.levels import LEVELS
 
 
+@cache
 def target() -> str:
-    """ "cuda", "hip" or "plain": what kernels launched now run on."""
+    """ "cuda", "hip" or "plain": what this process's kernels run on; asked for every launch, so it is remembered."""
     if os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available():
         return "plain"
     return "hip" if torch.version.hip else "cuda"

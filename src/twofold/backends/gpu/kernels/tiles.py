@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.early import wait
+from twofold.backends.gpu.kernels.launching import cdiv, power_from
 
 PLAIN_BLOCK = 128
 
@@ -76,8 +77,8 @@ class Blocks:
     def plain(x_TD: Tensor) -> Blocks:
         """Blocks of rows one after the other, for a weight that is no stack."""
         tokens = len(x_TD)
-        block = min(PLAIN_BLOCK, max(16, triton.next_power_of_2(tokens)))
-        count = triton.cdiv(tokens, block)
+        block = min(PLAIN_BLOCK, max(16, power_from(tokens)))
+        count = cdiv(tokens, block)
         return Blocks(
             x_TD=x_TD, active=0, rows_P=x_TD, expert_B=x_TD, gates_R=None, rows=tokens, block=block, count=count
         )

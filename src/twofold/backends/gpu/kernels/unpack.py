@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from twofold.backends.gpu.kernels.integer_tiles import product_levels
+from twofold.backends.gpu.kernels.launching import cdiv, launch
 from twofold.backends.gpu.kernels.level_rows import level_rows
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
@@ -27,8 +28,9 @@ def unpack(weight: Int4Weight) -> Tensor:
     """m * level of every code of a matrix or a stack, int8 [.. * N16, D64]."""
     rows, width = weight.scales.numel(), weight.codes.shape[-2] * 32
     integers = torch.empty(rows, width, dtype=torch.int8, device=weight.codes.device)
-    grid = (rows // ROWS_OF_PROGRAM, triton.cdiv(width // 2, BYTES_OF_PROGRAM))
-    unpack_kernel[grid](
+    grid = (rows // ROWS_OF_PROGRAM, cdiv(width // 2, BYTES_OF_PROGRAM))
+    launch(
+        unpack_kernel, grid,
         weight.codes, weight.multipliers, level_rows(weight.codes.device), integers,
         WIDTH=width, ROWS=ROWS_OF_PROGRAM, BYTES=BYTES_OF_PROGRAM, TARGET=target(), num_warps=4,
     )  # fmt: skip
