@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import triton
@@ -53,6 +54,8 @@ def test_every_constant_has_a_name() -> None:
     assert compiled(kernel, (WHOLE,), {"num_warps": 4, "WIDTH": 7}) == ("compiled", (7,))
     with pytest.raises(AssertionError, match="constants have names"):
         compiled(kernel, (WHOLE, 7), {"num_warps": 4})
+    with pytest.raises(AssertionError, match="Python's own numbers"):
+        compiled(SimpleNamespace(params=[], arg_names=[]), (WHOLE, np.int64(7)), {})
     with pytest.raises(KeyError):
         compiled(kernel, (WHOLE,), {"num_warps": 4})
 

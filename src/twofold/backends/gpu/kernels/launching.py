@@ -54,6 +54,8 @@ def key_of(kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any]) -
 def compiled(kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any]) -> tuple[Any, tuple[Any, ...]]:
     """The kernel for such arguments, and what stands behind them when it is launched."""
     assert not any(parameter.is_constexpr for parameter in kernel.params[: len(arguments)]), "constants have names"
+    known = [isinstance(argument, Tensor) or type(argument) in (int, float, bool) for argument in arguments]
+    assert all(known), "keys tell tensors and Python's own numbers apart"
     values = tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
     return kernel.warmup(*arguments, grid=(1,), **constants), values
 
