@@ -49,7 +49,7 @@ def command(model: str, served_model_name: tuple[str, ...], **options: Any) -> N
     sizes = {"max_sequences": options["max_num_seqs"], "step_tokens": options["max_num_batched_tokens"]}
     given = {name: value for name, value in sizes.items() if value is not None}
     phases.end("imports")
-    llm = load_with_progress(model, prefix_cache=True, max_step_ms=options["max_step_ms"], **loading, **given)
+    llm = load_with_progress(model, tell, prefix_cache=True, max_step_ms=options["max_step_ms"], **loading, **given)
     phases.add(llm.loaded.phases)
     phases.end("engine")
     chosen = llm.loaded.settings

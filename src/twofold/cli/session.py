@@ -21,29 +21,35 @@ MEASURED_BYTES = 512 * 2**20
 """Size of the buffer that measures the memory's limit: far beyond any cache."""
 
 
-def load_with_progress(model: str, **settings: Any) -> LLM:
-    """Load a model, showing bytes and bytes per second on stderr; warnings follow."""
+def on_stderr(text: str) -> None:
+    """Tell the user something that is no answer."""
+    click.echo(text, err=True)
+
+
+def load_with_progress(model: str, tell: Callable[[str], None] = on_stderr, **settings: Any) -> LLM:
+    """Load a model, showing bytes and bytes per second on stderr; warnings, and kernels being compiled, are told."""
     with progress_bar("loading") as report:
         llm = LLM(model, progress=report, **settings)
     for warning in llm.loaded.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    on_compilation(llm.loaded.settings, Compiled().one_more)
+        tell(f"warning: {warning}")
+    on_compilation(llm.loaded.settings, Compiled(tell).one_more)
     return llm
 
 
 class Compiled:
-    """Tells on stderr of kernels being compiled: of the first, and of every tenth."""
+    """Tells of kernels being compiled: of the first, and of every tenth."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
         self.count = 0
 
     def one_more(self, _: str) -> None:
         """Another kernel was compiled."""
         self.count += 1
         if self.count == 1:
-            click.echo("compiling kernels, about a second each; they are kept for the next start", err=True)
+            self._tell("compiling kernels, about a second each; they are kept for the next start")
         elif self.count % TOLD_KERNELS == 0:
-            click.echo(f"compiled {self.count} kernels", err=True)
+            self._tell(f"compiled {self.count} kernels")
 
 
 @contextmanager
