@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,3 +65,11 @@ def test_the_cache_takes_half_of_what_weights_leave_on_a_device(monkeypatch: pyt
 def test_on_a_cpu_the_cache_stays_as_it_was() -> None:
     resolved = resolve(Settings(context=512), ("cpu", "cpu"), "bf16", "bf16", 2048, 1000)
     assert roomier(Settings(context=512), resolved, 0, 1000) == resolved
+
+
+@pytest.mark.torch
+def test_only_where_kernels_run_they_are_rehearsed() -> None:
+    pytest.importorskip("torch")
+    engine: Any = None  # nobody looks at it
+    for changes in ({"backend": "cpu"}, {"device": "cpu"}, {"device": "xpu"}, {"ranks": 2}, {"expert_cache": 1}):
+        assert not placing.rehearse(replace(GPU, **changes), engine)

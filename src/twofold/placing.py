@@ -111,39 +111,42 @@ def captured(settings: Resolved, ops: Ops, forward: Forward) -> Forward:
     return ops.captured(forward)
 
 
-def rehearse(settings: Resolved, engine: Engine) -> None:
-    """Have an idle engine's kernels compiled by steps of all sizes, where it runs on some.
+def rehearse(settings: Resolved, engine: Engine) -> bool:
+    """Have an idle engine's kernels compiled by steps of all sizes; whether it runs on kernels.
 
     A model on several ranks or with experts in the host's memory compiles each kernel when a step first takes it.
     """
-    if settings.backend != "gpu" or settings.ranks > 1 or settings.expert_cache or not has_triton():
-        return
+    if not runs_kernels(settings) or settings.ranks > 1 or settings.expert_cache:
+        return False
     from twofold.backends.gpu import rehearsal
-    from twofold.backends.gpu.fused import KernelOps
 
-    if isinstance(engine.ops, KernelOps):
-        layout, limits = engine.blocks.layout, engine.limits
-        sizes = rehearsal.Sizes(
-            sequences=limits.max_sequences,
-            rows=limits.step_tokens,
-            context=limits.context,
-            block_size=layout.block_size,
-            has_local=layout.chunk is not None,
-        )
-        rehearsal.rehearse(engine.ops, engine.forward, engine.cache, sizes)
+    layout, limits = engine.blocks.layout, engine.limits
+    sizes = rehearsal.Sizes(
+        sequences=limits.max_sequences,
+        rows=limits.step_tokens,
+        context=limits.context,
+        block_size=layout.block_size,
+        has_local=layout.chunk is not None,
+    )
+    rehearsal.rehearse(engine.ops, engine.forward, engine.cache, sizes)
+    return True
 
 
 def on_compilation(settings: Resolved, tell: Callable[[str], None]) -> None:
     """From now on `tell` is called with the name of every kernel that was compiled, not of those found on the disk."""
-    if settings.backend == "gpu" and has_triton():
+    if runs_kernels(settings):
         from twofold.backends.gpu import rehearsal
 
         rehearsal.on_compilation(tell)
 
 
-def has_triton() -> bool:
-    """Whether there is Triton, which compiles kernels."""
-    return importlib.util.find_spec("triton") is not None
+def runs_kernels(settings: Resolved) -> bool:
+    """Whether Triton's kernels do the work: not on the CPU, and not where torch does it."""
+    if settings.backend != "gpu":
+        return False
+    from twofold.backends.gpu.build import has_kernels
+
+    return has_kernels(settings.device)
 
 
 def build_offloaded(settings: Resolved) -> OffloadedOps:

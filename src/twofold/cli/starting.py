@@ -28,8 +28,7 @@ def prepare(llm: LLM, version: str, price: Price | None, phases: Phases) -> Fact
     from twofold.placing import rehearse
     from twofold.server.facts import Facts, unknown
 
-    if llm.loaded.settings.backend == "gpu":
-        rehearse(llm.loaded.settings, llm.engine)
+    if rehearse(llm.loaded.settings, llm.engine):
         phases.end("kernels")
     warm_up(llm)
     phases.end("warm-up")

@@ -25,11 +25,11 @@ from triton.compiler.compiler import LazyDict
 from triton.runtime import driver
 
 from benchmarks.gpu import networks
-from twofold.backends.gpu import rehearsal
-from twofold.backends.gpu.fused import KernelOps
 from twofold.backends.gpu.kernels import launching
+from twofold.config import Settings, resolve
 from twofold.engine.engine import Engine
 from twofold.engine.request import SamplingParams
+from twofold.placing import rehearse
 
 DEVICE = torch.device("cuda", 0)
 CAPABILITY = (9, 0)
@@ -40,6 +40,8 @@ BIG = 1_000_000
 VOCABULARY = 32_768
 """Fewer than Scout has: the host draws tokens."""
 SEQUENCES, CONTEXT, STEP_TOKENS = 64, 512, 1024
+SETTINGS = resolve(Settings(context=CONTEXT), ("gpu", "cuda"), "bf16", "bf16", 2048, 1000)
+"""Of them only where the network runs is looked at."""
 
 
 class Nothing:
@@ -155,20 +157,6 @@ def build_engine(dtype: str) -> Engine:
     )
 
 
-def rehearse(engine: Engine) -> None:
-    """As a server does before it takes requests."""
-    assert isinstance(engine.ops, KernelOps)
-    layout = engine.blocks.layout
-    sizes = rehearsal.Sizes(
-        sequences=SEQUENCES,
-        rows=STEP_TOKENS,
-        context=CONTEXT,
-        block_size=layout.block_size,
-        has_local=layout.chunk is not None,
-    )
-    rehearsal.rehearse(engine.ops, engine.forward, engine.cache, sizes)
-
-
 def serve(engine: Engine, seed: int) -> None:
     """Chats of many lengths, drawn in many ways, that come while others are answered."""
     rng = random.Random(seed)
@@ -225,7 +213,7 @@ def main(dtype: str, seed: int) -> None:
     with Pretending():
         engine = build_engine(dtype)
         rehearsed = listen()
-        rehearse(engine)
+        assert rehearse(SETTINGS, engine)
         afterwards = listen()
         check_launches()
         serve(engine, seed)

@@ -21,7 +21,7 @@ from torch import Tensor
 from twofold.backends.gpu.codes import Codes
 from twofold.backends.gpu.kernels.early import options, release, wait
 from twofold.backends.gpu.kernels.integer_sums import hold, integer_sums
-from twofold.backends.gpu.kernels.launching import cdiv, launch
+from twofold.backends.gpu.kernels.launching import cdiv, launch, power_from
 from twofold.backends.gpu.kernels.signature import Signature
 from twofold.backends.gpu.kernels.target import target
 from twofold.backends.gpu.kernels.tiles import find_row
@@ -92,7 +92,7 @@ def few(codes: Codes, weight: IntegerWeight, add_TN: Tensor | None = None, cut: 
     y_TN = torch.empty(tokens, rows, device=codes.scales_T.device)
     cut = cut or choose(tokens, rows, codes.codes_TCW.shape[-1], isinstance(weight, Int4Weight))
     if tokens:
-        slots = 1 << (tokens - 1).bit_length()
+        slots = power_from(tokens)
         start(codes, weight, y_TN, (cdiv(rows, cut.rows),), cut, TOKENS=slots, add=add_TN)
     return y_TN
 

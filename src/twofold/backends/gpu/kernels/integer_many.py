@@ -93,7 +93,7 @@ def configs(tokens: int, rows: int) -> tuple[Tile, ...]:
 def block_of(rows: int, experts: int) -> int:
     """Rows of a block of an `Order` for so many routed rows: about what an expert gets, from 16 to 128."""
     share = max(16, rows // max(experts, 1))
-    return min(128, 1 << (share - 1).bit_length())
+    return min(128, power_from(share))
 
 
 def many(codes: Codes, weight: IntegerWeight, tile: Tile | None = None) -> Tensor:
