@@ -9,6 +9,7 @@ nothing. Run it without TRITON_INTERPRET, in a process of its own: torch and Tri
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import sys
@@ -221,4 +222,8 @@ def main(dtype: str, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    parser = argparse.ArgumentParser(prog="python -m tests.backends.gpu.pretending")
+    parser.add_argument("dtype", choices=("bf16", "fp8", "w8a8", "w4a8"))
+    parser.add_argument("seed", type=int, nargs="?", default=0, help="of the load; 0 by default")
+    given = parser.parse_args()
+    main(given.dtype, given.seed)
