@@ -122,7 +122,9 @@ def main() -> None:
     for sequences in arguments.sequences:
         for row in measure(sequences, arguments.depth, arguments.rounds):
             figures.append(row)
-            print(f"{row['sequences']:4d} sequences  {row['arrays']}  {row['draws']:6s}  {row['step_us']:9.1f} us a step")
+            print(
+                f"{row['sequences']:4d} sequences  {row['arrays']}  {row['draws']:6s}  {row['step_us']:9.1f} us a step"
+            )
     if not arguments.no_result:
         print(write_result("host", "python -m benchmarks.host " + shlex.join(sys.argv[1:]), figures))
 

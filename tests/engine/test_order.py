@@ -144,7 +144,7 @@ def test_a_better_priority_takes_the_place_of_a_running_sequence_which_finishes_
     run(served, 3)
     served.add(sequence(2, priority=0, answer=3))
     run(served, 1)
-    assert [item.request.id for item in served.running] == [0, 2]  # the later of the two gave way
+    assert [item.request.id for item in served.running] == [2, 0]  # the later of the two gave way
     assert run(served) == [2, 0, 1]
     assert served.preemptions == 1
 

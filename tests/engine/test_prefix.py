@@ -75,7 +75,7 @@ def test_local_blocks_that_are_gone_shorten_the_known_prefix_to_its_last_chunk()
     served.blocks.local_pool.take(len(served.blocks.free_local))  # somebody else needs them
     found = sequence(1, TEXT[:23])
     served.blocks.reuse(found)
-    assert (found.computed, found.local_base, found.local_blocks) == (16, 16, [])
+    assert (found.computed, found.local_base, list(found.local_blocks)) == (16, 16, [])
 
 
 def test_requests_with_one_prompt_read_it_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence as Many
 
 import numpy as np
@@ -21,16 +22,25 @@ def build_batch(slices: Many[Slice], layout: CacheLayout, all_rows: bool = False
     for `all_rows`.
     """
     tokens: list[int] = []
+    wanted: list[int] = []
     for item in slices:
-        start = item.sequence.computed
-        tokens += [*item.sequence.tokens[start : start + item.count], *item.guesses]
-    counts_S = np.array([item.rows for item in slices])
-    starts_S = np.concatenate([[0], np.cumsum(counts_S)]).astype(np.int32)
-    sequence_T = np.repeat(np.arange(len(slices)), counts_S)
-    firsts_S = np.array([item.sequence.computed for item in slices])
-    positions_T = (np.arange(len(tokens)) - starts_S[sequence_T] + firsts_S[sequence_T]).astype(np.int32)
-    wanted = [row for item, start in zip(slices, starts_S.tolist(), strict=False) for row in wanted_rows(item, start)]
-    rows = range(len(tokens)) if all_rows else wanted
+        sequence, row = item.sequence, len(tokens)
+        start = sequence.computed
+        tokens += sequence.tokens[start : start + item.count]
+        tokens += item.guesses
+        if item.judging:
+            wanted += [row + position - start for position in item.judging]
+        if item.samples:
+            wanted += range(row + item.count - 1, len(tokens))
+    rows = np.arange(len(tokens), dtype=np.int32)
+    firsts_S = np.array([item.sequence.computed for item in slices], np.int32)
+    if len(tokens) == len(slices):  # decoding: nearly all steps are like this
+        starts_S, sequence_T, positions_T = np.arange(len(slices) + 1, dtype=np.int32), rows, firsts_S
+    else:
+        counts_S = np.array([item.rows for item in slices])
+        starts_S = np.concatenate([[0], np.cumsum(counts_S)]).astype(np.int32)
+        sequence_T = np.repeat(np.arange(len(slices), dtype=np.int32), counts_S)
+        positions_T = rows + (firsts_S - starts_S[:-1])[sequence_T]
 
     global_tables = [item.sequence.global_blocks for item in slices]
     bases_S = np.zeros(len(slices), np.int32)
@@ -44,27 +54,18 @@ def build_batch(slices: Many[Slice], layout: CacheLayout, all_rows: bool = False
         tokens_T=np.array(tokens, np.int32),
         positions_T=positions_T,
         starts_S=starts_S,
-        rows_R=np.array(rows, np.int32),
+        rows_R=rows if all_rows else np.array(wanted, np.int32),
         global_pages=global_pages,
         local_pages=local_pages,
     )
 
 
-def wanted_rows(item: Slice, start: int) -> list[int]:
-    """Rows of a slice whose logits are wanted, where its first row is `start`."""
-    judging = [start + position - item.sequence.computed for position in item.judging]
-    stop = start + item.rows
-    return judging + (list(range(stop - 1 - len(item.guesses), stop)) if item.samples else [])
-
-
-def build_pages(
-    tables: list[list[int]], bases_S: Ints, sequence_T: npt.NDArray[np.int64], positions_T: Ints, block_size: int
-) -> Pages:
+def build_pages(tables: list[array[int]], bases_S: Ints, sequence_T: Ints, positions_T: Ints, block_size: int) -> Pages:
     """Padded block tables and the slot of every token."""
-    widest = max(len(table) for table in tables)
-    blocks_SB = np.full((len(tables), widest), -1, np.int32)
-    for row, table in enumerate(tables):
-        blocks_SB[row, : len(table)] = table
+    widths_S = np.array([len(table) for table in tables])
+    blocks_SB = np.full((len(tables), int(widths_S.max())), -1, np.int32)
+    blocks_SB[np.arange(blocks_SB.shape[1]) < widths_S[:, None]] = np.frombuffer(b"".join(tables), np.int32)
     relative_T = positions_T - bases_S[sequence_T]
-    blocks_T = blocks_SB[sequence_T, relative_T // block_size].astype(np.int64)
-    return Pages(slots_T=blocks_T * block_size + relative_T % block_size, blocks_SB=blocks_SB, bases_S=bases_S)
+    places_T, offsets_T = np.divmod(relative_T, block_size)
+    blocks_T = blocks_SB[sequence_T, places_T].astype(np.int64)
+    return Pages(slots_T=blocks_T * block_size + offsets_T, blocks_SB=blocks_SB, bases_S=bases_S)

@@ -116,13 +116,15 @@ class Blocks:
             first = known * size // self.layout.chunk * self.layout.chunk // size
             known = next((i for i in range(first, known) if keys[i] not in self.local_pool.block_of), known)
             sequence.local_base = first * size
-            sequence.local_blocks = self.local_pool.share(keys[first:known])
-        sequence.global_blocks = self.global_pool.share(keys[:known])
+            sequence.local_blocks.extend(self.local_pool.share(keys[first:known]))
+        sequence.global_blocks.extend(self.global_pool.share(keys[:known]))
         sequence.computed = known * self.layout.block_size
 
     def remember(self, sequence: Sequence) -> None:
         """Make what is computed of a sequence known to others."""
         first, size = sequence.remembered, self.layout.block_size
+        if not self.keeps_prefixes or sequence.computed // size == first:
+            return
         for index, key in enumerate(self.prefix_keys(sequence, sequence.computed)[first:], start=first):
             self.global_pool.remember(sequence.global_blocks[index], key)
             if index * size >= sequence.local_base and self.layout.chunk is not None:
@@ -151,16 +153,18 @@ class Blocks:
 
     def reserve(self, sequence: Sequence, count: int) -> bool:
         """Make room for `count` more tokens of the sequence; all or nothing, False when blocks are short."""
-        stop = sequence.computed + count
-        self.leave_old_chunks(sequence)
-        more_global = self.blocks_for(stop) - len(sequence.global_blocks)
+        stop, size, chunk = sequence.computed + count, self.layout.block_size, self.layout.chunk
         more_local = 0
-        if self.layout.chunk is not None:
-            more_local = self.blocks_for(stop - sequence.local_base) - len(sequence.local_blocks)
+        if chunk is not None:
+            self.leave_old_chunks(sequence, chunk)
+            more_local = -(-(stop - sequence.local_base) // size) - len(sequence.local_blocks)
+        more_global = -(-stop // size) - len(sequence.global_blocks)
+        if more_global <= 0 and more_local <= 0:
+            return True  # most tokens go into a block that is there
         if more_global > len(self.free_global) or more_local > len(self.free_local):
             return False
-        sequence.global_blocks += self.global_pool.take(more_global)
-        sequence.local_blocks += self.local_pool.take(more_local)
+        sequence.global_blocks.extend(self.global_pool.take(more_global))
+        sequence.local_blocks.extend(self.local_pool.take(more_local))
         return True
 
     def retire(self, sequence: Sequence) -> None:
@@ -174,14 +178,14 @@ class Blocks:
         """Take back everything; the sequence must then be computed from its first token, or from what is known."""
         self.global_pool.give_back(sequence.global_blocks)
         self.local_pool.give_back(sequence.local_blocks)
-        sequence.global_blocks, sequence.local_blocks = [], []
+        del sequence.global_blocks[:], sequence.local_blocks[:]
         sequence.local_base = sequence.computed = sequence.remembered = 0
 
-    def leave_old_chunks(self, sequence: Sequence) -> None:
+    def leave_old_chunks(self, sequence: Sequence, chunk: int) -> None:
         """Free the local blocks that no later token can see: those before the chunk of the next token."""
-        if self.layout.chunk is None:
+        base = sequence.computed // chunk * chunk
+        if base == sequence.local_base:
             return
-        base = sequence.computed // self.layout.chunk * self.layout.chunk
         old = min((base - sequence.local_base) // self.layout.block_size, len(sequence.local_blocks))
         self.local_pool.give_back(sequence.local_blocks[:old])
         del sequence.local_blocks[:old]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, Protocol
+from functools import cached_property
+from typing import Any, Literal, Protocol
 
 from twofold.engine.lookup import Lookup
 from twofold.engine.masks import common, last_of
@@ -157,13 +159,47 @@ class Request:
         """Whether every token of the prompt but the first is judged by what came before it."""
         return self.params.prompt_logprobs is not None
 
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether tokens of prompt and answer are penalised."""
+        return self.params.repetition_penalty not in (None, 1.0)
 
-@dataclass(frozen=True, kw_only=True)
+    @cached_property
+    def penalises(self) -> bool:
+        """Whether tokens of the answer are penalised."""
+        return self.repeats or self.params.presence_penalty != 0 or self.params.frequency_penalty != 0
+
+    @cached_property
+    def is_free(self) -> bool:
+        """Whether what may be drawn is the same for every token of the answer that may be its last."""
+        return not (self.penalises or self.constraint or self.params.bad_sequences)
+
+    @cached_property
+    def drawing(self) -> dict[str, Any]:
+        """Settings of RowSampling that are the same for every token of the answer."""
+        params = self.params
+        return {
+            "temperature": 1.0 if params.temperature is None else params.temperature,
+            "top_k": params.top_k or 0,
+            "top_p": 1.0 if params.top_p is None else params.top_p,
+            "min_p": params.min_p or 0.0,
+            "repetition_penalty": params.repetition_penalty or 1.0,
+            "presence_penalty": params.presence_penalty,
+            "frequency_penalty": params.frequency_penalty,
+            "logit_bias": tuple(params.logit_bias.items()),
+            "allowed": self.allowed,
+            "seed": self.seed,
+            "prompt": self.prompt if self.repeats else (),
+            "logprobs": -1 if params.logprobs is None else params.logprobs,
+        }
+
+
+@dataclass(kw_only=True, slots=True)
 class Event:
     """One generated token of one request; `finish` is set on the last one. cached: prompt tokens that were known.
 
     scores: with the first token of a request that is scored, the tokens of its prompt after the first. Where max_tokens
-    is 0 a token is drawn all the same and belongs to nothing.
+    is 0 a token is drawn all the same and belongs to nothing. Not frozen for the reason that RowSampling is not.
     """
 
     request_id: int
@@ -171,6 +207,11 @@ class Event:
     finish: FinishReason | None = None
     cached: int = 0
     scores: tuple[Drawn, ...] = ()
+
+
+def empty_table() -> array[int]:
+    """A block table, int32 as batches have it."""
+    return array("i")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -186,8 +227,8 @@ class Sequence:
     request: Request
     tokens: list[int]
     computed: int = 0
-    global_blocks: list[int] = field(default_factory=list)
-    local_blocks: list[int] = field(default_factory=list)
+    global_blocks: array[int] = field(default_factory=empty_table)
+    local_blocks: array[int] = field(default_factory=empty_table)
     local_base: int = 0
     keys: list[bytes] = field(default_factory=list)
     remembered: int = 0
@@ -238,27 +279,15 @@ class Sequence:
 
     def row_sampling(self, guesses: Many[int] = ()) -> RowSampling:
         """Settings for drawing this sequence's next token, as if `guesses` had been drawn before."""
-        params, request = self.request.params, self.request
-        repeats = params.repetition_penalty not in (None, 1.0)
-        looks_back = repeats or params.presence_penalty != 0 or params.frequency_penalty != 0
+        request = self.request
         step = len(self.tokens) + len(guesses) - len(request.prompt)
-        return RowSampling(
-            temperature=1.0 if params.temperature is None else params.temperature,
-            top_k=params.top_k or 0,
-            top_p=1.0 if params.top_p is None else params.top_p,
-            min_p=params.min_p or 0.0,
-            repetition_penalty=params.repetition_penalty or 1.0,
-            presence_penalty=params.presence_penalty,
-            frequency_penalty=params.frequency_penalty,
-            logit_bias=tuple(params.logit_bias.items()),
-            allowed=common(request.allowed, request.constraint.allowed() if request.constraint else None),
-            seed=request.seed,
-            step=step,
-            banned=self.banned(guesses),
-            prompt=request.prompt if repeats else (),
-            generated=[*self.generated, *guesses] if looks_back else (),
-            logprobs=-1 if params.logprobs is None else params.logprobs,
-        )
+        if request.is_free and step >= request.params.min_tokens:
+            return RowSampling(step=step, **request.drawing)
+        fixed, constraint = request.drawing, request.constraint
+        if constraint:
+            fixed = fixed | {"allowed": common(request.allowed, constraint.allowed())}
+        generated = [*self.generated, *guesses] if request.penalises else ()
+        return RowSampling(step=step, banned=self.banned(guesses), generated=generated, **fixed)
 
     def banned(self, guesses: Many[int]) -> tuple[int, ...]:
         """Tokens that may not come after `guesses`: too early an end, or the end of a bad sequence."""

@@ -7,6 +7,7 @@ order goes back to waiting and is computed again later (preemption by recompute)
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
@@ -20,40 +21,33 @@ from twofold.ops.types import Drawn, RowSampling
 NO_GUESSES: Mapping[int, tuple[int, ...]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class Slice:
     """The next `count` tokens of a sequence, and guesses of what follows them.
 
-    Its last token is sampled from when nothing is pending after it, and then so is every guess. What holds when
-    it is made, for the sequence moves on: prompt_rows, how many of the tokens belong to the prompt; is_reading, whether
-    the sequence needs more than its next token.
+    What holds when it is made, for the sequence moves on. rows: of the batch; prompt_rows: how many of the tokens belong
+    to the prompt; is_reading: whether the sequence needs more than its next token; samples: whether its last token is
+    sampled from, since nothing is pending after it, and then so is every guess; judging: positions of the prompt whose
+    next token is judged. Not frozen for the reason that RowSampling is not.
     """
 
     sequence: Sequence
     count: int
     guesses: tuple[int, ...] = ()
+    rows: int = field(init=False)
     prompt_rows: int = field(init=False)
     is_reading: bool = field(init=False)
+    samples: bool = field(init=False)
+    judging: range = field(init=False)
 
     def __post_init__(self) -> None:
-        unread = len(self.sequence.request.prompt) - self.sequence.computed
-        object.__setattr__(self, "prompt_rows", max(0, min(self.count, unread)))
-        object.__setattr__(self, "is_reading", self.sequence.pending > 1)
-
-    @property
-    def samples(self) -> bool:
-        """Whether this slice ends with the sequence's last known token."""
-        return self.count == self.sequence.pending
-
-    @property
-    def judging(self) -> range:
-        """Positions of the prompt whose next token is judged."""
-        return self.sequence.judging(self.count)
-
-    @property
-    def rows(self) -> int:
-        """Rows of the batch it takes."""
-        return self.count + len(self.guesses)
+        sequence, count = self.sequence, self.count
+        pending = sequence.pending
+        self.rows = count + len(self.guesses)
+        self.prompt_rows = max(0, min(count, len(sequence.request.prompt) - sequence.computed))
+        self.is_reading = pending > 1
+        self.samples = count == pending
+        self.judging = sequence.judging(count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +76,10 @@ class Plan:
         """Settings of each row that judges or is sampled from, in the order of the logits rows."""
         found: list[RowSampling] = []
         for item in self.slices:
-            found += [item.sequence.judging_row(position) for position in item.judging]
-            drawn = range(len(item.guesses) + 1 if item.samples else 0)
-            found += [item.sequence.row_sampling(item.guesses[:known]) for known in drawn]
+            if item.judging:
+                found += [item.sequence.judging_row(position) for position in item.judging]
+            if item.samples:
+                found += [item.sequence.row_sampling(item.guesses[:known]) for known in range(len(item.guesses) + 1)]
         return found
 
 
@@ -102,9 +97,9 @@ class Outline:
 
     def put(self, sequence: Sequence, count: int, guesses: tuple[int, ...] = ()) -> None:
         """Run the next `count` tokens of a sequence, and guesses of what follows."""
-        self.slices[sequence.request.id] = Slice(sequence=sequence, count=count, guesses=guesses)
-        self.rows -= count + len(guesses)
-        self.judging -= len(sequence.judging(count))
+        item = self.slices[sequence.request.id] = Slice(sequence=sequence, count=count, guesses=guesses)
+        self.rows -= item.rows
+        self.judging -= len(item.judging)
 
     def drop(self, sequence: Sequence) -> None:
         """A sequence gives way, and its rows are free again."""
@@ -116,7 +111,10 @@ class Outline:
 
 
 class Scheduler:
-    """Plain bookkeeping: two queues and the blocks. judging_rows: most rows of a step that judge prompts."""
+    """Plain bookkeeping: two queues and the blocks. judging_rows: most rows of a step that judge prompts.
+
+    running: in the order of `place`, which never changes while a sequence runs.
+    """
 
     def __init__(self, blocks: Blocks, step_tokens: int, max_sequences: int, judging_rows: int | None = None) -> None:
         self.blocks = blocks
@@ -145,7 +143,7 @@ class Scheduler:
         """
         step = Outline(rows=self.step_tokens, judging=self.judging_rows)
         reading: list[Sequence] = []
-        for sequence in sorted(self.running, key=place):
+        for sequence in [*self.running]:
             if sequence.pending > 1:
                 reading.append(sequence)
             elif step.rows and sequence.request.id not in step.preempted and self.make_room(sequence, 1, step):
@@ -201,7 +199,7 @@ class Scheduler:
             count = self.begin(sequence, most)
         if count:
             self.waiting.take(sequence)
-            self.running.append(sequence)
+            insort(self.running, sequence, key=place)
             step.put(sequence, count)
         return bool(count)
 
@@ -212,8 +210,7 @@ class Scheduler:
     def worse_than(self, sequence: Sequence) -> list[Sequence]:
         """Running sequences that give way to this one, the last in the order last."""
         priority, own = sequence.request.params.priority, place(sequence)
-        worse = [item for item in self.running if item.request.params.priority > priority and place(item) > own]
-        return sorted(worse, key=place)
+        return [item for item in self.running if item.request.params.priority > priority and place(item) > own]
 
     def would_fit(self, sequence: Sequence, worse: Many[Sequence]) -> bool:
         """Whether the blocks of these, with the free ones, could hold the sequence."""
@@ -223,7 +220,7 @@ class Scheduler:
     def make_room(self, sequence: Sequence, count: int, step: Outline) -> bool:
         """Reserve blocks for a running sequence; those behind it give way. False when it had to give way itself."""
         while not self.blocks.reserve(sequence, count):
-            last = max(self.running, key=place)
+            last = self.running[-1]
             self.preempt(last, step)
             if last is sequence:
                 return False
@@ -254,14 +251,15 @@ class Scheduler:
         events: list[Event] = []
         row = 0
         for item in plan.slices:
-            samples, judged = item.samples, len(item.judging)
-            item.sequence.scores += drawn[row : row + judged]
-            row += judged
+            if item.judging:
+                item.sequence.scores += drawn[row : row + len(item.judging)]
+                row += len(item.judging)
             item.sequence.computed += item.count
             self.blocks.remember(item.sequence)
-            if samples:
-                events += self.extend(item, drawn[row : row + len(item.guesses) + 1])
-                row += len(item.guesses) + 1
+            if item.samples:
+                stop = row + len(item.guesses) + 1
+                events += self.extend(item, drawn[row:stop])
+                row = stop
         return events
 
     def extend(self, item: Slice, drawn: Many[Drawn]) -> list[Event]:
@@ -292,19 +290,16 @@ class Scheduler:
 
 def event_of(sequence: Sequence, drawn: Drawn) -> Event:
     """What is told of a sequence's newest token."""
-    is_first = len(sequence.tokens) == len(sequence.request.prompt) + 1
+    request, generated = sequence.request, len(sequence.tokens) - len(sequence.request.prompt)
+    finish: FinishReason | None = None
+    if drawn.token in request.stop_ids:
+        finish = "stop"
+    elif generated >= request.max_tokens:
+        finish = "length"
     return Event(
-        request_id=sequence.request.id,
+        request_id=request.id,
         drawn=drawn,
-        finish=finish_reason(sequence),
+        finish=finish,
         cached=sequence.cached or 0,
-        scores=tuple(sequence.scores) if is_first else (),
+        scores=tuple(sequence.scores) if generated == 1 else (),
     )
-
-
-def finish_reason(sequence: Sequence) -> FinishReason | None:
-    """Why the sequence ends with its newest token, None when it goes on."""
-    if sequence.tokens[-1] in sequence.request.stop_ids:
-        return "stop"
-    generated = len(sequence.tokens) - len(sequence.request.prompt)
-    return "length" if generated >= sequence.request.max_tokens else None

@@ -152,7 +152,7 @@ class Target:
     sources: tuple[tuple[Source, ...], ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class RowSampling:
     """How to draw the next token of one row. Neutral defaults: the plain softmax.
 
@@ -162,6 +162,9 @@ class RowSampling:
     many alternatives, -1 for none at all. `allowed`: bit t % 8 of byte t // 8 says whether id t may be drawn, ids
     beyond may not; None allows all. `token`: what follows is known, so nothing is drawn and this token is judged by the
     unmodified logits; of the other settings only `logprobs` matters then.
+
+    Nobody changes it; it is not frozen because it is made for every row of every step, which would take four times as
+    long.
     """
 
     temperature: float = 1.0
@@ -182,11 +185,12 @@ class RowSampling:
     token: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class Drawn:
     """One drawn token, with the log-probability of the unmodified logits and of the best alternatives.
 
-    rank: of a token that was known, among all: 1 for the likeliest, the same for equally likely ones.
+    rank: of a token that was known, among all: 1 for the likeliest, the same for equally likely ones. Not
+    frozen for the reason that RowSampling is not.
     """
 
     token: int
