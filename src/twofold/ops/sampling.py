@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from twofold.errors import BadLogits, InvalidSampling
 from twofold.ops.types import Drawn, RowSampling
+from twofold.ops.uniforms import uniform
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -139,11 +140,11 @@ def adjust(logits_V: Floats, row: RowSampling) -> Floats:
 
 def draw_index(logits_V: Floats, largest: float, row: RowSampling, passes: Passes = PLAIN) -> int:
     """Index drawn from softmax(logits / temperature) cut by top_k, top_p and min_p, by inverting the running sum."""
-    uniform = float(np.random.Generator(np.random.Philox(key=row.seed, counter=row.step)).random())
+    number = uniform(row.seed, row.step)
     if row.top_p >= 1.0 and row.min_p <= 0.0 and (row.top_k == 0 or row.top_k >= len(logits_V)):
-        return invert(*passes.weigh(logits_V, largest, row.temperature), uniform)
+        return invert(*passes.weigh(logits_V, largest, row.temperature), number)
     ids, weights = candidates(logits_V, largest, row, passes)
-    return int(ids[invert(weights, stretch_sums(weights), uniform)])
+    return int(ids[invert(weights, stretch_sums(weights), number)])
 
 
 def weigh(logits: Floats, largest: float, temperature: float) -> Floats:

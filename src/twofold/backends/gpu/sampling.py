@@ -18,9 +18,9 @@ from twofold.backends.gpu.adjusting import adjust
 from twofold.backends.gpu.kernels import candidates
 from twofold.backends.gpu.kernels import draw as kernel
 from twofold.backends.gpu.kernels.target import target
-from twofold.backends.gpu.uniforms import uniforms
 from twofold.ops import sampling
 from twofold.ops.types import Drawn, RowSampling
+from twofold.ops.uniforms import uniform
 
 Numbers = npt.NDArray[np.float64]
 WITHOUT_FLOAT64 = ("mps",)
@@ -111,7 +111,7 @@ def settings_of(rows: Sequence[RowSampling], vocabulary: int) -> Numbers:
     result = np.empty((len(rows), kernel.FIELDS), np.float64)
     temperatures = np.array([row.temperature if is_drawn(row) else 1.0 for row in rows]).astype(np.float32)
     result[:, 0] = np.maximum(temperatures, sampling.LEAST_TEMPERATURE)
-    result[:, 1] = uniforms(rows)
+    result[:, 1] = [uniform(row.seed, row.step) for row in rows]
     result[:, 2] = [row.top_k if 0 < row.top_k < vocabulary else 0 for row in rows]
     result[:, 3] = [row.top_p for row in rows]
     result[:, 4] = [row.min_p for row in rows]
