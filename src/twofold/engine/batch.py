@@ -62,9 +62,14 @@ def build_batch(slices: Many[Slice], layout: CacheLayout, all_rows: bool = False
 
 def build_pages(tables: list[array[int]], bases_S: Ints, sequence_T: Ints, positions_T: Ints, block_size: int) -> Pages:
     """Padded block tables and the slot of every token."""
-    widths_S = np.array([len(table) for table in tables])
-    blocks_SB = np.full((len(tables), int(widths_S.max())), -1, np.int32)
-    blocks_SB[np.arange(blocks_SB.shape[1]) < widths_S[:, None]] = np.frombuffer(b"".join(tables), np.int32)
+    widths = [len(table) for table in tables]
+    widest = max(widths)
+    blocks = np.frombuffer(b"".join(tables), np.int32)
+    blocks_SB = np.full((len(tables), widest), -1, np.int32)
+    if len(blocks) == blocks_SB.size:
+        blocks_SB[:] = blocks.reshape(blocks_SB.shape)
+    else:
+        blocks_SB[np.arange(widest) < np.array(widths)[:, None]] = blocks
     relative_T = positions_T - bases_S[sequence_T]
     places_T, offsets_T = np.divmod(relative_T, block_size)
     blocks_T = blocks_SB[sequence_T, places_T].astype(np.int64)

@@ -25,8 +25,8 @@ NO_GUESSES: Mapping[int, tuple[int, ...]] = MappingProxyType({})
 class Slice:
     """The next `count` tokens of a sequence, and guesses of what follows them.
 
-    What holds when it is made, for the sequence moves on. rows: of the batch; prompt_rows: how many of the tokens belong
-    to the prompt; is_reading: whether the sequence needs more than its next token; samples: whether its last token is
+    What holds when it is made, for the sequence moves on. rows: of the batch; prompt_rows: tokens that belong to the
+    prompt; is_reading: whether the sequence needs more than its next token; samples: whether its last token is
     sampled from, since nothing is pending after it, and then so is every guess; judging: positions of the prompt whose
     next token is judged. Not frozen for the reason that RowSampling is not.
     """

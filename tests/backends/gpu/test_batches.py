@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from twofold.backends.gpu import batches
+from twofold.backends.gpu.graphs import Slots
 from twofold.ops.steps import width_of
 from twofold.ops.types import Batch, Pages
 
@@ -55,10 +56,23 @@ def test_block_tables_are_as_wide_as_powers_of_two(columns: int) -> None:
     assert uploaded.global_pages.blocks_SB.shape == (2, width_of(columns))
 
 
-def test_rows_beyond_the_last_are_not_written_and_a_full_batch_stays_as_it_is() -> None:
-    padded = batches.pad(batch(3, 2))
-    assert padded.global_pages.slots_T.tolist() == [40, 41, 42, -1]
-    assert padded.tokens_T.tolist() == [7, 8, 9, 0]
-    assert padded.starts_S.tolist() == [0, 1, 2, 3, 4]
-    full = batch(4, 2)
-    assert batches.pad(full).tokens_T is full.tokens_T
+@pytest.mark.parametrize("rows", [3, 4])
+def test_rows_beyond_the_last_are_not_written_whoever_was_there_before(rows: int) -> None:
+    slots = Slots(torch.device("cpu"))
+    slots.place(batch(4, 20))
+    given = batch(rows, 2)
+    placed = slots.place(given)
+    assert placed.host is given
+    assert placed.rows == rows
+    for pages, own in zip(placed.kinds, given.kinds, strict=True):
+        assert pages.slots_T.tolist() == [*own.slots_T.tolist(), -1][:4]
+        assert pages.bases_S.tolist() == [*own.bases_S.tolist(), 0][:4]
+        assert pages.blocks_SB[:rows, :2].tolist() == own.blocks_SB.tolist()
+        assert not pages.blocks_SB[:, 2:].any()
+        assert not pages.blocks_SB[rows:].any()
+    assert placed.tokens_T.tolist() == [7, 8, 9, 10][:rows] + [0] * (4 - rows)
+    assert placed.positions_T.tolist() == [20, 21, 22, 23][:rows] + [0] * (4 - rows)
+    assert placed.starts_S.tolist() == [0, 1, 2, 3, 4]
+    assert placed.sequence_T.tolist() == placed.rows_R.tolist() == [0, 1, 2, 3]
+    assert slots.place(batch(4, 31)).tokens_T.data_ptr() == placed.tokens_T.data_ptr()
+    assert slots.place(batch(4, 33)).tokens_T.data_ptr() != placed.tokens_T.data_ptr()

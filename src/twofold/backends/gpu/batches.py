@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,6 +22,8 @@ SMALL_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32)
 LARGE_STEP = 32
 TILE_ROWS = 16
 """Rows of one sequence from which attention works in tiles of queries."""
+NOWHERE = -1
+"""The slot of a row that is not written to the cache."""
 ALIGNMENT = 4
 """Words that every array begins at a multiple of: kernels are compiled for what their pointers are aligned to."""
 
@@ -61,34 +64,46 @@ def bucket_of(rows: int) -> int:
     return next((size for size in SMALL_BUCKETS if rows <= size), padded(rows, LARGE_STEP))
 
 
-def pad(batch: Batch) -> Batch:
-    """A decoding batch with as many rows as its bucket."""
-    rows = bucket_of(len(batch.tokens_T))
-
-    def pages(given: Pages) -> Pages:
-        return Pages(
-            slots_T=filled(given.slots_T, rows, -1),
-            blocks_SB=filled(given.blocks_SB, rows, 0),
-            bases_S=filled(given.bases_S, rows, 0),
+def blank(rows: int, widths: Sequence[int]) -> Batch:
+    """A decoding batch of nothing but padding, with tables of so many columns for each kind of layer."""
+    kinds = [
+        Pages(
+            slots_T=np.full(rows, NOWHERE, np.int64),
+            blocks_SB=np.zeros((rows, width), np.int32),
+            bases_S=np.zeros(rows, np.int32),
         )
-
+        for width in widths
+    ]
     return Batch(
-        tokens_T=filled(batch.tokens_T, rows, 0),
-        positions_T=filled(batch.positions_T, rows, 0),
+        tokens_T=np.zeros(rows, np.int32),
+        positions_T=np.zeros(rows, np.int32),
         starts_S=np.arange(rows + 1, dtype=np.int32),
         rows_R=np.arange(rows, dtype=np.int32),
-        global_pages=pages(batch.global_pages),
-        local_pages=None if batch.local_pages is None else pages(batch.local_pages),
+        global_pages=kinds[0],
+        local_pages=kinds[1] if len(kinds) > 1 else None,
     )
 
 
-def filled(array: npt.NDArray[Any], rows: int, value: int) -> npt.NDArray[Any]:
-    """An array with so many rows, the last of them full of a value."""
-    if len(array) == rows:
-        return array
-    whole = np.full((rows, *array.shape[1:]), value, array.dtype)
-    whole[: len(array)] = array
-    return whole
+def write(own: Batch, given: Batch) -> None:
+    """Put a decoding batch where a `blank` one was, or another one; what it does not fill is padding again."""
+    rows = len(given.tokens_T)
+    for (mine, padding), (theirs, _) in zip(changing(own), changing(given), strict=True):
+        mine[rows:] = padding
+        if mine.ndim == 1:
+            mine[:rows] = theirs
+        else:
+            mine[:rows, : theirs.shape[1]] = theirs
+            mine[:rows, theirs.shape[1] :] = padding
+
+
+def changing(batch: Batch) -> Iterator[tuple[npt.NDArray[Any], int]]:
+    """What differs between decoding batches of the same sizes, and what padding has there."""
+    yield batch.tokens_T, 0
+    yield batch.positions_T, 0
+    for pages in batch.kinds:
+        yield pages.slots_T, NOWHERE
+        yield pages.blocks_SB, 0
+        yield pages.bases_S, 0
 
 
 def arrays_of(batch: Batch) -> list[npt.NDArray[Any]]:
@@ -142,6 +157,22 @@ def view(words: Tensor, arrays: list[npt.NDArray[Any]], host: Batch, is_local: b
         host=host,
         sequence_T=sequence_T,
         longest=int(np.diff(host.starts_S).max(initial=0)),
+    )
+
+
+def on_host(batch: DeviceBatch) -> Batch:
+    """The arrays of a batch that lies in the host's memory, which they share."""
+
+    def pages(given: Pages) -> Pages:
+        return Pages(slots_T=given.slots_T.numpy(), blocks_SB=given.blocks_SB.numpy(), bases_S=given.bases_S.numpy())
+
+    return Batch(
+        tokens_T=batch.tokens_T.numpy(),
+        positions_T=batch.positions_T.numpy(),
+        starts_S=batch.starts_S.numpy(),
+        rows_R=batch.rows_R.numpy(),
+        global_pages=pages(batch.global_pages),
+        local_pages=None if batch.local_pages is None else pages(batch.local_pages),
     )
 
 

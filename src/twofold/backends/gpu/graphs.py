@@ -6,6 +6,7 @@ Its batch lies in memory of its own that every step writes anew. Steps that read
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,21 +14,32 @@ import torch
 from torch import Tensor
 
 from twofold.backends.gpu import devices
-from twofold.backends.gpu.batches import DeviceBatch, arrays_of, flatten, pad, view
+from twofold.backends.gpu.batches import DeviceBatch, arrays_of, blank, bucket_of, flatten, on_host, view, write
 from twofold.backends.gpu.cache import GpuCache
 from twofold.backends.gpu.ops import Forward
+from twofold.ops.steps import width_of
 from twofold.ops.types import Batch
 
 MOST_ROWS = 256
 """Rows above which a step is so long that its launches do not matter."""
 
 
-@dataclass(eq=False)
 class Slot:
-    """Memory that holds the batches of one bucket, step after step."""
+    """Memory that holds the decoding batches of one bucket, step after step: written on the host, sent in one piece."""
 
-    words: Tensor
-    batch: DeviceBatch
+    def __init__(self, rows: int, widths: Sequence[int], device: torch.device) -> None:
+        empty = blank(rows, widths)
+        arrays, is_local = arrays_of(empty), empty.local_pages is not None
+        self._host_words = torch.from_numpy(flatten(arrays))
+        self._words = self._host_words.to(device, copy=True)
+        self._staged = on_host(view(self._host_words, arrays, empty, is_local))
+        self._batch = replace(view(self._words, arrays, empty, is_local), slot=self, longest=1)
+
+    def place(self, batch: Batch) -> DeviceBatch:
+        """The batch in here, with padding behind it; the one before is gone."""
+        write(self._staged, batch)
+        self._words.copy_(self._host_words)
+        return replace(self._batch, host=batch)
 
 
 class Slots:
@@ -35,22 +47,17 @@ class Slots:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._slots: dict[tuple[tuple[int, ...], ...], Slot] = {}
+        self._slots: dict[tuple[int, ...], Slot] = {}
 
     def place(self, batch: Batch) -> DeviceBatch:
         """A decoding batch, padded, in its slot, for a step that this thread launches."""
         devices.use(self._device)
-        arrays = arrays_of(pad(batch))
-        words = torch.from_numpy(flatten(arrays))
-        key = tuple(array.shape for array in arrays)
-        slot = self._slots.get(key)
+        rows = bucket_of(len(batch.tokens_T))
+        widths = [width_of(pages.blocks_SB.shape[1]) for pages in batch.kinds]
+        slot = self._slots.get((rows, *widths))
         if slot is None:
-            own = words.to(self._device, copy=True)
-            slot = self._slots[key] = Slot(own, view(own, arrays, batch, batch.local_pages is not None))
-            slot.batch = replace(slot.batch, slot=slot, longest=1)
-        else:
-            slot.words.copy_(words)
-        return replace(slot.batch, host=batch)
+            slot = self._slots[rows, *widths] = Slot(rows, widths, self._device)
+        return slot.place(batch)
 
 
 @dataclass(eq=False)
