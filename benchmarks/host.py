@@ -4,7 +4,8 @@ python -m benchmarks.host                              1, 8, 64 and 256 sequence
 python -m benchmarks.host --sequences 64 --rounds 20 --no-result
 
 The network computes nothing: its logits, of few ids, are there already. So this is how long a device waits between two
-steps, less its driver. The GPU's arrays and draws are torch's, on the CPU. Kinds take turns; the best round counts.
+steps, less its driver. Draws are those of each backend, where a GPU's are made by torch on the CPU. Kinds take turns;
+the best round counts.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 
 from benchmarks.peers.__main__ import positive
 from benchmarks.results import write_result
+from twofold.backends.cpu.ops import CpuOps
 from twofold.engine.blocks import plan_layout
 from twofold.engine.engine import Engine
 from twofold.engine.limits import EngineLimits
@@ -36,9 +38,9 @@ DRAWS = {"greedy": SamplingParams(temperature=0.0), "drawn": SamplingParams(temp
 
 
 def for_cpu() -> tuple[Any, Callable[..., Any]]:
-    """Ops that take NumPy's arrays, and a network that knows its logits."""
+    """The native backend, and a network that knows its logits."""
     logits_RV = np.random.default_rng(0).standard_normal((STEP_TOKENS, VOCABULARY)).astype(np.float32)
-    return ReferenceOps(), lambda ops, batch, cache: logits_RV[: len(batch.rows_R)]
+    return CpuOps(), lambda ops, batch, cache: logits_RV[: len(batch.rows_R)]
 
 
 def for_gpu() -> tuple[Any, Callable[..., Any]]:
