@@ -161,6 +161,18 @@ int64_t reach(const Native& native, const Any<float>& values, float floor, const
     return native.kernels->reach(values.data(), count, floor, indices.data());
 }
 
+void draw(const Native& native, const In<float, 2>& logits, const Any<double>& drawings, const Out<int64_t, 1>& tokens,
+          const Out<float, 1>& best) {
+    constexpr int64_t kMembers = sizeof(Drawing) / sizeof(double);
+    const Rows rows = rows_of(logits, "logits_RV");
+    require(rows.columns > 0 && rows.columns <= INT32_MAX, "logits_RV must have columns, at most 2^31 - 1");
+    require_shape(drawings, {rows.rows, kMembers}, "drawings_RM");
+    require_shape(tokens, {rows.rows}, "tokens_R");
+    require_shape(best, {rows.rows}, "best_R");
+    const nb::gil_scoped_release unlocked;
+    native.kernels->draw(rows, reinterpret_cast<const Drawing*>(drawings.data()), tokens.data(), best.data());
+}
+
 // Operations (a multiplication and an addition are two) per second of a kernel that returns how many it did. The best
 // of many passes of a millisecond or so: whoever shares the cores leaves them in between.
 double measure(int64_t (*kernel)(int64_t rounds), int threads_wanted) {
@@ -228,6 +240,8 @@ NB_MODULE(_native, m) {
         .def("weigh", &weigh, "logits_V"_a.noconvert(), "largest"_a, "temperature"_a, "weights_V"_a.noconvert(),
              "sums_S"_a.noconvert())
         .def("reach", &reach, "values_V"_a.noconvert(), "floor"_a, "indices_V"_a.noconvert())
+        .def("draw", &draw, "logits_RV"_a.noconvert(), "drawings_RM"_a.noconvert(), "tokens_R"_a.noconvert(),
+             "best_R"_a.noconvert(), "A token of each row; see native/kernels.h.")
         .def("measure_int8", &measure_int8, "threads"_a,
              "Operations per second of products of int8 codes, from registers.")
         .def("measure_int4", &measure_int4, "threads"_a, "The same of four-bit codes once they are unpacked.");

@@ -81,6 +81,11 @@ struct Layout {
     int64_t sequences, table_width, chunk;
 };
 
+// How a token is drawn from a row: ops/types.py, RowSampling. temperature 0: the best one; number: the uniform one.
+struct Drawing {
+    double temperature, top_k, top_p, min_p, number;
+};
+
 // Name and arguments of each kernel; ops/interface.py and ops/reference.py say what it computes.
 //   quantize     codes_RD int8, scales_R and firsts of ops.activations.quantize_activations, room for R = 2 T rows;
 //                places [T + 1] ends with R, which is returned
@@ -91,6 +96,7 @@ struct Layout {
 //   scale_heads  y_THK = x_THK * factors_T
 //   weigh        what ops.sampling.Passes.weigh gives: weights_V and sums_S, one for each 1024
 //   reach        indices of values from the floor up, room for count of them; returns how many
+//   draw         a token of each row, see Drawing; best_R: the largest logit, NaN where there is one
 //   measure_int8, measure_int4: `rounds` of what multiplies int8 codes, or four-bit ones once they are unpacked, on
 //                registers; the operations done
 #define TWOFOLD_KERNELS(KERNEL)                                                                                        \
@@ -113,6 +119,7 @@ struct Layout {
     KERNEL(void, weigh,                                                                                                \
            (const float* logits_V, int64_t count, float largest, float temperature, float* weights_V, double* sums_S)) \
     KERNEL(int64_t, reach, (const float* values_V, int64_t count, float floor, int64_t* indices))                      \
+    KERNEL(void, draw, (const Rows& logits_RV, const Drawing* drawings_R, int64_t* tokens_R, float* best_R))           \
     KERNEL(int64_t, quantize, (const Rows& x_TD, int8_t* codes_RD, float* scales_R, int64_t* places))                  \
     KERNEL(void, encode,                                                                                               \
            (const SourceRows& rows_ND, const Weight* coarse_ND, const WeightOut& into, int64_t first_row))             \

@@ -18,6 +18,9 @@ enum class Slot : int {
     kOutputs,
     kPlaces,
     kExpanded,
+    kWeights,
+    kStretches,
+    kKeys,
     kCount
 };
 

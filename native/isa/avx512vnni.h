@@ -13,6 +13,7 @@ constexpr int64_t kUnpackFrom = 17;  // tokens, see integer.cpp: up to 16 they a
 typedef float F __attribute__((vector_size(64)));
 typedef int32_t I __attribute__((vector_size(64)));
 typedef uint8_t Bytes __attribute__((vector_size(64)));
+typedef double Doubles __attribute__((vector_size(64)));
 
 inline I pin(I v) { return v; }
 
@@ -30,7 +31,10 @@ inline void store_codes(int8_t* to, I codes) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8((__m512i)codes));
 }
 
-// As __builtin_convertvector would, for which GCC 12 takes two instructions for each half and one to join them.
+// As __builtin_convertvector would, for which GCC 12 takes two instructions for each half and one to join them, or goes
+// through memory where the result is twice as wide.
+inline Doubles lower_doubles(F v) { return (Doubles)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v)); }
+inline Doubles upper_doubles(F v) { return (Doubles)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1)); }
 inline I load_widened(const uint16_t* from) {
     return (I)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }

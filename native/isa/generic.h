@@ -13,6 +13,7 @@ typedef float F __attribute__((vector_size(16)));
 typedef int32_t I __attribute__((vector_size(16)));
 typedef int16_t Shorts __attribute__((vector_size(16)));
 typedef uint8_t Bytes __attribute__((vector_size(16)));
+typedef double Doubles __attribute__((vector_size(16)));
 
 // Where the compiler spills sums, an ISA has it keep them in registers, in the order they are written in (isa/avx2.h).
 inline I pin(I v) { return v; }
@@ -41,6 +42,8 @@ inline I group_total(Group group) { return group; }
 inline I group_finish(I acc, Group group, I multipliers) { return acc + group * multipliers; }
 
 // Of the second operand where one is no number.
+inline Doubles lower_doubles(F v) { return Doubles{static_cast<double>(v[0]), static_cast<double>(v[1])}; }
+inline Doubles upper_doubles(F v) { return Doubles{static_cast<double>(v[2]), static_cast<double>(v[3])}; }
 inline F vmax(F a, F b) { return a > b ? a : b; }
 inline F vmin(F a, F b) { return a < b ? a : b; }
 

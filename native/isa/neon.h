@@ -14,6 +14,7 @@ constexpr bool kUnpacksLevels = false;  // see unpack.h
 typedef float F __attribute__((vector_size(16)));
 typedef int32_t I __attribute__((vector_size(16)));
 typedef uint8_t Bytes __attribute__((vector_size(16)));
+typedef double Doubles __attribute__((vector_size(16)));
 
 inline I pin(I v) { return v; }
 
@@ -31,6 +32,8 @@ inline Group group_dot(Group group, Bytes levels, I x) { return dot_int8(group, 
 inline I group_total(Group group) { return group; }
 inline I group_finish(I acc, Group group, I multipliers) { return acc + group * multipliers; }
 
+inline Doubles lower_doubles(F v) { return Doubles{static_cast<double>(v[0]), static_cast<double>(v[1])}; }
+inline Doubles upper_doubles(F v) { return Doubles{static_cast<double>(v[2]), static_cast<double>(v[3])}; }
 inline F vmax(F a, F b) { return a > b ? a : b; }
 inline F vmin(F a, F b) { return a < b ? a : b; }
 inline void store_codes(int8_t* to, I codes) {

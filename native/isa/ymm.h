@@ -12,6 +12,7 @@ constexpr int kLanes = 8;
 typedef float F __attribute__((vector_size(32)));
 typedef int32_t I __attribute__((vector_size(32)));
 typedef uint8_t Bytes __attribute__((vector_size(32)));
+typedef double Doubles __attribute__((vector_size(32)));
 
 // Keeps a sum in its register and what is written before it before it: GCC 12 gathers loads and products of many steps
 // and spills them.
@@ -39,7 +40,10 @@ inline void store_codes(int8_t* to, I codes) {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(shorts, shorts));
 }
 
-// As __builtin_convertvector would, for which GCC 12 takes two instructions for each half and one to join them.
+// As __builtin_convertvector would, for which GCC 12 takes two instructions for each half and one to join them, or goes
+// through memory where the result is twice as wide.
+inline Doubles lower_doubles(F v) { return (Doubles)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v)); }
+inline Doubles upper_doubles(F v) { return (Doubles)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1)); }
 inline I load_widened(const uint16_t* from) {
     return (I)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 }

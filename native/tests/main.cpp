@@ -251,6 +251,50 @@ void test_attention(const Isa& isa, KvType type, int64_t tokens, int64_t size) {
           static_cast<int>(tokens), static_cast<int>(size), worst);
 }
 
+// Whether a token is one that a row may draw: all weights in order, and where its own lie beside the limit.
+void test_draw(const Isa& isa, int64_t count, const Drawing& given, float spread) {
+    constexpr double kSlack = 1e-6;
+    constexpr int64_t kTimes = 20;
+    Random random{static_cast<uint64_t>(count)};
+    const Floats logits(kTimes * count, random);
+    std::vector<Drawing> drawings(kTimes, given);
+    std::vector<int64_t> tokens(kTimes);
+    std::vector<float> best(kTimes);
+    for (int64_t i = 0; i < kTimes * count; ++i) logits.data[i] *= spread;
+    for (int64_t t = 0; t < kTimes; ++t)
+        drawings[static_cast<size_t>(t)].number = static_cast<double>(t) / static_cast<double>(kTimes);
+    isa.kernels->draw({logits.data, kTimes, count, count}, drawings.data(), tokens.data(), best.data());
+    for (int64_t t = 0; t < kTimes; ++t) {
+        const float* row = logits.data + t * count;
+        const auto at = static_cast<size_t>(t);
+        const float largest = *std::max_element(row, row + count);
+        CHECK(best[at] == largest, "%s: the best of %ld", isa.name.c_str(), long(count));
+        std::vector<int64_t> order(static_cast<size_t>(count));
+        for (int64_t v = 0; v < count; ++v) order[static_cast<size_t>(v)] = v;
+        const bool is_top = given.top_k > 0 && given.top_k < static_cast<double>(count);
+        const bool is_cut = is_top || given.top_p < 1.0 || given.min_p > 0.0;
+        if (is_cut || given.temperature == 0.0)
+            std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return row[a] > row[b]; });
+        if (given.temperature == 0.0) {
+            CHECK(tokens[at] == order[0], "%s: the best of %ld", isa.name.c_str(), long(count));
+            continue;
+        }
+        if (is_top) order.resize(static_cast<size_t>(given.top_k));
+        const auto weight = [&](int64_t v) { return std::exp((double(row[v]) - double(largest)) / given.temperature); };
+        double total = 0.0, kept = 0.0, before = 0.0, after = 0.0;
+        for (const int64_t v : order) total += weight(v);
+        for (const int64_t v : order) {
+            if (weight(v) < given.min_p - kSlack || kept >= (given.top_p + kSlack) * total) break;
+            if (v == tokens[at]) before = kept, after = kept + weight(v);
+            kept += weight(v);
+        }
+        const double target = drawings[at].number * kept, slack = kSlack * total + (after - before) * kSlack;
+        CHECK(before <= target + slack && target <= after + slack && after > 0,
+              "%s: row %ld of %ld ids drew %ld, from %g to %g of %g", isa.name.c_str(), long(t), long(count),
+              long(tokens[at]), before, after, target);
+    }
+}
+
 int run_all() {
     test_pool();
     test_integer_definition();
@@ -263,6 +307,13 @@ int run_all() {
                 test_products(isa, tokens, size, 96);
                 test_products(isa, tokens, 48, size);
             }
+        for (const int64_t count : {1, 5, 127, 1024, 3001})
+            for (const float spread : {1.0f, 20.0f})
+                for (const Drawing& drawing :
+                     {Drawing{0, 0, 1, 0, 0}, Drawing{1, 0, 1, 0, 0}, Drawing{0.7, 0, 0.9, 0, 0},
+                      Drawing{0.7, 0, 1, 0.1, 0}, Drawing{0.7, 0, 0.6, 0.05, 0}, Drawing{1.3, 40, 1, 0, 0},
+                      Drawing{1.3, 40, 0.8, 0.01, 0}})
+                    test_draw(isa, count, drawing, spread);
         for (const KvType type : {KvType::kF32, KvType::kBf16, KvType::kInt8})
             for (const int64_t tokens : {1, 17, 70})
                 for (const int64_t size : {4, 20, 64, 128}) test_attention(isa, type, tokens, size);

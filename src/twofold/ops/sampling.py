@@ -117,10 +117,10 @@ def adjust(logits_V: Floats, row: RowSampling) -> Floats:
     repetition_penalty divides positive and multiplies negative logits of every id seen in prompt or answer;
     presence and frequency penalties look at the answer only, as in the OpenAI API.
     """
+    if not is_adjusted(row):
+        return logits_V
     repeats = row.repetition_penalty != 1.0
     counts = row.presence_penalty != 0.0 or row.frequency_penalty != 0.0
-    if not (repeats or counts or row.logit_bias or row.banned or row.allowed is not None):
-        return logits_V
     result_V = logits_V.copy()
     for token, bias in row.logit_bias:
         result_V[token] += np.float32(bias)
@@ -136,6 +136,12 @@ def adjust(logits_V: Floats, row: RowSampling) -> Floats:
         bits = np.unpackbits(np.frombuffer(row.allowed, np.uint8), count=len(result_V), bitorder="little")
         result_V[bits == 0] = -np.inf
     return result_V
+
+
+def is_adjusted(row: RowSampling) -> bool:
+    """Whether a row's logits are changed before anything is drawn from them."""
+    penalised = row.repetition_penalty != 1.0 or row.presence_penalty != 0.0 or row.frequency_penalty != 0.0
+    return penalised or bool(row.logit_bias) or bool(row.banned) or row.allowed is not None
 
 
 def draw_index(logits_V: Floats, largest: float, row: RowSampling, passes: Passes = PLAIN) -> int:

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from twofold.backends.cpu import mapped
 from twofold.backends.cpu.cache import CpuCache, new_layers
-from twofold.backends.cpu.passes import NativePasses
+from twofold.backends.cpu.drawing import Sampler
 from twofold.errors import NativeUnavailable
-from twofold.ops import contents, packed, rope, sampling
+from twofold.ops import contents, packed, rope
 from twofold.ops.packed import (
     BF16,
     AnyArray,
@@ -133,7 +133,7 @@ class CpuOps:
             self._module.set_threads(threads)
         self._kv_dtype = kv_dtype
         self._weights: dict[int, tuple[weakref.ref[Packed], _native.Weight]] = {}
-        self._passes = NativePasses(self._native)
+        self._sampler = Sampler(self._native)
         self.packer = CpuPacker(self._module, self._native)
 
     @property
@@ -313,4 +313,4 @@ class CpuOps:
 
     def sample(self, logits_RV: Floats, rows: Sequence[RowSampling]) -> list[Drawn]:
         """See ops.sampling."""
-        return sampling.sample(logits_RV, rows, self._passes)
+        return self._sampler.sample(logits_RV, rows)
