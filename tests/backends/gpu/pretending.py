@@ -124,6 +124,8 @@ class Pretending(TorchFunctionMode):
             return True
         if func in self.MADE:
             return zeros(args if args and isinstance(args[0], int) else args[0], given.get("dtype"))
+        if func is torch.Tensor.pin_memory:
+            return args[0]
         if func is torch.Tensor.to:
             rest = [value for value in args[1:] if not isinstance(value, torch.device | str)]
             return func(args[0], *rest, **given) if rest or given else args[0]

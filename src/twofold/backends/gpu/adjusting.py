@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from twofold.backends.gpu.devices import send
 from twofold.ops.types import RowSampling
 
 Pairs = list[tuple[int, Sequence[int]]]
@@ -53,13 +54,13 @@ def places_of(pairs: Pairs, logits_RV: Tensor) -> tuple[Tensor, Tensor] | None:
         return None
     rows = np.repeat(np.array([row for row, _ in pairs]), [len(ids) for _, ids in pairs])
     both = np.stack([rows, np.fromiter(chain.from_iterable(ids for _, ids in pairs), np.int64, count)])
-    placed = torch.from_numpy(both).to(logits_RV.device)
+    placed = send(both, logits_RV.device)
     return placed[0], placed[1]
 
 
 def settings_of(values: Sequence[float], logits_RV: Tensor) -> Tensor:
     """A number for every row, float32: penalties are rounded to it as on the host."""
-    return torch.from_numpy(np.array(values, np.float32)).to(logits_RV.device)
+    return send(np.array(values, np.float32), logits_RV.device)
 
 
 def add_bias(logits_RV: Tensor, rows: Sequence[RowSampling]) -> None:
@@ -101,8 +102,8 @@ def forbid(logits_RV: Tensor, rows: list[int], masks: list[bytes]) -> None:
     vocabulary = logits_RV.shape[1]
     size = -(-vocabulary // 8)
     joined = b"".join(mask[:size].ljust(size, b"\0") for mask in masks)
-    bytes_QB = torch.from_numpy(np.frombuffer(joined, np.uint8).copy()).to(logits_RV.device).reshape(len(rows), size)
-    places = torch.tensor(rows, device=logits_RV.device)
+    bytes_QB = send(np.frombuffer(joined, np.uint8).copy(), logits_RV.device).reshape(len(rows), size)
+    places = send(np.array(rows), logits_RV.device)
     shifts = torch.arange(8, device=logits_RV.device, dtype=torch.uint8)
     allowed_QV = ((bytes_QB[:, :, None] >> shifts) & 1).flatten(1)[:, :vocabulary]
     logits_RV[places] = logits_RV[places].masked_fill(allowed_QV == 0, -torch.inf)

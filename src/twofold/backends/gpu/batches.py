@@ -180,5 +180,5 @@ def upload(batch: Batch, device: torch.device) -> DeviceBatch:
     """The batch on the device, for a step that this thread launches."""
     devices.use(device)
     arrays = arrays_of(batch)
-    words = torch.from_numpy(flatten(arrays)).to(device)
+    words = devices.send(flatten(arrays), device)
     return view(words, arrays, batch, batch.local_pages is not None)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from twofold.errors import SettingsError
 
@@ -44,6 +48,30 @@ def use(device: torch.device) -> None:
     """Have this thread launch kernels on the device: every thread begins with the first one."""
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
+
+
+def send(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """An array on the device, without waiting for what the device still has to do."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+class Fetched:
+    """A tensor on its way to the host."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._event: Any = None
+        self._tensor = tensor.to("cpu", non_blocking=tensor.is_cuda)
+        if tensor.is_cuda:
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """The array, once it is there."""
+        if self._event:
+            self._event.synchronize()
+        array: npt.NDArray[Any] = self._tensor.numpy()
+        return array
 
 
 def share_cores(ranks: int) -> None:

@@ -30,15 +30,21 @@ class Slot:
     def __init__(self, rows: int, widths: Sequence[int], device: torch.device) -> None:
         empty = blank(rows, widths)
         arrays, is_local = arrays_of(empty), empty.local_pages is not None
-        self._host_words = torch.from_numpy(flatten(arrays))
+        host_words, is_cuda = torch.from_numpy(flatten(arrays)), device.type == "cuda"
+        self._host_words = host_words.pin_memory() if is_cuda else host_words
         self._words = self._host_words.to(device, copy=True)
+        self._sent: Any = torch.cuda.Event() if is_cuda else None  # type: ignore[no-untyped-call]
         self._staged = on_host(view(self._host_words, arrays, empty, is_local))
         self._batch = replace(view(self._words, arrays, empty, is_local), slot=self, longest=1)
 
     def place(self, batch: Batch) -> DeviceBatch:
-        """The batch in here, with padding behind it; the one before is gone."""
+        """The batch in here, with padding behind it, for steps that are launched from now on."""
+        if self._sent:
+            self._sent.synchronize()  # what was written before has left
         write(self._staged, batch)
-        self._words.copy_(self._host_words)
+        self._words.copy_(self._host_words, non_blocking=True)
+        if self._sent:
+            self._sent.record()
         return replace(self._batch, host=batch)
 
 

@@ -7,6 +7,7 @@ of the host; sums of weights may differ by their rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from twofold.backends.gpu import drawing
 from twofold.backends.gpu.adjusting import adjust
+from twofold.backends.gpu.devices import Fetched, send
 from twofold.backends.gpu.kernels import candidates
 from twofold.backends.gpu.kernels import draw as kernel
 from twofold.backends.gpu.kernels.target import target
@@ -31,18 +33,65 @@ def sample(logits_RV: Tensor, rows: Sequence[RowSampling]) -> list[Drawn]:
     """One token per row; see ops.sampling.draw for what it raises."""
     if not rows or logits_RV.device.type in WITHOUT_FLOAT64:
         return sampling.sample(logits_RV.float().cpu().numpy(), rows)
-    logits_RV = logits_RV.float().contiguous()
-    results, unknown = attempt(logits_RV, rows, is_thorough=False)
-    if unknown:  # rows that keep more ids than were put in order: rare, and worth a second look
-        places = torch.tensor(unknown, device=logits_RV.device)
-        again, _ = attempt(logits_RV[places], [rows[index] for index in unknown], is_thorough=True)
-        for index, drawn in zip(unknown, again, strict=True):
-            results[index] = drawn
-    return results
+    return Draws(logits_RV, rows).result()
 
 
-def attempt(logits_RV: Tensor, rows: Sequence[RowSampling], is_thorough: bool) -> tuple[list[Drawn], list[int]]:
-    """What all rows drew, and which of them are not known yet; none when all ids are put in order (`is_thorough`)."""
+class Draws:
+    """One token per row, being drawn. tokens_R int64: on the device; is_final, after `result`: whether these are them.
+
+    Rows that keep more ids than were put in order are rare, and worth a second look; `keeps_logits` when the logits may
+    be overwritten before that.
+    """
+
+    def __init__(self, logits_RV: Tensor, rows: Sequence[RowSampling], keeps_logits: bool = False) -> None:
+        logits_RV = logits_RV.float().contiguous()
+        self._rows = rows
+        self._attempt = attempt(logits_RV, rows, is_thorough=False)
+        self._logits_RV = logits_RV.clone() if keeps_logits and self._attempt.may_fail else logits_RV
+        self.tokens_R = self._attempt.tokens_R
+        self.is_final = True
+
+    def result(self) -> list[Drawn]:
+        """Wait for them; see ops.sampling.draw for what it raises."""
+        results, unknown = self._attempt.read()
+        if unknown:
+            self.is_final = False
+            places = send(np.array(unknown), self._logits_RV.device)
+            again, _ = attempt(self._logits_RV[places], [self._rows[index] for index in unknown], True).read()
+            for index, drawn in zip(unknown, again, strict=True):
+                results[index] = drawn
+        return results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """What all rows draw, and for each part of it where it is in what is fetched: tokens, the best logits after and
+    before adjustments, which rows are known; behind these `width` numbers for each of the `told` rows.
+    """
+
+    rows: Sequence[RowSampling]
+    tokens_R: Tensor
+    fetched: Fetched
+    parts: int
+    is_adjusted: bool
+    may_fail: bool
+    told: list[int]
+    width: int
+
+    def read(self) -> tuple[list[Drawn], list[int]]:
+        """Tokens of all rows, and which of them are not known yet: none when all ids were put in order."""
+        flat = self.fetched.numpy()
+        shared = flat[: self.parts * len(self.rows)].reshape(self.parts, -1)
+        check(self.rows, shared[1], shared[2] if self.is_adjusted else shared[1])
+        results = [Drawn(token=token) for token in shared[0].astype(np.int64).tolist()]
+        facts = flat[shared.size :].reshape(len(self.told), self.width).tolist()
+        for index, own in zip(self.told, facts, strict=True):
+            results[index] = with_logprobs(self.rows[index], results[index].token, own)
+        return results, np.flatnonzero(shared[-1] == 0).tolist() if self.may_fail else []
+
+
+def attempt(logits_RV: Tensor, rows: Sequence[RowSampling], is_thorough: bool) -> Attempt:
+    """Begin to draw; when all ids are put in order (`is_thorough`) every row will be known."""
     adjusted_RV = adjust(logits_RV, rows)
     best_R, tokens_R = adjusted_RV.max(dim=1)
     is_known_R: Tensor | None = None
@@ -55,16 +104,17 @@ def attempt(logits_RV: Tensor, rows: Sequence[RowSampling], is_thorough: bool) -
         parts.append(is_known_R.double())
     shared_FR = torch.stack(parts)
     told = [index for index, row in enumerate(rows) if row.logprobs >= 0 or row.token is not None]
-    if told:
-        flat, width = tell(logits_RV, rows, told, shared_FR)
-    else:
-        flat, width = shared_FR.flatten().cpu().numpy(), 0
-    shared = flat[: len(parts) * len(rows)].reshape(len(parts), -1)
-    check(rows, shared[1], shared[1] if adjusted_RV is logits_RV else shared[2])
-    results = [Drawn(token=token) for token in shared[0].astype(np.int64).tolist()]
-    for index, facts in zip(told, flat[shared.size :].reshape(len(told), width).tolist(), strict=True):
-        results[index] = with_logprobs(rows[index], results[index].token, facts)
-    return results, [] if is_known_R is None else np.flatnonzero(shared[-1] == 0).tolist()
+    flat, width = tell(logits_RV, rows, told, shared_FR) if told else (shared_FR.flatten(), 0)
+    return Attempt(
+        rows=rows,
+        tokens_R=tokens_R,
+        fetched=Fetched(flat),
+        parts=len(parts),
+        is_adjusted=adjusted_RV is not logits_RV,
+        may_fail=is_known_R is not None,
+        told=told,
+        width=width,
+    )
 
 
 def is_drawn(row: RowSampling) -> bool:
@@ -88,7 +138,7 @@ def draw(
     """Tokens of all rows, the best ones where nothing is drawn, and whether they are known; None where all are."""
     vocabulary = logits_RV.shape[1]
     settings = settings_of(rows, vocabulary)
-    settings_RF = torch.from_numpy(settings).to(logits_RV.device)
+    settings_RF = send(settings, logits_RV.device)
     if has_kernels(logits_RV):
         sums_RS = kernel.draw(logits_RV, best_R, settings_RF, tokens_R)
     else:
@@ -99,7 +149,7 @@ def draw(
     cut = [index for index, row in enumerate(rows) if is_drawn(row) and is_cut(row, vocabulary)]
     is_known_R = torch.ones_like(tokens_R, dtype=torch.bool) if cut else None
     if is_known_R is not None:
-        places = slice(None) if len(cut) == len(rows) else torch.tensor(cut, device=logits_RV.device)
+        places = slice(None) if len(cut) == len(rows) else send(np.array(cut), logits_RV.device)
         some_CV, best_C, settings_CF = logits_RV[places], best_R[places], settings_RF[places]
         best = candidates_of(some_CV, best_C, settings[cut, 2], is_thorough)
         tokens_R[places], is_known_R[places] = drawing.draw_cut(some_CV, best_C, sums_RS[places], settings_CF, best)
@@ -127,20 +177,20 @@ def candidates_of(logits_CV: Tensor, best_C: Tensor, top_k_C: Numbers, is_thorou
     wanted_C = np.minimum(np.where(top_k_C > 0, top_k_C, drawing.CANDIDATES), vocabulary).astype(np.int64)
     most = int(wanted_C.max())
     if has_kernels(logits_CV) and most < candidates.ROOM:
-        wanted = torch.from_numpy(wanted_C).to(logits_CV.device)
+        wanted = send(wanted_C, logits_CV.device)
         return drawing.Best(*candidates.best_ids(logits_CV, best_C, wanted))
     return drawing.best_of(logits_CV, min(1 << (most - 1).bit_length(), vocabulary))
 
 
-def tell(logits_RV: Tensor, rows: Sequence[RowSampling], told: list[int], shared_FR: Tensor) -> tuple[Numbers, int]:
-    """In one transfer what all rows share, and behind it what the `told` ones want to know; how wide that is."""
-    places = torch.tensor(told, device=logits_RV.device)
-    known = torch.tensor([-1 if (token := rows[index].token) is None else token for index in told]).to(places.device)
+def tell(logits_RV: Tensor, rows: Sequence[RowSampling], told: list[int], shared_FR: Tensor) -> tuple[Tensor, int]:
+    """What all rows share, and behind it what the `told` ones want to know, float64; how wide that is."""
+    places = send(np.array(told), logits_RV.device)
+    tokens = [-1 if (token := rows[index].token) is None else token for index in told]
+    known = send(np.array(tokens), logits_RV.device)
     tokens_Q = torch.where(known < 0, shared_FR[0, places].long(), known)
     count = min(max(0, *(rows[index].logprobs for index in told)), logits_RV.shape[1])
     told_QF = drawing.tell(logits_RV[places], tokens_Q, count)
-    flat: Numbers = torch.cat([shared_FR.flatten(), told_QF.flatten()]).cpu().numpy()
-    return flat, told_QF.shape[1]
+    return torch.cat([shared_FR.flatten(), told_QF.flatten()]), told_QF.shape[1]
 
 
 def check(rows: Sequence[RowSampling], best_R: Numbers, largest_R: Numbers) -> None:
