@@ -31,6 +31,9 @@ def decode(
     counted = networks.count(architecture, dtype)
     for count in streams:
         engine = networks.build_engine(ops, architecture, weights, count, context)
+        ops.runs_ahead = False
+        waiting = run_streams(engine, count, architecture)
+        ops.runs_ahead = True
         found = run_streams(engine, count, architecture)
         graph = next(iter(engine.forward._captures.values()), None) if hasattr(engine.forward, "_captures") else None
         device_s = seconds(graph.graph.replay, repeats=20) if graph else found["step_s"]
@@ -42,6 +45,7 @@ def decode(
             "streams": count,
             "device_ms": device_s * 1e3,
             "step_ms": found["step_s"] * 1e3,
+            "step_ms_one_by_one": waiting["step_s"] * 1e3,
             "tokens_per_s": count / found["step_s"],
             "weight_bytes": size,
             "share_of_read_limit": size / device_s / limits["read_bytes_per_s"],

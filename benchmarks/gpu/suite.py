@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import check_offloaded, checks, limits, speed
+from benchmarks.gpu import check_ahead, check_offloaded, checks, limits, speed
 
 KERNELS = ("integer", "float", "attention")
 
@@ -120,10 +120,11 @@ def shown(value: Any) -> str:
 
 
 def check_all(report: Report) -> None:
-    """Every kernel against the reference, then a network."""
+    """Every kernel against the reference, then networks, and steps that follow at once."""
     for name in KERNELS:
         report.run(name, lambda report, name=name: report.fail(kernel_module(name).check("cuda")))
     report.fail(checks.check_networks("cuda"))
+    report.fail(check_ahead.check("cuda"))
 
 
 def check_offloaded_experts(report: Report) -> None:

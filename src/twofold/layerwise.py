@@ -8,9 +8,9 @@ import numpy as np
 
 from twofold.engine.batch import build_batch
 from twofold.engine.blocks import Blocks, plan_layout
+from twofold.engine.plan import Slice
 from twofold.engine.request import Request, SamplingParams
 from twofold.engine.request import Sequence as Text
-from twofold.engine.scheduler import Slice
 from twofold.models.network import Architecture
 from twofold.ops.interface import Ops
 from twofold.ops.packed import Floats, Packed

@@ -17,9 +17,10 @@ from twofold.engine.blocks import Blocks, plan_layout
 from twofold.engine.draft import DraftModel
 from twofold.engine.engine import Engine
 from twofold.engine.guess import Guesser
+from twofold.engine.plan import Plan
 from twofold.engine.policy import LENGTHS, Choice, GuessPolicy, Source
 from twofold.engine.request import Request, Sequence
-from twofold.engine.scheduler import Outline, Plan, Scheduler
+from twofold.engine.scheduler import Outline, Scheduler
 from twofold.ops.types import Drawn
 
 PASSAGE = "Quillmere has 7215 inhabitants. The mayor of Quillmere is Torvane."
@@ -44,14 +45,14 @@ class Fixed(GuessPolicy):
 class Whims(Fixed):
     """Another length, order and opinion for every step."""
 
-    def __init__(self, source: random.Random) -> None:
+    def __init__(self, source: random.Random, sources: tuple[Source, ...] = ("lookup", "draft")) -> None:
         super().__init__(0)
         self.source = source
+        self.sources = list(sources)
 
     def choices(self, sequences: int, behind: int = 0) -> list[Choice]:
-        sources: list[Source] = ["lookup", "draft"]
-        self.source.shuffle(sources)
-        return [Choice(source=name, length=self.source.choice(LENGTHS), rate=1.0) for name in sources]
+        self.source.shuffle(self.sources)
+        return [Choice(source=name, length=self.source.choice(LENGTHS), rate=1.0) for name in self.sources]
 
     def pays_to_read(self, behind: int, to_come: int, choice: Choice, sequences: int) -> bool:
         return self.source.random() < 0.7

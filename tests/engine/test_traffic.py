@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests.engine.lagging import Lagging
 from tests.engine.test_guess import Whims
 from tests.toys import build_engine, open_toy
 from twofold import SamplingParams
@@ -32,8 +33,8 @@ from twofold.engine.guess import Guesser
 from twofold.engine.limits import EngineLimits
 from twofold.engine.masks import mask_of
 from twofold.engine.pace import Pace
+from twofold.engine.plan import Plan
 from twofold.engine.request import Event, Request
-from twofold.engine.scheduler import Plan
 from twofold.errors import InvalidSampling
 from twofold.ops.types import Drawn
 
@@ -144,8 +145,11 @@ def alone(engine: Engine, case: Case) -> Answer:
     return answer
 
 
-def busy_engine(main: Path, draft: Path, source: random.Random, blocks: int) -> Engine:
-    """A tiny cache that keeps prefixes, a draft model, moods, and the invariants after every step."""
+def busy_engine(main: Path, draft: Path, source: random.Random, blocks: int, lags: bool) -> Engine:
+    """A tiny cache that keeps prefixes, a draft model, moods, and the invariants after every step.
+
+    lags: nothing is done before somebody waits for it, and there is no draft model.
+    """
     architecture = open_toy(main)[0]
     ops, shape = CpuOps(kv_dtype="f32"), architecture.cache_shape
     size = plan_layout(shape.chunk, 64, 24, 1).block_size
@@ -154,22 +158,32 @@ def busy_engine(main: Path, draft: Path, source: random.Random, blocks: int) -> 
         vocabulary=VOCABULARY, prefix_cache=True, checks=True,
     )  # fmt: skip
     layout = plan_layout(shape.chunk, blocks * size, limits.step_tokens, limits.max_sequences)
-    engine = Engine(ops, build_engine(main, ops).forward, shape, layout, limits)
-    small = build_engine(draft, CpuOps(kv_dtype="f32"), dtype="w4a8")
-    model = DraftModel(small.ops, small.forward, open_toy(draft)[0].cache_shape, small.blocks.layout, 60, 24)
-    engine.guesser = Guesser(Whims(source), model)
+    forward = build_engine(main, ops).forward
+    engine = Engine(ops, forward, shape, layout, limits)
+    if lags:
+        engine.ops = Lagging(ops, source)
+        engine.forward = engine.ops.lag(forward)
+        engine.guesser = Guesser(Whims(source, ("lookup",))) if source.random() < 0.5 else None
+    else:
+        small = build_engine(draft, CpuOps(kv_dtype="f32"), dtype="w4a8")
+        model = DraftModel(small.ops, small.forward, open_toy(draft)[0].cache_shape, small.blocks.layout, 60, 24)
+        engine.guesser = Guesser(Whims(source), model)
     engine.scheduler.judging_rows = source.choice([1, 4, 100])
     engine.pace = Moods(source)
     return engine
 
 
 def serve(engine: Engine, cases: list[Case], source: random.Random, counts: Counter[str]) -> dict[int, Answer]:
-    """Answers by the number of the case; some are cancelled on the way and marked so."""
+    """Answers by the number of the case; some are cancelled on the way and marked so.
+
+    Steps are launched behind others only while nobody waits, so for a device that lags requests come in crowds.
+    """
+    crowds = [0] * 25 + [1, 3] if engine.ops.runs_ahead else [0, 0, 1, 3]
     answers: dict[int, Answer] = {}
     number_of: dict[int, int] = {}
     coming = list(enumerate(cases))
     while coming or not engine.is_idle:
-        for _ in range(min(source.choice([0, 0, 1, 3]), len(coming))):
+        for _ in range(min(source.choice(crowds), len(coming))):
             number, case = coming.pop()
             request = case.prepare(engine)
             number_of[request.id], answers[number] = number, Answer()
@@ -206,14 +220,14 @@ def one_by_one(engine: Engine, answers: dict[int, Answer]) -> list[Event]:
     return events
 
 
-def compare(toys: Toys, seed: int, rounds: int, counts: Counter[str]) -> None:
+def compare(toys: Toys, seed: int, rounds: int, counts: Counter[str], lags: bool = False) -> None:
     """So many rounds of some dozens of requests, on both kinds of network."""
     print(f"seed {seed}")
     source = random.Random(seed)
     for main, draft, blocks in (("interleaved-qk-norm", "interleaved-qk-norm", 14), ("llama3", "llama2", 4)):
         plain = build_engine(toys(main)[0], CpuOps(kv_dtype="f32"))
         for _ in range(rounds):
-            engine = busy_engine(toys(main)[0], toys(draft)[0], source, blocks)
+            engine = busy_engine(toys(main)[0], toys(draft)[0], source, blocks, lags)
             beginnings = [source.choices(range(3, 90), k=40) for _ in range(2)]
             cases = [random_case(source, beginnings) for _ in range(24)]
             cases += [source.choice(cases) for _ in range(8)]  # several choices of one prompt
@@ -240,11 +254,14 @@ def check(found: Answer, expected: Answer, counts: Counter[str]) -> None:
 
 
 def tally(engine: Engine, counts: Counter[str]) -> None:
-    assert engine.guesser is not None
     counts["preemptions"] += engine.scheduler.preemptions
     counts["known tokens"] += engine.blocks.known_tokens
-    counts["guessed tokens"] += sum(engine.guesser.stats.proposed.values())
-    counts["right guesses"] += sum(engine.guesser.stats.accepted.values())
+    if engine.guesser:
+        counts["guessed tokens"] += sum(engine.guesser.stats.proposed.values())
+        counts["right guesses"] += sum(engine.guesser.stats.accepted.values())
+    if isinstance(engine.ops, Lagging):
+        counts["steps behind others"] += engine.ops.flights
+        counts["taken back"] += engine.ops.taken_back
 
 
 def test_every_answer_is_the_one_it_is_alone(toy_folder: Toys) -> None:
@@ -256,11 +273,20 @@ def test_every_answer_is_the_one_it_is_alone(toy_folder: Toys) -> None:
     assert [name for name in wanted if not counts[name]] == []
 
 
+def test_on_a_device_that_lags_too(toy_folder: Toys) -> None:
+    counts: Counter[str] = Counter()
+    compare(toy_folder, seed=41, rounds=3, counts=counts, lags=True)
+    print(dict(counts))
+    wanted = ["cancelled", "preemptions", "known tokens", "right guesses", "judged tokens", "impossible"]
+    wanted += ["mixed steps", "steps behind others", "taken back"]
+    assert [name for name in wanted if not counts[name]] == []
+
+
 @pytest.mark.slow
 def test_every_answer_is_the_one_it_is_alone_for_as_long_as_asked(toy_folder: Toys) -> None:
     end = time.monotonic() + float(os.environ.get("TWOFOLD_TRAFFIC_SECONDS", "60"))
     seed, counts = random.randrange(10**6), Counter[str]()
     while time.monotonic() < end:
-        compare(toy_folder, seed, 1, counts)
+        compare(toy_folder, seed, 1, counts, lags=bool(seed % 2))
         seed += 1
     print(dict(counts))

@@ -53,7 +53,7 @@ THIRD_PARTY = {
     "server": {"starlette", "uvicorn", "msgspec", "prometheus_client", "llguidance", "anyio"},
     "cli": {"click", "rich"},
 }
-NUMPY_FREE = ("engine/request.py", "engine/scheduler.py", "engine/blocks.py")
+NUMPY_FREE = ("engine/request.py", "engine/plan.py", "engine/scheduler.py", "engine/ahead.py", "engine/blocks.py")
 ROOT_FILES = {
     "errors.py": "errors",
     "config.py": "config",

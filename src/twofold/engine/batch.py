@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twofold.engine.blocks import CacheLayout
-from twofold.engine.scheduler import Slice
+from twofold.engine.plan import Slice
 from twofold.ops.types import Batch, Pages
 
 Ints = npt.NDArray[np.int32]
@@ -24,16 +24,15 @@ def build_batch(slices: Many[Slice], layout: CacheLayout, all_rows: bool = False
     tokens: list[int] = []
     wanted: list[int] = []
     for item in slices:
-        sequence, row = item.sequence, len(tokens)
-        start = sequence.computed
-        tokens += sequence.tokens[start : start + item.count]
+        row, start = len(tokens), item.start
+        tokens += item.tokens
         tokens += item.guesses
         if item.judging:
             wanted += [row + position - start for position in item.judging]
         if item.samples:
             wanted += range(row + item.count - 1, len(tokens))
     rows = np.arange(len(tokens), dtype=np.int32)
-    firsts_S = np.array([item.sequence.computed for item in slices], np.int32)
+    firsts_S = np.array([item.start for item in slices], np.int32)
     if len(tokens) == len(slices):  # decoding: nearly all steps are like this
         starts_S, sequence_T, positions_T = np.arange(len(slices) + 1, dtype=np.int32), rows, firsts_S
     else:

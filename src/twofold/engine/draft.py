@@ -16,8 +16,8 @@ from typing import Any
 
 from twofold.engine.batch import build_batch
 from twofold.engine.blocks import Blocks, CacheLayout
+from twofold.engine.plan import Slice
 from twofold.engine.request import Request, Sequence
-from twofold.engine.scheduler import Slice
 from twofold.errors import RequestError
 from twofold.ops.types import Array, Batch, CacheShape
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import secrets
 import time
@@ -9,14 +10,16 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from twofold.engine import invariants
+from twofold.engine.ahead import Behind, Flight, plan_behind
 from twofold.engine.batch import build_batch
 from twofold.engine.blocks import Blocks, CacheLayout, Kind
 from twofold.engine.guess import MOST_SEQUENCES, Guesser
 from twofold.engine.limits import EngineLimits
 from twofold.engine.masks import mask_of
 from twofold.engine.pace import Pace
+from twofold.engine.plan import Plan, Slice
 from twofold.engine.request import Constraint, Event, Request, SamplingParams, Sequence, SessionName
-from twofold.engine.scheduler import NO_GUESSES, Plan, Scheduler, Slice
+from twofold.engine.scheduler import NO_GUESSES, Scheduler
 from twofold.errors import InvalidSampling, RequestError, RequestTooLong
 from twofold.ops.types import Array, Batch, CacheShape, LayerCache
 
@@ -48,6 +51,7 @@ class Engine:
         self.guesser = guesser
         self.latest: Plan | None = None
         self.in_flight: Plan | None = None
+        self.flight: Flight | None = None
         self._ids = itertools.count()
 
     def add(self, prompt: Collection[int], params: SamplingParams, eos_ids: Collection[int] = ()) -> Request:
@@ -119,14 +123,23 @@ class Engine:
 
     def step(self) -> list[Event]:
         """Advance every scheduled sequence by one step; [] when idle."""
+        start = time.perf_counter()
         decoding = [sequence for sequence in self.scheduler.running if sequence.pending == 1]
         guesser = self.guesser if 0 < len(decoding) <= MOST_SEQUENCES else None
-        guesses = guesser.propose(decoding, self.reading_s) if guesser else NO_GUESSES
-        plan = self.latest = self.scheduler.plan(guesses, self.pace.rows)
+        flight, self.flight = self.flight, None
+        if flight and not flight.plan.is_over:
+            plan: Plan | None = flight.plan
+            if guesser:
+                guesser.begin()
+        else:
+            guesses = guesser.propose(decoding, self.reading_s) if guesser else NO_GUESSES
+            plan, flight = self.scheduler.plan(guesses, self.pace.rows), None
+        self.latest = plan
         if plan is None:
             return []
-        start = time.perf_counter()
-        events = self.advance(plan)
+        if flight is None and plan.draws_once and self.ops.runs_ahead:
+            flight = self.launch(plan)
+        events = self.land(flight) if flight else self.advance(plan)
         self.pace.learn(plan.reading_rows, plan.decoding, time.perf_counter() - start)
         if guesser:
             guesser.learn(plan, events)
@@ -145,6 +158,35 @@ class Engine:
             return self.advance(plan.without_guesses)  # after a wrong guess there may be nothing to draw
         self.in_flight = None
         return self.scheduler.commit(plan, drawn)
+
+    def launch(self, plan: Plan) -> Flight:
+        """Begin a step. When it raises, see `advance`."""
+        self.in_flight = plan
+        return Flight(plan=plan, drawing=self.ops.begin_sample(self.run(plan), plan.sampling))
+
+    def land(self, flight: Flight) -> list[Event]:
+        """Launch the step behind a flight, if that can be, and take over the flight. When it raises, see `advance`."""
+        self.in_flight = flight.plan.without_ended()
+        behind = self.plan_behind(flight.plan)
+        logits_RV = self.run_behind(behind, flight) if behind else None
+        tokens = flight.drawing.result()
+        drawn = [token for item, token in zip(flight.plan.slices, tokens, strict=True) if not item.sequence.is_over]
+        plan, self.in_flight = self.in_flight, None
+        events = self.scheduler.commit(plan, drawn)
+        if behind and flight.drawing.is_final:
+            with contextlib.suppress(Exception):  # the same step will say so again, by itself
+                self.flight = Flight(plan=behind.plan, drawing=self.ops.begin_sample(logits_RV, behind.plan.sampling))
+        return events
+
+    def plan_behind(self, plan: Plan) -> Behind | None:
+        """The step that can be launched behind this one."""
+        is_quiet = not self.guesser or len(plan.slices) > MOST_SEQUENCES or self.guesser.is_quiet(len(plan.slices))
+        return plan_behind(plan, self.scheduler) if is_quiet else None
+
+    def run_behind(self, behind: Behind, flight: Flight) -> Array:
+        """The network over the step behind a flight."""
+        batch = build_batch(behind.plan.slices, self.blocks.layout)
+        return self.forward(self.ops, self.ops.upload_after(batch, flight.drawing, behind.rows), self.cache)
 
     @property
     def reading_s(self) -> float:

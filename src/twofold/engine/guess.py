@@ -14,9 +14,9 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
 from twofold.engine.draft import DraftModel, Wish
+from twofold.engine.plan import Plan
 from twofold.engine.policy import Choice, GuessPolicy, Source
 from twofold.engine.request import Event, Sequence
-from twofold.engine.scheduler import Plan
 
 MOST_SEQUENCES = 2
 """Guessing is for few sequences: many fill a step by themselves."""
@@ -60,6 +60,14 @@ class Guesser:
         """The same guesser, fresh and with look-up alone."""
         return Guesser(self.policy.without_draft())
 
+    def begin(self) -> None:
+        """A step begins for which nothing is proposed; follow with `learn`."""
+        self.started, self.drafted_s, self.sources = time.perf_counter(), 0.0, {}
+
+    def is_quiet(self, sequences: int) -> bool:
+        """Whether nothing will be proposed for the next step of so many sequences, whatever their tokens."""
+        return self.draft is None and not any(choice.length for choice in self.policy.choices(sequences))
+
     def propose(self, running: Many[Sequence], beside_s: float = 0.0) -> dict[int, tuple[int, ...]]:
         """Guesses by request id for sequences that each need their next token; follow with `learn`.
 
@@ -67,8 +75,7 @@ class Guesser:
         the step confirms it confirms in a longer time.
         """
         self.policy.beside_s = beside_s
-        self.started, self.drafted_s = time.perf_counter(), 0.0
-        self.sources = {}
+        self.begin()
         found: dict[int, tuple[int, ...]] = {}
         if self.draft is not None:
             self.draft.keep_only({sequence.request.id for sequence in running})

@@ -221,7 +221,8 @@ class Sequence:
     Position p lies in global block p // block_size, and in local block (p - local_base) // block_size.
     keys: of its full blocks, as far as they were needed; remembered: blocks made known to others; cached: prompt
     tokens that were known when it was first admitted; turn, arrival: its place among others (engine/order.py); scores:
-    the tokens of its prompt after the first that were judged so far, where the request asks for it.
+    the tokens of its prompt after the first that were judged so far, where the request asks for it. is_over: nobody
+    waits for it any more.
     """
 
     request: Request
@@ -237,6 +238,7 @@ class Sequence:
     arrival: int = 0
     scores: list[Drawn] = field(default_factory=list)
     lookup: Lookup = field(default_factory=Lookup)
+    is_over: bool = False
 
     @property
     def pending(self) -> int:

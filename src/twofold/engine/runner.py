@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from twofold.engine.engine import Engine
+from twofold.engine.plan import Plan, Slice
 from twofold.engine.request import Event, Request
-from twofold.engine.scheduler import Plan, Slice
 from twofold.engine.sessions import Recalled, Sessions
 from twofold.engine.stream import Delivery, Stream
 from twofold.errors import Overloaded, ShuttingDown, SlowReader, TwofoldError

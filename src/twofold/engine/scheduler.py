@@ -15,72 +15,11 @@ from types import MappingProxyType
 
 from twofold.engine.blocks import Blocks
 from twofold.engine.order import Waiting, place
+from twofold.engine.plan import Plan, Slice
 from twofold.engine.request import Event, FinishReason, Sequence
-from twofold.ops.types import Drawn, RowSampling
+from twofold.ops.types import Drawn
 
 NO_GUESSES: Mapping[int, tuple[int, ...]] = MappingProxyType({})
-
-
-@dataclass(kw_only=True, slots=True)
-class Slice:
-    """The next `count` tokens of a sequence, and guesses of what follows them.
-
-    What holds when it is made, for the sequence moves on. rows: of the batch; prompt_rows: tokens that belong to the
-    prompt; is_reading: whether the sequence needs more than its next token; samples: whether its last token is
-    sampled from, since nothing is pending after it, and then so is every guess; judging: positions of the prompt whose
-    next token is judged. Not frozen for the reason that RowSampling is not.
-    """
-
-    sequence: Sequence
-    count: int
-    guesses: tuple[int, ...] = ()
-    rows: int = field(init=False)
-    prompt_rows: int = field(init=False)
-    is_reading: bool = field(init=False)
-    samples: bool = field(init=False)
-    judging: range = field(init=False)
-
-    def __post_init__(self) -> None:
-        sequence, count = self.sequence, self.count
-        pending = sequence.pending
-        self.rows = count + len(self.guesses)
-        self.prompt_rows = max(0, min(count, len(sequence.request.prompt) - sequence.computed))
-        self.is_reading = pending > 1
-        self.samples = count == pending
-        self.judging = sequence.judging(count)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What one step runs."""
-
-    slices: tuple[Slice, ...]
-
-    @property
-    def without_guesses(self) -> Plan:
-        """The same step, and nothing guessed."""
-        return Plan(slices=tuple(Slice(sequence=item.sequence, count=item.count) for item in self.slices))
-
-    @property
-    def reading_rows(self) -> int:
-        """Rows of sequences that need more than their next token."""
-        return sum(item.count for item in self.slices if item.is_reading)
-
-    @property
-    def decoding(self) -> int:
-        """Sequences that need their next token only."""
-        return sum(not item.is_reading for item in self.slices)
-
-    @property
-    def sampling(self) -> list[RowSampling]:
-        """Settings of each row that judges or is sampled from, in the order of the logits rows."""
-        found: list[RowSampling] = []
-        for item in self.slices:
-            if item.judging:
-                found += [item.sequence.judging_row(position) for position in item.judging]
-            if item.samples:
-                found += [item.sequence.row_sampling(item.guesses[:known]) for known in range(len(item.guesses) + 1)]
-        return found
 
 
 @dataclass(kw_only=True, eq=False)
@@ -281,6 +220,7 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Drop a sequence from whichever queue holds it and free its blocks."""
+        sequence.is_over = True
         if sequence in self.running:
             self.running.remove(sequence)
         else:

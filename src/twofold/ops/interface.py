@@ -14,6 +14,7 @@ from twofold.ops.types import (
     Array,
     Batch,
     CacheShape,
+    Drawing,
     Drawn,
     LayerCache,
     Pages,
@@ -30,6 +31,11 @@ class Ops(Protocol):
     @property
     def packer(self) -> Packer:
         """What packs weights for this backend."""
+        ...
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether a step may be asked for while the one in front still runs; then these are AheadOps."""
         ...
 
     def upload(self, batch: Batch) -> Batch:
@@ -149,4 +155,16 @@ class Ops(Protocol):
 
     def sample(self, logits_RV: Array, rows: Sequence[RowSampling]) -> list[Drawn]:
         """Draw one token per row (ops.sampling defines how)."""
+        ...
+
+
+class AheadOps(Ops, Protocol):
+    """Ops that take a step while the one in front still runs: those whose `runs_ahead` is true."""
+
+    def begin_sample(self, logits_RV: Array, rows: Sequence[RowSampling]) -> Drawing:
+        """`sample`, without waiting for what is drawn. The next step may overwrite the logits."""
+        ...
+
+    def upload_after(self, batch: Batch, before: Drawing, rows: Sequence[int]) -> Batch:
+        """`upload`, of one token for each sequence: not the batch's own but what `before` draws for its row rows[i]."""
         ...

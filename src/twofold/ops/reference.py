@@ -54,6 +54,8 @@ class ReferenceOps:
     `kv_dtype` says what cached keys and values are rounded to; they are held as float32.
     """
 
+    runs_ahead = False
+
     def __init__(self, kv_dtype: KvDtype = "f32") -> None:
         self.packer = ReferencePacker()
         self._kv_dtype = kv_dtype

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 Array: TypeAlias = Any
 """A tensor of the backend at hand; networks pass it on and never look inside."""
@@ -197,3 +197,16 @@ class Drawn:
     logprob: float | None = None
     alternatives: tuple[tuple[int, float], ...] = ()
     rank: int | None = None
+
+
+class Drawing(Protocol):
+    """Tokens that are being drawn, one for each row."""
+
+    @property
+    def is_final(self) -> bool:
+        """After `result`: whether a step that `upload_after` gave these tokens beforehand had the right ones."""
+        ...
+
+    def result(self) -> list[Drawn]:
+        """Wait for them. Raises what Ops.sample raises."""
+        ...

@@ -111,11 +111,17 @@ class PaddedOps(KernelOps):
         return placed
 
 
-def test_padding_rows_change_nothing(toy_folder: ToyFolder) -> None:
+class AheadOps(PaddedOps):
+    """And steps follow one another at once."""
+
+    runs_ahead = True
+
+
+def test_padding_rows_and_steps_behind_others_change_nothing(toy_folder: ToyFolder) -> None:
     folder, _ = toy_folder("llama3-tied")
     params = SamplingParams(temperature=0.0, max_tokens=3, ignore_eos=True)
     answers = []
-    for kind in (KernelOps, PaddedOps):
+    for kind in (KernelOps, PaddedOps, AheadOps):
         engine = build_engine(folder, kind("cpu", CpuOps().packer, "f32"))
         forward = engine.forward
         engine.forward = lambda ops, batch, cache, forward=forward: forward(ops, batch, cache)[: batch.rows]
@@ -124,7 +130,7 @@ def test_padding_rows_change_nothing(toy_folder: ToyFolder) -> None:
             for event in engine.step():
                 found[event.request_id].append(event.drawn.token)
         answers.append(list(found.values()))
-    assert answers[0] == answers[1]
+    assert answers[0] == answers[1] == answers[2]
 
 
 def test_a_decoding_row_has_the_same_bits_beside_a_prompt_in_tiles() -> None:

@@ -126,6 +126,8 @@ class CpuOps:
     Raises NativeUnavailable without the extension module, ValueError for an ISA this CPU lacks.
     """
 
+    runs_ahead = False
+
     def __init__(self, isa: str | None = None, threads: int | None = None, kv_dtype: KvDtype = "bf16") -> None:
         self._module = load_native()
         self._native: _native.Native = self._module.Native(isa or "")

@@ -49,7 +49,7 @@ class KernelOps(TorchOps):
 
     def captured(self, forward: Forward) -> Forward:
         """A network's forward function, replayed as a graph where that can be done; batches are then made for it."""
-        self._captures = self.device.type == "cuda"
+        self._captures = self.runs_ahead = self.device.type == "cuda"
         return Captured(forward) if self._captures else forward
 
     def numbers(self, x: Given | Chosen) -> Tensor:

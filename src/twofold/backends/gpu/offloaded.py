@@ -27,6 +27,8 @@ LEAST_SLOTS = 2
 class OffloadedOps:
     """`inner` with experts that may be Hosted; ops that know nothing of them go straight to it."""
 
+    runs_ahead = False  # a step waits for its routers
+
     def __init__(self, inner: TorchOps, host: Packer) -> None:
         self.inner = inner
         self.packer = HostingPacker(host, inner.device)

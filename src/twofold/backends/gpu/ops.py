@@ -6,13 +6,15 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from twofold.backends.gpu import attention, batches, products
 from twofold.backends.gpu.batches import DeviceBatch
 from twofold.backends.gpu.cache import GpuCache, block_bytes, new_layer, read_block, write_block
-from twofold.backends.gpu.sampling import sample
+from twofold.backends.gpu.devices import send
+from twofold.backends.gpu.sampling import Draws, sample
 from twofold.backends.gpu.weights import DenseWeight, GpuWeight, RefinedWeight, decode, rows_of, to_device
 from twofold.ops.layout import AnyArray, Dense, Floats, Fp8, Group4, Int4, Int8, Packed, Packer, Refined
 from twofold.ops.rope import frequencies
@@ -46,6 +48,8 @@ class TorchOps:
     packer's arena holds them: they are then brought to the device at their first use.
     """
 
+    runs_ahead = False
+
     def __init__(self, device: str | torch.device, packer: Packer, kv_dtype: KvDtype = "bf16") -> None:
         self.device = torch.device(device)
         self.packer = GpuPacker(packer, self.device)
@@ -76,6 +80,15 @@ class TorchOps:
     def upload(self, batch: Batch) -> DeviceBatch:
         """All arrays in one transfer."""
         return batches.upload(batch, self.device)
+
+    def upload_after(self, batch: Batch, before: Draws, rows: Sequence[int]) -> DeviceBatch:
+        """The tokens go from where they were drawn to where they are wanted, and the host knows none of them."""
+        uploaded = self.upload(batch)
+        tokens_R = before.tokens_R
+        if any(row != place for place, row in enumerate(rows)):
+            tokens_R = tokens_R[send(np.array(rows), self.device)]
+        uploaded.tokens_T[: len(rows)].copy_(tokens_R[: len(rows)])
+        return uploaded
 
     def download(self, x: Tensor) -> Floats:
         """To the host; integers stay integers."""
@@ -208,6 +221,10 @@ class TorchOps:
     def sample(self, logits_RV: Tensor, rows: Sequence[RowSampling]) -> list[Drawn]:
         """See ops.sampling."""
         return sample(logits_RV, rows)
+
+    def begin_sample(self, logits_RV: Tensor, rows: Sequence[RowSampling]) -> Draws:
+        """See ops.interface.AheadOps."""
+        return Draws(logits_RV, rows, keeps_logits=True)
 
 
 def factors(positions_T: Tensor, setting: Temperature) -> Tensor:

@@ -30,6 +30,8 @@ FLOATS = (DenseWeight, Fp8Weight)
 class RankedOps:
     """`inner` with weights that may be shards; ops that know nothing of ranks go straight to it."""
 
+    runs_ahead = False  # the other ranks are told the tokens
+
     def __init__(self, inner: TorchOps, group: Group, packer: ShardPacker) -> None:
         self.inner = inner
         self.group = group
