@@ -18,6 +18,7 @@ from twofold.backends.gpu import drawing
 from twofold.backends.gpu.adjusting import adjust
 from twofold.backends.gpu.devices import Fetched, send
 from twofold.backends.gpu.kernels import candidates
+from twofold.backends.gpu.kernels import cut as kernel_cut
 from twofold.backends.gpu.kernels import draw as kernel
 from twofold.backends.gpu.kernels.target import target
 from twofold.ops import sampling
@@ -25,6 +26,7 @@ from twofold.ops.types import Drawn, RowSampling
 from twofold.ops.uniforms import uniform
 
 Numbers = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 WITHOUT_FLOAT64 = ("mps",)
 """Devices whose rows are drawn on the host."""
 
@@ -147,13 +149,28 @@ def draw(
         drawn_R = drawing.invert(logits_RV, best_R, scales_R, sums_RS, uniforms_R)
         tokens_R = torch.where(settings_RF[:, 5] > 0, drawn_R, tokens_R)
     cut = [index for index, row in enumerate(rows) if is_drawn(row) and is_cut(row, vocabulary)]
-    is_known_R = torch.ones_like(tokens_R, dtype=torch.bool) if cut else None
-    if is_known_R is not None:
-        places = slice(None) if len(cut) == len(rows) else send(np.array(cut), logits_RV.device)
-        some_CV, best_C, settings_CF = logits_RV[places], best_R[places], settings_RF[places]
-        best = candidates_of(some_CV, best_C, settings[cut, 2], is_thorough)
-        tokens_R[places], is_known_R[places] = drawing.draw_cut(some_CV, best_C, sums_RS[places], settings_CF, best)
+    if not cut:
+        return tokens_R, None
+    wanted_C = wanted_of(settings[cut, 2], vocabulary)
+    if len(cut) == len(rows):
+        return draw_cut(logits_RV, best_R, sums_RS, settings_RF, wanted_C, is_thorough)
+    places = send(np.array(cut), logits_RV.device)
+    some = (logits_RV[places], best_R[places], sums_RS[places], settings_RF[places])
+    is_known_R = torch.ones_like(tokens_R, dtype=torch.bool)
+    tokens_R[places], is_known_R[places] = draw_cut(*some, wanted_C, is_thorough)
     return tokens_R, is_known_R
+
+
+def draw_cut(
+    logits_CV: Tensor, best_C: Tensor, sums_CS: Tensor, settings_CF: Tensor, wanted_C: Indices, is_thorough: bool
+) -> tuple[Tensor, Tensor]:
+    """Tokens of rows that are cut, of which so many ids are put in order, or all; and whether they are known."""
+    vocabulary, most = logits_CV.shape[1], int(wanted_C.max())
+    if has_kernels(logits_CV) and most < candidates.ROOM and not is_thorough:
+        found = candidates.best_keys(logits_CV, best_C, send(wanted_C, logits_CV.device))
+        return kernel_cut.draw(logits_CV, best_C, settings_CF, sums_CS, found)
+    count = vocabulary if is_thorough else min(1 << (most - 1).bit_length(), vocabulary)
+    return drawing.draw_cut(logits_CV, best_C, sums_CS, settings_CF, drawing.best_of(logits_CV, count))
 
 
 def settings_of(rows: Sequence[RowSampling], vocabulary: int) -> Numbers:
@@ -169,17 +186,10 @@ def settings_of(rows: Sequence[RowSampling], vocabulary: int) -> Numbers:
     return result
 
 
-def candidates_of(logits_CV: Tensor, best_C: Tensor, top_k_C: Numbers, is_thorough: bool) -> drawing.Best:
-    """The best ids of rows that are cut: as many as top_k says, or a fixed number, or all."""
-    vocabulary = logits_CV.shape[1]
-    if is_thorough:
-        return drawing.best_of(logits_CV, vocabulary)
-    wanted_C = np.minimum(np.where(top_k_C > 0, top_k_C, drawing.CANDIDATES), vocabulary).astype(np.int64)
-    most = int(wanted_C.max())
-    if has_kernels(logits_CV) and most < candidates.ROOM:
-        wanted = send(wanted_C, logits_CV.device)
-        return drawing.Best(*candidates.best_ids(logits_CV, best_C, wanted))
-    return drawing.best_of(logits_CV, min(1 << (most - 1).bit_length(), vocabulary))
+def wanted_of(top_k_C: Numbers, vocabulary: int) -> Indices:
+    """How many of the best ids of each row are put in order: as many as top_k says, or a fixed number."""
+    wanted_C: Indices = np.where(top_k_C > 0, top_k_C, drawing.CANDIDATES).astype(np.int64)
+    return np.minimum(wanted_C, vocabulary)
 
 
 def tell(logits_RV: Tensor, rows: Sequence[RowSampling], told: list[int], shared_FR: Tensor) -> tuple[Tensor, int]:

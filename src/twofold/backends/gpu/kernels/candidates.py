@@ -3,7 +3,7 @@
 How far a logit lies below the best one says its bin, sixteen bins for each power of two: so a row is told apart as well
 whatever its scale. Bins are counted; those that hold enough ids together, from the best on, give the candidates, as
 keys of which the largest is the best: the bits of the logit in the order of its size, then the id upside down. Only
-they are sorted.
+they are sorted. Counting, finding the last bin and collecting are a launch each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ BLOCK = 8192
 """Ids of one program."""
 ROOM = 2048
 """Candidates of a row at most; where there are more, the row is not told apart well enough."""
-LOWEST = 2**32 - 1
+EMPTY = -(2**63) + 1
+"""Below every key; where a row has fewer than ROOM."""
 
 
 @triton.jit
@@ -41,6 +42,30 @@ def count_kernel(logits, best, counts, V, blocks, FIRST: tl.constexpr, BINS: tl.
     some = tl.load(logits + row * V + ids, mask=ids < V, other=float("-inf"))
     found = tl.histogram(bins_of(some, tl.load(best + row), FIRST, BINS), BINS, mask=some > float("-inf"))
     tl.store(counts + (row * blocks + tl.program_id(0)) * BINS + tl.arange(0, BINS), found)
+
+
+@triton.jit
+def limit_kernel(
+    counts, wanted, limits, found, totals, filled, keys, blocks,
+    BINS: tl.constexpr, ROOM: tl.constexpr, EMPTY: tl.constexpr,
+):  # fmt: skip
+    """counts [R, blocks, BINS] int32, wanted_R int64; limits_R, found_R, totals_R int64: see best_keys.
+
+    filled_R int32 and keys [R, ROOM] int64 are made ready for what is collected.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    bins = tl.arange(0, BINS)
+    count = tl.zeros([BINS], tl.int32)
+    for block in range(blocks):
+        count += tl.load(counts + (row * blocks + block) * BINS + bins)
+    up_to = tl.cumsum(count, axis=0)
+    limit = tl.minimum(tl.sum((up_to < tl.load(wanted + row)).to(tl.int32), axis=0), BINS - 1)
+    chosen = tl.sum(tl.where(bins == limit, up_to, 0), axis=0)
+    tl.store(limits + row, limit.to(tl.int64))
+    tl.store(found + row, tl.where(chosen <= ROOM, chosen, 0).to(tl.int64))
+    tl.store(totals + row, tl.sum(count, axis=0).to(tl.int64))
+    tl.store(filled + row, 0)
+    tl.store(keys + row * ROOM + tl.arange(0, ROOM), tl.full([ROOM], EMPTY, tl.int64))
 
 
 @triton.jit
@@ -63,28 +88,27 @@ def collect_kernel(
     tl.store(keys + row * ROOM + place, key, mask=(chosen > 0) & (place < ROOM))
 
 
-def best_ids(logits_RV: Tensor, best_R: Tensor, wanted_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The best ids of every row, best first, lower id on ties: int64 [R, ROOM]; how many they are; of how many.
+def best_keys(logits_RV: Tensor, best_R: Tensor, wanted_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys of the best ids of every row, best first, int64 [R, ROOM]; how many they are; of how many.
 
-    At least wanted_R of a row where it has so many that are not -inf, but none at all where that would be more than
-    ROOM. logits_RV is float32 and contiguous, best_R its largest values.
+    At least wanted_R (int64) of a row where it has so many that are not -inf, but none at all where that would be more
+    than ROOM. logits_RV is float32 and contiguous, best_R its largest values.
     """
     rows, vocabulary = logits_RV.shape
     blocks = cdiv(vocabulary, BLOCK)
     counts = torch.empty(rows, blocks, BINS, dtype=torch.int32, device=logits_RV.device)
+    keys = torch.empty(rows, ROOM, dtype=torch.int64, device=logits_RV.device)
+    limits_R, found_R, totals_R = torch.empty(3, rows, dtype=torch.int64, device=logits_RV.device)
+    filled_R = torch.empty(rows, dtype=torch.int32, device=logits_RV.device)
     shape = {"FIRST": FIRST, "BINS": BINS, "BLOCK": BLOCK}
     grid = (blocks, rows)
     launch(count_kernel, grid, logits_RV, best_R, counts, vocabulary, blocks, **shape, num_warps=8)
-    sums_RB = counts.sum(dim=1).cumsum(dim=1)
-    limits_R = (sums_RB < wanted_R[:, None]).sum(dim=1).clamp(max=BINS - 1)
-    found_R = sums_RB.gather(1, limits_R[:, None])[:, 0]
-    keys = torch.full((rows, ROOM), torch.iinfo(torch.int64).min, device=logits_RV.device)
-    filled_R = torch.zeros(rows, dtype=torch.int32, device=logits_RV.device)
+    facts = (counts, wanted_R, limits_R, found_R, totals_R, filled_R, keys, blocks)
+    launch(limit_kernel, (rows,), *facts, BINS=BINS, ROOM=ROOM, EMPTY=EMPTY, num_warps=4)
     launch(
         collect_kernel, grid, logits_RV, best_R, limits_R, filled_R, keys, vocabulary, **shape, ROOM=ROOM, num_warps=8
     )
-    ids = LOWEST - (keys.sort(dim=1, descending=True).values & LOWEST)
-    return ids, torch.where(found_R <= ROOM, found_R, 0), sums_RB[:, -1]
+    return keys.sort(dim=1, descending=True).values, found_R, totals_R
 
 
 SIGNATURES = {
@@ -93,6 +117,11 @@ SIGNATURES = {
         arguments="logits:*fp32 best:*fp32 counts:*i32 V:i32:16 blocks:i32",
         constants={"FIRST": FIRST, "BINS": BINS, "BLOCK": BLOCK},
         warps=8,
+    ),
+    "limit": Signature(
+        kernel=limit_kernel,
+        arguments="counts:*i32 wanted:*i64 limits:*i64 found:*i64 totals:*i64 filled:*i32 keys:*i64 blocks:i32",
+        constants={"BINS": BINS, "ROOM": ROOM, "EMPTY": EMPTY},
     ),
     "collect": Signature(
         kernel=collect_kernel,
