@@ -65,7 +65,8 @@ class Guesser:
         self.started, self.drafted_s, self.sources = time.perf_counter(), 0.0, {}
 
     def is_quiet(self, sequences: int) -> bool:
-        """Whether nothing will be proposed for the next step of so many sequences, whatever their tokens."""
+        """Whether nothing will be proposed for the next step, of so many sequences only, whatever their tokens."""
+        self.policy.beside_s = 0.0
         return self.draft is None and not any(choice.length for choice in self.policy.choices(sequences))
 
     def propose(self, running: Many[Sequence], beside_s: float = 0.0) -> dict[int, tuple[int, ...]]:
