@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +20,8 @@ from twofold.errors import TokenizerError
 from twofold.text.files import Added, find_names, read_added, read_core, read_decoding, read_object
 from twofold.text.ranks import BYTE_OF
 
+KEPT_TOKENS = 16384
+"""Tokens whose bytes are remembered: working them out takes as long as sending them."""
 FALLBACK_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -54,6 +57,7 @@ class Tokenizer:
         ids = [*core.get_vocab(with_added_tokens=False).values(), *self._text_of]
         self.vocabulary_size = max(ids, default=-1) + 1
         self._pattern = literal_pattern(literals)
+        self._shown = lru_cache(KEPT_TOKENS)(self._bytes_to_show)
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -120,6 +124,9 @@ class Tokenizer:
 
     def shown_bytes(self, token: int, *, skip_special: bool = True) -> bytes:
         """What a token adds to the decoded text."""
+        return self._shown(token, skip_special)
+
+    def _bytes_to_show(self, token: int, skip_special: bool) -> bytes:
         if self.is_special(token):
             return b"" if skip_special else self.token_bytes(token) or f"<|reserved_{token}|>".encode()
         return self.token_bytes(token)
