@@ -9,8 +9,8 @@ a row of no use in the step behind.
     launch n+1  |  wait for n, commit, deliver  |  how n+1 is drawn  |  launch n+2 ...
     device:        n ........................... n+1 .......................
 
-Whatever changes who runs ends this: somebody waits, a prompt is to be read, blocks are short, tokens are to be guessed.
-Then the step in flight is taken over first.
+Whatever changes who runs ends this: somebody waits for whom there may be a place, a prompt is to be read, blocks are
+short, tokens are to be guessed. Then the step in flight is taken over first.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def plan_behind(plan: Plan, scheduler: Scheduler) -> Behind | None:
     None where another step might be due.
     """
     alive = [(row, item) for row, item in enumerate(plan.slices) if not item.sequence.is_over]
-    if scheduler.waiting or len(alive) < len(scheduler.running):
+    if scheduler.may_admit or len(alive) < len(scheduler.running):
         return None
     slices, rows = [], []
     for row, item in alive:

@@ -142,6 +142,12 @@ class Scheduler:
             step.put(sequence, count)
         return bool(count)
 
+    @property
+    def may_admit(self) -> bool:
+        """Whether one that waits might begin with the next step: there is a place, or somebody gives way."""
+        first = self.waiting.first
+        return first is not None and (len(self.running) < self.max_sequences or bool(self.worse_than(first)))
+
     def begin(self, sequence: Sequence, most: int) -> int:
         """Take blocks for a waiting sequence: how many tokens it may compute now; 0 without a place or blocks."""
         return self.blocks.admit(sequence, most) if len(self.running) < self.max_sequences else 0
