@@ -13,7 +13,7 @@ import numpy as np
 
 STEPS = 64
 """Numbers that are made at once."""
-MOST_SEEDS = 1024
+MOST_SEEDS = 4096
 """Stretches of STEPS that are remembered."""
 WORDS = 4
 """Of a step of Philox's counter."""
