@@ -131,6 +131,26 @@ def test_a_step_behind_that_cannot_be_launched_counts_for_nothing(engine: Engine
     assert found + answer(engine)[request.id] == next(iter(expected.values()))
 
 
+def test_a_step_behind_that_cannot_be_drawn_from_is_run_again_and_told(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = engine.add(PROMPT, LONG)
+    expected = answer(engine)[whole.id]
+    request = engine.add(PROMPT, LONG)
+    found = answer(engine, 3)[request.id]
+    begin = engine.ops.begin_sample
+
+    def fail(*_: Any) -> Any:
+        engine.ops.begin_sample = begin
+        raise MemoryError
+
+    engine.ops.begin_sample = fail
+    found += answer(engine, 1)[request.id]
+    assert engine.flight is None
+    assert "run again" in caplog.text
+    assert found + answer(engine)[request.id] == expected
+
+
 def test_what_cannot_be_drawn_behind_a_step_ends_its_request_only(engine: Engine) -> None:
     """The second token of one is impossible: its step behind is run again by itself and says so."""
     params = SamplingParams(allowed_token_ids=(7,), bad_sequences=((7, 7),), max_tokens=9, ignore_eos=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
+import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -22,6 +22,8 @@ from twofold.engine.request import Constraint, Event, Request, SamplingParams, S
 from twofold.engine.scheduler import NO_GUESSES, Scheduler
 from twofold.errors import InvalidSampling, RequestError, RequestTooLong
 from twofold.ops.types import Array, Batch, CacheShape, LayerCache
+
+log = logging.getLogger("twofold.engine")
 
 
 class Engine:
@@ -124,7 +126,8 @@ class Engine:
     def step(self) -> list[Event]:
         """Advance every scheduled sequence by one step; [] when idle."""
         start = time.perf_counter()
-        decoding = [sequence for sequence in self.scheduler.running if sequence.pending == 1]
+        running = self.scheduler.running if self.guesser else ()
+        decoding = [sequence for sequence in running if sequence.pending == 1]
         guesser = self.guesser if 0 < len(decoding) <= MOST_SEQUENCES else None
         flight, self.flight = self.flight, None
         if flight and not flight.plan.is_over:
@@ -174,9 +177,18 @@ class Engine:
         plan, self.in_flight = self.in_flight, None
         events = self.scheduler.commit(plan, drawn)
         if behind and flight.drawing.is_final:
-            with contextlib.suppress(Exception):  # the same step will say so again, by itself
-                self.flight = Flight(plan=behind.plan, drawing=self.ops.begin_sample(logits_RV, behind.plan.sampling))
+            self.flight = self.fly(behind.plan, logits_RV)
         return events
+
+    def fly(self, plan: Plan, logits_RV: Array) -> Flight | None:
+        """Begin to draw from a step that was launched; None where that fails, for then it is run again by itself."""
+        try:
+            return Flight(plan=plan, drawing=self.ops.begin_sample(logits_RV, plan.sampling))
+        except RequestError:
+            return None  # nothing may come next in one of them: the same step will say so
+        except Exception:  # what the flight in front gave must not be lost with it
+            log.exception("the step behind another cannot be drawn from; it is run again")
+            return None
 
     def plan_behind(self, plan: Plan) -> Behind | None:
         """The step that can be launched behind this one."""

@@ -175,7 +175,7 @@ class Request:
         return not (self.penalises or self.constraint or self.params.bad_sequences)
 
     @cached_property
-    def drawing(self) -> dict[str, Any]:
+    def fixed_sampling(self) -> dict[str, Any]:
         """Settings of RowSampling that are the same for every token of the answer."""
         params = self.params
         return {
@@ -284,8 +284,8 @@ class Sequence:
         request = self.request
         step = len(self.tokens) + len(guesses) - len(request.prompt)
         if request.is_free and step >= request.params.min_tokens:
-            return RowSampling(step=step, **request.drawing)
-        fixed, constraint = request.drawing, request.constraint
+            return RowSampling(step=step, **request.fixed_sampling)
+        fixed, constraint = request.fixed_sampling, request.constraint
         if constraint:
             fixed = fixed | {"allowed": common(request.allowed, constraint.allowed())}
         generated = [*self.generated, *guesses] if request.penalises else ()

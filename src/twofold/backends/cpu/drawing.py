@@ -48,7 +48,7 @@ class Sampler:
 
     def draw(self, adjusted_RV: Floats, logits_RV: Floats, rows: Sequence[RowSampling]) -> list[Drawn]:
         """One token per row; logits_RV are those before all adjustments."""
-        drawings_RM = np.array([drawing(row) for row in rows], np.float64).reshape(len(rows), MEMBERS)
+        drawings_RM = np.array([members_of(row) for row in rows], np.float64).reshape(len(rows), MEMBERS)
         tokens_R, best_R = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
         self._native.draw(adjusted_RV, drawings_RM, tokens_R, best_R)
         results = []
@@ -61,7 +61,7 @@ class Sampler:
         return results
 
 
-def drawing(row: RowSampling) -> tuple[float, ...]:
+def members_of(row: RowSampling) -> tuple[float, ...]:
     """A row as the kernel wants it."""
     number = uniform(row.seed, row.step) if row.temperature else 0.0
     return row.temperature, row.top_k, row.top_p, row.min_p, number

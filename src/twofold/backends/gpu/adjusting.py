@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from twofold.backends.gpu.devices import send
+from twofold.ops.sampling import is_adjusted
 from twofold.ops.types import RowSampling
 
 Pairs = list[tuple[int, Sequence[int]]]
@@ -21,8 +22,7 @@ Pairs = list[tuple[int, Sequence[int]]]
 
 def adjust(logits_RV: Tensor, rows: Sequence[RowSampling]) -> Tensor:
     """The logits themselves where no row asks for anything, else a copy."""
-    masked = [index for index, row in enumerate(rows) if row.allowed is not None]
-    if not masked and not any(is_changed(row) for row in rows):
+    if not any(is_adjusted(row) for row in rows):
         return logits_RV
     result_RV = logits_RV.clone()
     add_bias(result_RV, rows)
@@ -31,20 +31,10 @@ def adjust(logits_RV: Tensor, rows: Sequence[RowSampling]) -> Tensor:
     banned = places_of([(index, row.banned) for index, row in enumerate(rows) if row.banned], result_RV)
     if banned is not None:
         result_RV[banned] = -torch.inf
+    masked = [index for index, row in enumerate(rows) if row.allowed is not None]
     if masked:
         forbid(result_RV, masked, [row.allowed for row in rows if row.allowed is not None])
     return result_RV
-
-
-def is_changed(row: RowSampling) -> bool:
-    """Whether single ids have other logits than the network gave."""
-    return bool(
-        row.logit_bias
-        or row.banned
-        or row.repetition_penalty != 1.0
-        or row.presence_penalty != 0.0
-        or row.frequency_penalty != 0.0
-    )
 
 
 def places_of(pairs: Pairs, logits_RV: Tensor) -> tuple[Tensor, Tensor] | None:
