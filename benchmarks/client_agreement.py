@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.__main__ import positive, say
+from benchmarks.arguments import positive
+from benchmarks.peers.__main__ import say
 from benchmarks.results import write_result
 from benchmarks.serving.servers import started, twofold_command
 from twofold import demo

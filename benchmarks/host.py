@@ -5,7 +5,7 @@ python -m benchmarks.host --sequences 64 --rounds 20 --no-result
 
 The network computes nothing: its logits, of few ids, are there already. So this is how long a device waits between two
 steps, less its driver. Draws are those of each backend, where a GPU's are made by torch on the CPU. Kinds take turns;
-the best round counts.
+the best round counts. Without the extra `gpu` (torch, triton) there is the CPU's alone.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.__main__ import positive
+from benchmarks.arguments import positive
 from benchmarks.results import write_result
 from twofold.backends.cpu.ops import CpuOps
 from twofold.engine.blocks import plan_layout
@@ -64,7 +65,7 @@ def for_gpu() -> tuple[Any, Callable[..., Any]]:
     return Placed("cpu", ReferenceOps().packer), lambda ops, batch, cache: logits_RV[: len(batch.host.rows_R)]
 
 
-KINDS = {"cpu": for_cpu, "gpu": for_gpu}
+KINDS = {"cpu": for_cpu, "gpu": for_gpu} if find_spec("triton") else {"cpu": for_cpu}
 
 
 def decoding(kind: str, params: SamplingParams, sequences: int, depth: int) -> Engine:

@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import positive
 from benchmarks.networks import NETWORKS
-from benchmarks.peers.__main__ import names_of, positive, say
+from benchmarks.peers.__main__ import names_of, say
 from benchmarks.peers.engines import Place, prepare_checkpoint, prepare_twofold
 from benchmarks.results import write_result
 from benchmarks.serving.client import Body, Figures, ask

@@ -19,9 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import positive
 from benchmarks.networks import NETWORKS
 from benchmarks.peers import install
-from benchmarks.peers.__main__ import names_of, positive, say
+from benchmarks.peers.__main__ import names_of, say
 from benchmarks.peers.engines import Place, prepare_checkpoint, prepare_gguf, prepare_twofold
 from benchmarks.peers.protocol import EngineFailed
 from benchmarks.results import write_result

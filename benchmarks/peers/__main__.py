@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import positive
 from benchmarks.networks import NETWORKS
 from benchmarks.peers.engines import PREPARE, Place, Ready, prepare, prepare_checkpoint, runner
 from benchmarks.peers.protocol import EngineFailed, Request, ask, without_folders
@@ -147,13 +148,6 @@ def names_of(text: str, known: list[str]) -> list[str]:
     if unknown or not chosen:
         raise argparse.ArgumentTypeError(f"{', '.join(unknown) or 'nothing'} was given; known are {', '.join(known)}")
     return list(chosen)
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} was given; a whole number of at least 1 was expected")
-    return int(text)
 
 
 def parse() -> argparse.Namespace:
