@@ -121,7 +121,7 @@ TaskTiles place_tiles(const Problem& problem, const Task& task) {
     tile.size = problem.cache.size;
     tile.width = problem.width();
     const int64_t rows = tile.padded_rows, state = rows * (tile.width + 2);
-    const bool has_halves = problem.cache.type == KvType::kBf16 && takes_tiles(tile);
+    const bool has_halves = problem.cache.type == KvType::kBf16;
     const int64_t halves = has_halves ? halves_size(tile) : 0;
     const int64_t size = round_up(rows * (tile.width + kBlock + 4) + halves + 2 * state + round_up(rows, 16), 16);
     float* memory = scratch<float>(Slot::kAttend, task.heads * size);
@@ -158,7 +158,7 @@ void fill_queries(const Tile& tile, const Task& task, const Problem& problem) {
         tile.lasts[row] = problem.layout.positions_T[token];
         tile.firsts[row] = problem.first_visible(tile.lasts[row]);
     }
-    if (tile.values != nullptr) split_queries(tile);
+    if (problem.cache.type == KvType::kBf16) fill_halves(tile);
 }
 
 template <class Items>

@@ -19,19 +19,25 @@ constexpr int kAtOnce = 4;                                          // C tiles 0
 
 inline bool takes_tiles(const Tile& tile) { return kHasBf16Tiles && tile.size % kTileItems == 0; }
 
-// What a tile needs of memory beside the rest, in floats; and its arrays there.
+// What a tile needs of memory beside the rest for bf16 items, in floats; and its arrays there.
 inline int64_t halves_size(const Tile& tile) {
-    return (tile.padded_rows + kBlock / 2) * tile.width + tile.padded_rows * kBlock;
+    const int64_t once = tile.padded_rows * (tile.width + kBlock) / 2;
+    return takes_tiles(tile) ? 2 * once + kBlock / 2 * tile.width : kHasPairs ? once : 0;
 }
 
 inline void place_halves(Tile& tile, uint16_t* memory) {
-    for (int i = 0; i < 2; ++i, memory += tile.padded_rows * tile.width) tile.query_halves[i] = memory;
-    for (int i = 0; i < 2; ++i, memory += tile.padded_rows * kBlock) tile.weight_halves[i] = memory;
-    tile.values = memory;
+    const int count = takes_tiles(tile) ? 2 : kHasPairs ? 1 : 0;
+    for (int i = 0; i < count; ++i, memory += tile.padded_rows * tile.width) tile.query_halves[i] = memory;
+    for (int i = 0; i < count; ++i, memory += tile.padded_rows * kBlock) tile.weight_halves[i] = memory;
+    if (takes_tiles(tile)) tile.values = memory;
 }
 
-inline void split_queries(const Tile& tile) {
-    split(tile.queries, tile.padded_rows * tile.width, tile.query_halves[0], tile.query_halves[1]);
+inline void fill_halves(const Tile& tile) {
+    const int64_t count = tile.padded_rows * tile.width;
+    if (tile.values != nullptr) return split(tile.queries, count, tile.query_halves[0], tile.query_halves[1]);
+    if constexpr (kHasPairs)
+        for (int64_t i = 0; i < count; i += kLanes)
+            round_to_halves(load_f32(tile.queries + i), tile.query_halves[0] + i);
 }
 
 // C[i] += (high + low)[rows] x B[i] for N tiles of B.

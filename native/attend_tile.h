@@ -7,6 +7,8 @@
 // depend on the rows computed beside it: keys it must not see weigh exactly 0.
 #pragma once
 
+#include "halves.h"
+#include "isa/pairs.h"
 #include "kv.h"
 #include "products.h"
 
@@ -32,9 +34,9 @@ struct Tile {
     Codes codes;                                // the same as codes, for int8 keys
     float* scores;                              // [padded_rows, kBlock], then weights
     float* factors;                             // [padded_rows, rounded up to 16]: see weigh
-    uint16_t* query_halves[2];                  // these are for attend_bf16.h: the queries, as two bf16 numbers each,
-    uint16_t* weight_halves[2];                 // the weights likewise, [padded_rows, kBlock],
-    uint16_t* values;                           // and the values of a key block brought together
+    uint16_t* query_halves[2];                  // the queries as bf16 numbers: one each for pairs, two for tiles
+    uint16_t* weight_halves[2];                 // the weights likewise, [padded_rows, kBlock]
+    uint16_t* values;                           // of a key block, brought together (attend_bf16.h)
     int64_t* firsts;                            // [padded_rows], first and last visible position
     int64_t* lasts;
     State state, total;
@@ -51,6 +53,26 @@ struct KeyBlock {
     int64_t starts[kBlockPanels];  // position of the first slot
     int64_t widths[kBlockPanels];  // slots in use
 };
+
+// Whether products take pairs of bf16 items, with those of queries and weights, which are rounded as the items are.
+template <class Items>
+constexpr bool kTakesPairs = kHasPairs && Items::kPack == 2;
+
+// Queries and weights of a row on, as products with Items take them.
+template <class Items>
+inline auto queries_from(const Tile& tile, int64_t row) {
+    if constexpr (kTakesPairs<Items>)
+        return static_cast<const uint16_t*>(tile.query_halves[0]) + row * tile.width;
+    else
+        return static_cast<const float*>(tile.queries) + row * tile.width;
+}
+template <class Items>
+inline auto weights_from(const Tile& tile, int64_t row) {
+    if constexpr (kTakesPairs<Items>)
+        return static_cast<const uint16_t*>(tile.weight_halves[0]) + row * kBlock;
+    else
+        return static_cast<const float*>(tile.scores) + row * kBlock;
+}
 
 // How many rows for_rows takes, at least `rows`: one, two, or some fives and fours.
 inline int64_t padded_rows(int64_t rows) {
@@ -85,29 +107,44 @@ inline void for_rows(int64_t rows, const Body& body) {
     while (row < rows) pass.template operator()<4, kFewPanels>();
 }
 
-// sums[p][t] += rows[t] . panels[p], over `steps` steps of kPack items. Few rows are done with a panel sooner than the
-// next one comes from memory, where panels lie far apart; so one key block is asked for while another is read.
-template <class Items, int T, int P, bool kAsks>
-inline void add_products(F (&sums)[P][T][kParts], const float* rows, int64_t stride,
+// sums[p][t] += rows[t] . panels[p], kPack items of each, which begin at `place` in a panel.
+template <class Items, int T, int P, class Row>
+inline void add_step(F (&sums)[P][T][kParts], const Row* rows, int64_t stride,
+                     const typename Items::Item* const* panels, int64_t place) {
+    const auto add = [&](const auto& multiply, const auto& item_of, const auto& row_of) {
+        decltype(item_of(panels[0])) w[P][kParts];
+        for (int p = 0; p < P; ++p)
+            for (int part = 0; part < kParts; ++part)
+                w[p][part] = item_of(panels[p] + place + part * kLanes * Items::kPack);
+        for (int t = 0; t < T; ++t) {
+            const auto x = row_of(rows + t * stride);
+            for (int p = 0; p < P; ++p)
+                for (int part = 0; part < kParts; ++part) sums[p][t][part] = multiply(sums[p][t][part], w[p][part], x);
+        }
+    };
+    if constexpr (kTakesPairs<Items>)
+        add([](F sum, I w, I x) { return dot_bf16(sum, w, x); }, [](const auto* from) { return load<I>(from); },
+            [](const Row* from) { return broadcast(load<int32_t>(from)); });
+    else
+        for (int i = 0; i < Items::kPack; ++i)
+            add([](F sum, F w, F x) { return fma_in_order(w, x, sum); },
+                [&](const auto* from) { return Items::expand(from, i); },
+                [&](const Row* from) { return broadcast(from[i]); });
+}
+
+// The same over `steps` steps. Few rows are done with a panel sooner than the next one comes from memory, where panels
+// lie far apart; so one key block is asked for while another is read.
+template <class Items, int T, int P, bool kAsks, class Row>
+inline void add_products(F (&sums)[P][T][kParts], const Row* rows, int64_t stride,
                          const typename Items::Item* const* panels, const typename Items::Item* const* later,
                          int64_t steps) {
+    constexpr int64_t kStep = kSlots * Items::kPack;
     for (int64_t step = 0; step < steps; ++step) {
         if constexpr (kAsks)
             for (int p = 0; p < P; ++p)
                 for (int part = 0; part < kParts; ++part)
-                    __builtin_prefetch(later[p] + (step * 16 + part * kLanes) * Items::kPack, 0, 2);
-        for (int i = 0; i < Items::kPack; ++i) {
-            F w[P][kParts];
-            for (int p = 0; p < P; ++p)
-                for (int part = 0; part < kParts; ++part)
-                    w[p][part] = Items::expand(panels[p] + (step * 16 + part * kLanes) * Items::kPack, i);
-            for (int t = 0; t < T; ++t) {
-                const F x = broadcast(rows[t * stride + step * Items::kPack + i]);
-                for (int p = 0; p < P; ++p)
-                    for (int part = 0; part < kParts; ++part)
-                        sums[p][t][part] = fma_in_order(w[p][part], x, sums[p][t][part]);
-            }
-        }
+                    __builtin_prefetch(later[p] + step * kStep + part * kLanes * Items::kPack, 0, 2);
+        add_step<Items, T, P>(sums, rows + step * Items::kPack, stride, panels, step * kStep);
     }
 }
 
@@ -144,7 +181,7 @@ template <class Items, int T, int P, bool kAsks>
                               (load_f32(block.key_scales[panel + p] + part * kLanes) * tile.codes.scales[row + t]));
     } else {
         F sums[P][T][kParts] = {};
-        add_products<Items, T, P, kAsks>(sums, tile.queries + row * tile.width, tile.width, block.keys + panel,
+        add_products<Items, T, P, kAsks>(sums, queries_from<Items>(tile, row), tile.width, block.keys + panel,
                                          later.keys + panel, tile.width / Items::kPack);
         for (int p = 0; p < P; ++p)
             for (int t = 0; t < T; ++t)
@@ -201,11 +238,13 @@ void weigh(const Tile& tile, const KeyBlock<Items>& block) {
         F sum{};
         for (int p = 0; p < kBlockPanels; ++p)
             for (int part = 0; part < kParts; ++part) {
-                float* place = scores + p * kSlots + part * kLanes;
-                F weights = exp_of_negative(load_f32(place) - base);
+                const int64_t slot = p * kSlots + part * kLanes;
+                F weights = exp_of_negative(load_f32(scores + slot) - base);
+                if constexpr (kTakesPairs<Items>)
+                    weights = round_to_halves(weights, tile.weight_halves[0] + row * kBlock + slot);
                 sum += weights;
                 if constexpr (Items::kIsInteger) weights *= load_f32(block.value_scales[p] + part * kLanes);
-                store(place, weights);
+                if constexpr (!kTakesPairs<Items>) store(scores + slot, weights);
             }
         tile.state.sums[row] = tile.state.sums[row] * tile.factors[row] + sum_lanes(sum);
     }
@@ -227,7 +266,7 @@ template <class Items, int T, int P, bool kAsks>
             columns[p] = block.values[panel] + (dims + p * 16) * kSlots;
             columns_later[p] = later.values[panel] + (dims + p * 16) * kSlots;
         }
-        add_products<Items, T, P, kAsks>(sums, tile.scores + row * kBlock + panel * kSlots, kBlock, columns,
+        add_products<Items, T, P, kAsks>(sums, weights_from<Items>(tile, row) + panel * kSlots, kBlock, columns,
                                          columns_later, kSlots / Items::kPack);
     }
     for (int p = 0; p < P; ++p)

@@ -1,5 +1,6 @@
-// What bf16 tiles take of float32 values: each as the sum of two bf16 numbers, its rounding and what that lost, which
-// is 2^-17 off, for twice the products; and 16 x 16 words transposed, from rows into a tile's order and back.
+// What bf16 products take of float32 values: pairs each as a bf16 number; tiles as the sum of two, its rounding and
+// what that lost, which is 2^-17 off, for twice the products; and 16 x 16 words transposed, from rows into a tile's
+// order and back.
 #pragma once
 
 #include "vec.h"
@@ -13,13 +14,18 @@ inline I rounded_bits(F values) {
     return (bits + 0x7FFF + ((bits >> 16) & 1)) & static_cast<int32_t>(0xFFFF0000);
 }
 
+// Stores the bf16 numbers that values round to, and returns them.
+inline F round_to_halves(F values, uint16_t* halves) {
+    const I bits = rounded_bits(values);
+    store(halves, __builtin_convertvector((Words)bits >> 16, Halves));
+    return (F)bits;
+}
+
 // high + low = values, to 2^-17; count is a multiple of kLanes.
 inline void split(const float* values, int64_t count, uint16_t* high, uint16_t* low) {
     for (int64_t i = 0; i < count; i += kLanes) {
         const F value = load_f32(values + i);
-        const I first = rounded_bits(value), second = rounded_bits(value - (F)first);
-        store(high + i, __builtin_convertvector((Words)first >> 16, Halves));
-        store(low + i, __builtin_convertvector((Words)second >> 16, Halves));
+        round_to_halves(value - round_to_halves(value, high + i), low + i);
     }
 }
 

@@ -159,6 +159,11 @@ namespace avx512vnni {
 extern const Kernels kernels;
 }
 #endif
+#ifdef TWOFOLD_HAS_AVX512BF16
+namespace avx512bf16 {
+extern const Kernels kernels;
+}
+#endif
 #ifdef TWOFOLD_HAS_AVX512AMX
 namespace avx512amx {
 extern const Kernels kernels;

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(TWOFOLD_USE_AVX512VNNI) || defined(TWOFOLD_USE_AVX512AMX)
+#if defined(TWOFOLD_USE_AVX512VNNI) || defined(TWOFOLD_USE_AVX512BF16) || defined(TWOFOLD_USE_AVX512AMX)
 #include "isa/avx512vnni.h"
 #elif defined(TWOFOLD_USE_AVXVNNI) || defined(TWOFOLD_USE_AVXVNNI_EMULATED)
 #include "isa/avxvnni.h"
@@ -27,6 +27,11 @@ constexpr bool kIsNarrowVnni = kLanes == 8 && kWeightOffset != 0;  // a dot is o
 constexpr bool kHasTiles = true;  // isa/tiles.h
 #else
 constexpr bool kHasTiles = false;
+#endif
+#if defined(TWOFOLD_USE_AVX512BF16) || defined(TWOFOLD_USE_AVXVNNI_EMULATED)
+constexpr bool kHasPairs = true;  // isa/pairs.h
+#else
+constexpr bool kHasPairs = false;
 #endif
 
 template <class A>

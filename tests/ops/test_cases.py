@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import backends, build_ops, tensor_of
 from twofold.backends.cpu.ops import CpuOps, load_native
 from twofold.ops.attention_cases import ATTENTION_CASES, AttentionCase, attend, new_cache
-from twofold.ops.cases import BUILDERS, LAYOUTS, ROW_EXCEPTIONS, SOFTMAX, Case, Tensor, cases, error, run
+from twofold.ops.cases import ATTENTION, BUILDERS, LAYOUTS, ROW_EXCEPTIONS, SOFTMAX, Case, Tensor, cases, error, run
 from twofold.ops.interface import Ops
 from twofold.ops.packed import AnyArray
 from twofold.ops.reference import ReferenceOps
@@ -59,11 +59,11 @@ def test_a_row_of_a_batch_is_bit_equal_to_the_row_alone(name: str, op: str) -> N
 @pytest.mark.parametrize("name", NATIVE)
 def test_attention_agrees_with_the_reference(name: str, case: AttentionCase, kv_dtype: KvDtype) -> None:
     expected = attend(case, build_ops("reference", kv_dtype), max(case.lengths))
-    ops = build_ops(name, kv_dtype)
+    ops, tolerance = build_ops(name, kv_dtype), ATTENTION.get((name, kv_dtype), SOFTMAX)
     for arrange in LAYOUTS.values():
         tensor = partial(arranged, arrange, tensor_of(ops))
         found = error((attend(case, ops, max(case.lengths), tensor),), (expected,))
-        assert found <= SOFTMAX.relative, f"{found}; {SOFTMAX.reason}"
+        assert found <= tolerance.relative, f"{found}; {tolerance.reason}"
 
 
 @pytest.mark.parametrize("kv_dtype", KV_DTYPES)

@@ -18,7 +18,7 @@ import numpy as np
 from twofold.ops import packed
 from twofold.ops.interface import Ops
 from twofold.ops.packed import BF16, AnyArray, Floats, Format, Packed
-from twofold.ops.types import Array, Rope, RopeScaling, Temperature
+from twofold.ops.types import Array, KvDtype, Rope, RopeScaling, Temperature
 
 Tensor = Callable[[AnyArray], Array]
 """Turns a NumPy array into a tensor of the backend."""
@@ -56,11 +56,18 @@ HIDDEN_ROWS = Tolerance(
     relative=2e-2, reason="and a row whose codes are on the verge may have its second ones on one side only"
 )
 SOFTMAX = Tolerance(relative=1e-5, reason="online softmax: exp to 2 ulp, sums rescaled block by block")
+PAIRS = Tolerance(relative=8e-3, reason="queries and weights are rounded to bf16, as keys and values are: 2^-9 each")
 
 FLOAT_FORMATS: tuple[Format, ...] = ("f32", "bf16", "fp8")
 """Formats whose products are float32 sums; the others take int8 activations."""
 PRODUCTS: dict[Format, Tolerance] = {**dict.fromkeys(FLOAT_FORMATS, SUMS), "group4": GROUPS}
 """Tolerance of products; EXACT for what is not here."""
+
+ATTENTION: dict[tuple[str, KvDtype], Tolerance] = {
+    ("cpu-avx512bf16", "bf16"): PAIRS,
+    ("cpu-avxvnni_emulated", "bf16"): PAIRS,
+}
+"""Tolerance of (backend, cache); SOFTMAX for what is not here."""
 
 EXPERTS: dict[Format, Tolerance] = {"f32": SUMS, "bf16": HALVES, "fp8": SUMS}
 """Tolerance of float experts; that of others depends on their rows."""

@@ -117,7 +117,8 @@ class Ops(Protocol):
 
         A query at position p sees the keys of its own sequence at positions <= p and, with a chunk, only those
         with position // chunk == p // chunk. Scores are q.k / sqrt(K); softmax in float32. With an int8 cache, q
-        divided by sqrt(K) is quantised like the keys: one scale per head and token.
+        divided by sqrt(K) is quantised like the keys: one scale per head and token. With a bf16 cache, a backend
+        whose matrix instructions want it may round q divided by sqrt(K) and the weights of the values to bf16 too.
         """
         ...
 
