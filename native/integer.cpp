@@ -26,8 +26,10 @@ constexpr int kWidePanels = kLanes == 16 ? 2 : 1;           // and panels: accum
 constexpr int kNibbleTile = kIsNarrowVnni ? 2 : kWideTile;  // of nibbles as they lie, which take two sums a group
 // Of one panel, so that registers are left to unpack with.
 constexpr int kFullTile = kLanes == 16 ? 16 : kIsNarrowVnni ? 6 : 0;
-constexpr int kBlockPanels = 4;          // panels that the tokens pass at once,
-constexpr int64_t kSliceColumns = 1024;  // so many columns of them: 64 KiB
+constexpr int kQuadsAtOnce = kLanes == 16 ? 4 : 1;  // written out: Zen 4 loses a tenth of its dots to a loop of one
+constexpr int kBlockPanels = 4;                     // panels that the tokens pass at once,
+constexpr int64_t kSliceColumns = kLanes == 16 ? 2048 : 1024;  // so many columns of them: 64 KiB for 1024
+constexpr bool kAsksForOutputs = kLanes == 16;  // which lie far apart: 3 % with AVX-512, less than nothing with AVX2
 constexpr int64_t kPanelBytes = kSliceColumns / kGroupColumns * kUnpackedGroup;
 constexpr int64_t kLineBytes = 64;
 constexpr int64_t kSoon = 512;  // bytes of weights from the second-level cache, asked for before their use
@@ -40,37 +42,47 @@ struct Ahead {
     int64_t lines = 0;
 };
 
-// sums += T tokens times P panels, over some columns from `codes` and `w` on. The panels' codes carry kWeightOffset
+// sums += T tokens times P panels, over some columns from `first` and `w` on. The panels' codes carry kWeightOffset
 // already but for kOffset; those of kFromMemory are asked for ahead. Two panels share each quad of activations once it
-// is spread over a register: one panel alone is bound by those loads.
+// is spread over a register: one panel alone is bound by those loads. Four tokens share a pointer, or pointers would
+// wait in vectors.
 template <int T, int P, uint8_t kOffset, bool kFromMemory>
 inline void add_int8(I (&sums)[P][T][kParts], const int8_t* first, int64_t stride, const uint8_t* const* w,
                      int64_t columns, const Ahead& ahead = {}) {
-    const int8_t* codes[T];
-    for (int t = 0; t < T; ++t) codes[t] = first + t * stride;
+    const int8_t* fours[(T + 3) / 4];
+    const uint8_t* panels[P];
+    int64_t three = 3 * stride;
+    for (int t = 0; t < T; t += 4) fours[t / 4] = first + t * stride;
+    for (int p = 0; p < P; ++p) panels[p] = w[p];
+    for (const int8_t*& four : fours) asm("" : "+r"(four));  // or the compiler would make eight of two
+    asm("" : "+r"(three));
     const int64_t quads = columns / 4, every = larger<int64_t>(1, quads / larger<int64_t>(1, ahead.lines));
     int64_t due = ahead.lines == 0 ? quads : 0, line = 0;
-    for (int64_t quad = 0; quad < quads; ++quad) {
-        if (quad == due) {
+    for (int64_t begin = 0; begin < quads; begin += kQuadsAtOnce) {
+        for (; due <= begin; due = ++line == ahead.lines ? quads : due + every)
             for (int p = 0; p < P; ++p) __builtin_prefetch(ahead.from[p] + line * kLineBytes, 0, 2);
-            due = ++line == ahead.lines ? quads : due + every;
-        }
-        if constexpr (T == kWideTile && !kFromMemory)  // one token's next line with every quad
-            __builtin_prefetch(first + quad % T * stride + 4 * quad + kLineBytes);
-        Bytes weights[P][kParts];
-        for (int p = 0; p < P; ++p) {
-            __builtin_prefetch(w[p] + quad * kQuadBytes + (kFromMemory ? kAhead : kSoon));
-            for (int part = 0; part < kParts; ++part) {
-                weights[p][part] = load<Bytes>(w[p] + quad * kQuadBytes + part * 4 * kLanes);
-                if constexpr (kOffset != 0) weights[p][part] ^= kOffset;
+#pragma GCC unroll 8
+        for (int i = 0; i < kQuadsAtOnce; ++i) {
+            if constexpr (T == kWideTile && !kFromMemory)  // one token's next line with every quad
+                __builtin_prefetch(first + (begin % T + i) * stride + 4 * begin + kLineBytes);
+            Bytes weights[P][kParts];
+            for (int p = 0; p < P; ++p) {
+                const uint8_t* quad = panels[p] + i * kQuadBytes;
+                __builtin_prefetch(quad + (kFromMemory ? kAhead : kSoon));
+                for (int part = 0; part < kParts; ++part) {
+                    weights[p][part] = load<Bytes>(quad + part * 4 * kLanes);
+                    if constexpr (kOffset != 0) weights[p][part] ^= kOffset;
+                }
+            }
+            for (int t = 0; t < T; ++t) {
+                const I values = load_quad(fours[t / 4] + (t % 4 == 3 ? three : t % 4 * stride) + 4 * i);
+                for (int p = 0; p < P; ++p)
+                    for (int part = 0; part < kParts; ++part)
+                        sums[p][t][part] = dot_int8(sums[p][t][part], weights[p][part], values);
             }
         }
-        for (int t = 0; t < T; ++t) {
-            const I values = load_quad(codes[t] + 4 * quad);
-            for (int p = 0; p < P; ++p)
-                for (int part = 0; part < kParts; ++part)
-                    sums[p][t][part] = dot_int8(sums[p][t][part], weights[p][part], values);
-        }
+        for (const int8_t*& four : fours) four += 4 * kQuadsAtOnce;
+        for (const uint8_t*& panel : panels) panel += kQuadsAtOnce * kQuadBytes;
     }
 }
 
@@ -176,13 +188,16 @@ template <bool kInt4, int T, int P>
                 sums[i][t][part] = slice.first == 0
                                        ? broadcast(x.starts[token + t])
                                        : load<I>(kept + (t * slice.count + i) * kPanelRows + part * kLanes);
+    const bool is_last = slice.first + slice.columns == x.width;
+    for (int t = 0; kAsksForOutputs && is_last && t < T; ++t)
+        for (int i = 0; i < P; ++i) __builtin_prefetch(panels[p + i].y + (token + t) * panels[p + i].stride, 1);
     const Ahead ahead = kInt4 ? slice.share(token, p, P) : Ahead{};
     if constexpr (kInt4 && kUnpacksLevels)
         add_slice(sums[0], x, token, slice, slice.codes[p], ahead);
     else
         add_int8<T, P, kInt4 ? 0 : kWeightOffset, !kInt4>(sums, x.row(token) + slice.first, x.stride, slice.codes + p,
                                                           slice.columns, ahead);
-    if (slice.first + slice.columns == x.width) {
+    if (is_last) {
         for (int i = 0; i < P; ++i) finish(sums[i], x, token, panels[p + i]);
         return;
     }
