@@ -29,7 +29,7 @@ constexpr int kFullTile = kLanes == 16 ? 16 : kIsNarrowVnni ? 6 : 0;
 constexpr int kQuadsAtOnce = kLanes == 16 ? 4 : 1;  // written out: Zen 4 loses a tenth of its dots to a loop of one
 constexpr int kBlockPanels = 4;                     // panels that the tokens pass at once,
 constexpr int64_t kSliceColumns = kLanes == 16 ? 2048 : 1024;  // so many columns of them: 64 KiB for 1024
-constexpr bool kAsksForOutputs = kLanes == 16;  // which lie far apart: 3 % with AVX-512, less than nothing with AVX2
+constexpr bool kAsksForOutputs = kLanes == 16;                 // with AVX2 it costs more than it saves
 constexpr int64_t kPanelBytes = kSliceColumns / kGroupColumns * kUnpackedGroup;
 constexpr int64_t kLineBytes = 64;
 constexpr int64_t kSoon = 512;  // bytes of weights from the second-level cache, asked for before their use
@@ -86,6 +86,14 @@ inline void add_int8(I (&sums)[P][T][kParts], const int8_t* first, int64_t strid
     }
 }
 
+// Asks for the outputs of T tokens, which lie far apart, while their sums are made.
+template <int T, int P>
+inline void ask_for_outputs(int64_t token, const Panel* panels) {
+    if constexpr (kAsksForOutputs)
+        for (int t = 0; t < T; ++t)
+            for (int p = 0; p < P; ++p) __builtin_prefetch(panels[p].y + (token + t) * panels[p].stride, 1);
+}
+
 template <int T, int P>
 [[gnu::noinline]] void multiply_int8(const Codes& x, int64_t token, const Panel* panels) {
     I sums[P][T][kParts];
@@ -120,6 +128,7 @@ template <int T>
 
 template <int T>
 [[gnu::noinline]] void multiply_unpacked(const Codes& x, int64_t token, const Panel& panel) {
+    ask_for_outputs<T, 1>(token, &panel);
     I sums[T][kParts];
     for (int t = 0; t < T; ++t)
         for (int part = 0; part < kParts; ++part) sums[t][part] = broadcast(x.starts[token + t]);
@@ -189,8 +198,7 @@ template <bool kInt4, int T, int P>
                                        ? broadcast(x.starts[token + t])
                                        : load<I>(kept + (t * slice.count + i) * kPanelRows + part * kLanes);
     const bool is_last = slice.first + slice.columns == x.width;
-    for (int t = 0; kAsksForOutputs && is_last && t < T; ++t)
-        for (int i = 0; i < P; ++i) __builtin_prefetch(panels[p + i].y + (token + t) * panels[p + i].stride, 1);
+    if (is_last) ask_for_outputs<T, P>(token, panels + p);
     const Ahead ahead = kInt4 ? slice.share(token, p, P) : Ahead{};
     if constexpr (kInt4 && kUnpacksLevels)
         add_slice(sums[0], x, token, slice, slice.codes[p], ahead);
