@@ -5,12 +5,18 @@
 // Every sum has kLanes accumulators along d, added at the end by one tree, whatever the number of tokens and rows
 // beside it: a row of a batch is bit-equal to that row alone. Scalar version: lane[d % kLanes] += x[d] * w[d].
 //
+// Where one instruction takes pairs of bf16 items (isa/pairs.h), activations of bf16 rows are rounded likewise, once
+// per call: lane[d / 2 % kLanes] += x[d] * w[d], and d + 1 before d.
+//
 // float8 takes seven instructions to become eight or sixteen floats. So where several tokens want it, a slice of some
 // rows' columns is spread over floats once and stays in the first-level cache while the tokens pass; their accumulators
 // wait in memory for the next slice. bf16, which takes two, is as fast read as it lies.
+#include "halves.h"
+#include "isa/pairs.h"
 #include "panels.h"
 #include "products.h"
 #include "scratch.h"
+#include "threads.h"
 #include "vec.h"
 
 namespace twofold::TWOFOLD_ISA {
@@ -24,27 +30,51 @@ constexpr int64_t kSpreadFrom = 4;                                   // tokens
 constexpr int64_t kSliceRows = 8, kSliceColumns = 512;               // 16 KiB
 constexpr int64_t kLeastTokens = 64, kTokenBytes = 2 * 1024 * 1024;  // that pass: from the caches
 
-struct F32Row {
+// What rows and tokens are made of: kItems of them fill a vector, of which `load` makes what `multiply` takes.
+struct Floats {
+    using Token = float;
+    static constexpr int kItems = kLanes;
+    static constexpr bool kIsSpread = false;
+    static F load_token(const float* from) { return load_f32(from); }
+    static F multiply(F sum, F w, F x) { return fma_in_order(w, x, sum); }
+};
+struct F32Row : Floats {
     using Type = float;
-    static constexpr bool kIsSpread = false;
     static F load(const float* from) { return load_f32(from); }
-    static F load_some(const float* from, int64_t count) { return TWOFOLD_ISA::load_some(from, count); }
 };
-struct Bf16Row {
+struct Bf16Row : Floats {
     using Type = uint16_t;
-    static constexpr bool kIsSpread = false;
     static F load(const uint16_t* from) { return load_bf16(from); }
-    static F load_some(const uint16_t* from, int64_t count) { return load_bf16_some(from, count); }
 };
-struct Fp8Row {
+struct Fp8Row : Floats {
     using Type = uint8_t;
     static constexpr bool kIsSpread = true;
     static F load(const uint8_t* from) { return load_fp8(from); }
-    static F load_some(const uint8_t* from, int64_t count) {
-        uint8_t buffer[kLanes] = {};
-        for (int i = 0; i < count; ++i) buffer[i] = from[i];
-        return load_fp8(buffer);
+};
+struct Bf16Pairs {
+    using Type = uint16_t;
+    using Token = uint16_t;
+    static constexpr int kItems = 2 * kLanes;
+    static constexpr bool kIsSpread = false;
+    static I load(const uint16_t* from) { return TWOFOLD_ISA::load<I>(from); }
+    static I load_token(const uint16_t* from) { return TWOFOLD_ISA::load<I>(from); }
+    static F multiply(F sum, I w, I x) { return dot_bf16(sum, w, x); }
+};
+
+// The first `count` items, zeros after.
+template <int kItems, class Item>
+struct Some {
+    Item items[kItems] = {};
+    Some(const Item* from, int64_t count) {
+        for (int i = 0; i < count; ++i) items[i] = from[i];
     }
+};
+
+// Rows of activations.
+template <class Item>
+struct Tokens {
+    const Item* data;
+    int64_t rows, columns, stride;
 };
 
 // Rows of a weight, in order: row i < count begins at w + i * stride; y points at row 0's output of token 0.
@@ -67,7 +97,7 @@ struct Sums {
         for (int i = 0; i < kCount; ++i) at[i] = F{};
     }
 
-    // y of these tokens and of the rows from `row` on, as far as there are any.
+    // at[t * R + r]: y of these tokens and of the rows from `row` on, as far as there are any.
     template <class Type>
     void finish(int64_t token, int64_t row, const Block<Type>& block) {
         float totals[kCount + kLanes];
@@ -76,50 +106,55 @@ struct Sums {
             for (int lane = 0; lane < kLanes; ++lane) some[lane] = at[smaller(i + lane, kCount - 1)];
             store(totals + i, sum_each(some));
         }
-        for (int r = 0; r < R && row + r < block.count; ++r)
-            for (int t = 0; t < T; ++t) {
-                const float total = totals[r * T + t];
-                float& y = block.y[(token + t) * block.y_stride + row + r];
-                y = block.scales == nullptr ? total : total * block.scales[row + r];
-            }
+        const int64_t count = smaller<int64_t>(R, block.count - row);
+        for (int t = 0; t < T; ++t) {
+            float *y = block.y + (token + t) * block.y_stride + row, *own = totals + t * R;
+            for (int r = 0; block.scales != nullptr && r < count; ++r) own[r] *= block.scales[row + r];
+            if (count == R)
+                __builtin_memcpy(y, own, R * sizeof(float));
+            else
+                __builtin_memcpy(y, own, static_cast<size_t>(count) * sizeof(float));
+        }
     }
 };
 
 // sums += T tokens from x on, times R rows from `row` on; rows beyond the last repeat it. Two vectors of a row at a
 // time: rows are often a multiple of 4096 bytes apart and share the sets of the first-level cache, so that a line would
 // be gone before its second half is wanted.
-template <class E, int T, int R, class Type = typename E::Type>
-inline void add_products(Sums<T, R>& all, const float* x, int64_t x_stride, const Block<Type>& block, int64_t row,
+template <class E, int T, int R, class Type = typename E::Type, class Token = typename E::Token>
+inline void add_products(Sums<T, R>& all, const Token* x, int64_t x_stride, const Block<Type>& block, int64_t row,
                          int64_t columns) {
+    constexpr int kItems = E::kItems;
     F(&sums)[Sums<T, R>::kCount] = all.at;
-    const float* tokens[T];
+    const Token* tokens[T];
     const Type* w[R];
     for (int t = 0; t < T; ++t) tokens[t] = x + t * x_stride;
     for (int r = 0; r < R; ++r) w[r] = block.w + smaller(row + r, block.count - 1) * block.stride;
     int64_t d = 0;
-    for (; d + 2 * kLanes <= columns; d += 2 * kLanes) {
-        for (int64_t half = d; half < d + 2 * kLanes; half += kLanes) {
-            F values[T];
-            for (int t = 0; t < T; ++t) values[t] = load_f32(tokens[t] + half);
+    for (; d + 2 * kItems <= columns; d += 2 * kItems) {
+        for (int64_t half = d; half < d + 2 * kItems; half += kItems) {
+            decltype(E::load_token(x)) values[T];
+            for (int t = 0; t < T; ++t) values[t] = E::load_token(tokens[t] + half);
             for (int r = 0; r < R; ++r) {
-                const F weights = E::load(w[r] + half);
-                for (int t = 0; t < T; ++t) sums[r * T + t] = fma_in_order(weights, values[t], sums[r * T + t]);
+                const auto weights = E::load(w[r] + half);
+                for (int t = 0; t < T; ++t) sums[t * R + r] = E::multiply(sums[t * R + r], weights, values[t]);
             }
         }
     }
-    for (; d < columns; d += kLanes) {
-        const int64_t count = smaller<int64_t>(kLanes, columns - d);
+    for (; d < columns; d += kItems) {
+        const int64_t count = smaller<int64_t>(kItems, columns - d);
         for (int r = 0; r < R; ++r) {
-            const F weights = E::load_some(w[r] + d, count);
+            const auto weights = E::load(Some<kItems, Type>(w[r] + d, count).items);
             for (int t = 0; t < T; ++t)
-                sums[r * T + t] = fma(weights, load_some(tokens[t] + d, count), sums[r * T + t]);
+                sums[t * R + r] = E::multiply(sums[t * R + r], weights,
+                                              E::load_token(Some<kItems, Token>(tokens[t] + d, count).items));
         }
     }
 }
 
 // Rows as they lie, T tokens at a time; returns the first token that is left.
 template <class E, int T, int R>
-int64_t multiply_some(const Rows& x_TD, int64_t token, const Block<typename E::Type>& block) {
+int64_t multiply_some(const Tokens<typename E::Token>& x_TD, int64_t token, const Block<typename E::Type>& block) {
     for (; token + T <= x_TD.rows; token += T)
         for (int64_t row = 0; row < block.count; row += R) {
             Sums<T, R> sums;
@@ -130,7 +165,7 @@ int64_t multiply_some(const Rows& x_TD, int64_t token, const Block<typename E::T
 }
 
 template <class E>
-void multiply_rows(const Rows& x_TD, const Block<typename E::Type>& block) {
+void multiply_rows(const Tokens<typename E::Token>& x_TD, const Block<typename E::Type>& block) {
     int64_t token = multiply_some<E, kMostTokens, kTileRows>(x_TD, 0, block);
     token = multiply_some<E, 2, kLanes / 2>(x_TD, token, block);
     multiply_some<E, 1, kLanes>(x_TD, token, block);
@@ -148,7 +183,7 @@ void spread(const Block<typename E::Type>& block, int64_t first, int64_t columns
             __builtin_prefetch(from + ahead + d, 0, 2);
             store(into + d, E::load(from + d));
         }
-        if (d < columns) store(into + d, E::load_some(from + d, columns - d));
+        if (d < columns) store(into + d, E::load(Some<kLanes, typename E::Type>(from + d, columns - d).items));
     }
 }
 
@@ -161,7 +196,8 @@ struct Slice {
 
 // T tokens times kTileRows rows; their accumulators wait in `kept` between slices.
 template <int T>
-[[gnu::noinline]] void multiply_slice(const Rows& x_TD, int64_t token, const Slice& slice, int64_t row, F* kept) {
+[[gnu::noinline]] void multiply_slice(const Tokens<float>& x_TD, int64_t token, const Slice& slice, int64_t row,
+                                      F* kept) {
     static const F zeros[T * kTileRows] = {};
     Sums<T, kTileRows> sums;
     const F* before = slice.first > 0 ? kept : zeros;
@@ -174,7 +210,7 @@ template <int T>
 
 // At most kSliceRows rows, slice by slice.
 template <class E>
-void multiply_slices(const Rows& x_TD, const Block<typename E::Type>& block) {
+void multiply_slices(const Tokens<float>& x_TD, const Block<typename E::Type>& block) {
     float* floats = scratch<float>(Slot::kPanel, kSliceRows * kSliceColumns);
     F* kept = scratch<F>(Slot::kSums, x_TD.rows * kSliceRows);
     Slice slice{{floats, kSliceColumns, block.count, block.scales, block.y, block.y_stride}, 0, 0, false};
@@ -198,12 +234,13 @@ Block<typename E::Type> block_of(const Weight& weight_ND, int64_t n, int64_t cou
 
 // y points at row `first`'s output of token 0.
 template <class E>
-void multiply_all(const Rows& x_TD, const Weight& weight_ND, int64_t first, int64_t last, float* y, int64_t stride) {
+void multiply_all(const Tokens<typename E::Token>& x_TD, const Weight& weight_ND, int64_t first, int64_t last, float* y,
+                  int64_t stride) {
     if constexpr (E::kIsSpread) {
         const int64_t step = larger<int64_t>(kLeastTokens, kTokenBytes / (x_TD.columns * 4));
         for (int64_t token = 0; x_TD.rows >= kSpreadFrom && token < x_TD.rows; token += step) {
-            const Rows some{x_TD.data + token * x_TD.stride, smaller(step, x_TD.rows - token), x_TD.columns,
-                            x_TD.stride};
+            const Tokens<float> some{x_TD.data + token * x_TD.stride, smaller(step, x_TD.rows - token), x_TD.columns,
+                                     x_TD.stride};
             float* to = y + token * stride - first;
             for (int64_t n = first; n < last; n += kSliceRows)
                 multiply_slices<E>(some, block_of<E>(weight_ND, n, smaller(kSliceRows, last - n), to + n, stride));
@@ -218,12 +255,37 @@ void multiply_all(const Rows& x_TD, const Weight& weight_ND, int64_t first, int6
 
 void multiply_floats(const Rows& x_TD, const Weight& weight_ND, int64_t first, int64_t last, float* y, int64_t stride) {
     const int64_t from = first * kPanelRows, to = smaller(last * kPanelRows, weight_ND.rows);
+    const Tokens<float> tokens{x_TD.data, x_TD.rows, x_TD.columns, x_TD.stride};
     if (weight_ND.format == Format::kBf16)
-        multiply_all<Bf16Row>(x_TD, weight_ND, from, to, y, stride);
+        multiply_all<Bf16Row>(tokens, weight_ND, from, to, y, stride);
     else if (weight_ND.format == Format::kFp8)
-        multiply_all<Fp8Row>(x_TD, weight_ND, from, to, y, stride);
+        multiply_all<Fp8Row>(tokens, weight_ND, from, to, y, stride);
     else
-        multiply_all<F32Row>(x_TD, weight_ND, from, to, y, stride);
+        multiply_all<F32Row>(tokens, weight_ND, from, to, y, stride);
+}
+
+// Rows of whole pairs, zeros behind them.
+Rounded round_rows(const Rows& x_TD) {
+    const int64_t stride = round_up(x_TD.columns, 2 * kLanes) + 2 * kLanes;  // rarely a power of two
+    uint16_t* data = scratch<uint16_t>(Slot::kCodes, x_TD.rows * stride);
+    parallel(x_TD.rows, 1 + 16384 / stride, [&](int64_t first, int64_t last) {
+        for (int64_t row = first; row < last; ++row) {
+            const float* x = x_TD.data + row * x_TD.stride;
+            uint16_t* to = data + row * stride;
+            int64_t d = 0;
+            for (; d + kLanes <= x_TD.columns; d += kLanes) round_to_halves(load_f32(x + d), to + d);
+            for (; d < stride; d += kLanes)
+                round_to_halves(load_some(x + d, larger<int64_t>(0, x_TD.columns - d)), to + d);
+        }
+    });
+    return {data, stride};
+}
+
+void multiply_rounded(const Rounded& x, int64_t rows, const Weight& weight_ND, int64_t first, int64_t last, float* y,
+                      int64_t stride) {
+    if constexpr (kHasPairs)
+        multiply_all<Bf16Pairs>({x.data, rows, weight_ND.columns, x.stride}, weight_ND, first * kPanelRows,
+                                smaller(last * kPanelRows, weight_ND.rows), y, stride);
 }
 
 }  // namespace twofold::TWOFOLD_ISA

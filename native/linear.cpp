@@ -48,6 +48,9 @@ Input float_input(const Rows& x_TD, const Weight& next) {
     if constexpr (kHasTiles) {
         if (next.format == Format::kBf16) result.pairs = pack_pairs(x_TD);
     }
+    if constexpr (kHasPairs) {
+        if (next.format == Format::kBf16) result.rounded = round_rows(x_TD);
+    }
     return result;
 }
 
@@ -57,6 +60,12 @@ void multiply_panels(const Input& x, int64_t first_row, int64_t rows, const Weig
     if constexpr (kHasTiles) {
         if (x.pairs.data != nullptr)
             return multiply_pairs(x.pairs, first_row, rows, weight_ND, first, last, target, stride);
+    }
+    if constexpr (kHasPairs) {
+        const Rounded& from = x.rounded;
+        if (from.data != nullptr)
+            return multiply_rounded({from.data + first_row * from.stride, from.stride}, rows, weight_ND, first, last,
+                                    target, stride);
     }
     if (!x.is_integer) {
         const Rows part{x.rows.data + first_row * x.rows.stride, rows, x.rows.columns, x.rows.stride};

@@ -51,6 +51,16 @@ Pairs pack_pairs(const Rows& x_TD);
 void multiply_pairs(const Pairs& x, int64_t first_row, int64_t rows, const Weight& weight_ND, int64_t first,
                     int64_t last, float* y, int64_t stride);
 
+// Activations for bf16 weights in pairs (isa/pairs.h), where kHasPairs: rounded to bf16.
+struct Rounded {
+    const uint16_t* data = nullptr;  // null: not rounded
+    int64_t stride = 0;
+};
+Rounded round_rows(const Rows& x_TD);
+// As the functions below.
+void multiply_rounded(const Rounded& x, int64_t rows, const Weight& weight_ND, int64_t first, int64_t last, float* y,
+                      int64_t stride);
+
 // y[t, n - 16 * first] for the rows n of panels first <= panel < last; y points at column 16 * first of row 0.
 void multiply_codes(const Codes& x, int64_t tokens, const Weight& weight_ND, int64_t first, int64_t last, float* y,
                     int64_t stride);
@@ -64,6 +74,7 @@ struct Input {
     Codes codes;
     Rows rows;
     Pairs pairs = {};
+    Rounded rounded = {};
 };
 // Rows as a weight that is no integer takes them.
 Input float_input(const Rows& x_TD, const Weight& next);

@@ -80,11 +80,6 @@ inline void store_some(float* to, F v, int64_t count) {
 typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
 typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
 inline F load_bf16(const uint16_t* from) { return (F)(load_widened(from) << 16); }
-inline F load_bf16_some(const uint16_t* from, int64_t count) {
-    uint16_t buffer[kLanes] = {};
-    for (int i = 0; i < count; ++i) buffer[i] = from[i];
-    return load_bf16(buffer);
-}
 // float8 e4m3, by its bits: a float32 with another exponent. What would be NaN counts as 480; readers refuse it.
 inline F load_fp8(const uint8_t* from) {
     const I bits = load_widened(from);

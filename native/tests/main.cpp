@@ -78,14 +78,16 @@ void test_products(const Isa& isa, int64_t tokens, int64_t rows, int64_t columns
     Floats y(tokens * rows), expected(tokens * rows);
     const Rows input{x.data, tokens, columns, columns};
 
-    std::vector<uint16_t> halves(static_cast<size_t>(rows * columns));
-    for (int64_t i = 0; i < rows * columns; ++i) {  // of values that bf16 keeps
+    const auto half_of = [](float& value) {  // the value becomes one that bf16 keeps
         uint32_t bits;
-        std::memcpy(&bits, w.data + i, 4);
+        std::memcpy(&bits, &value, 4);
         bits &= 0xFFFF0000u;
-        std::memcpy(w.data + i, &bits, 4);
-        halves[static_cast<size_t>(i)] = static_cast<uint16_t>(bits >> 16);
-    }
+        std::memcpy(&value, &bits, 4);
+        return static_cast<uint16_t>(bits >> 16);
+    };
+    std::vector<uint16_t> halves(static_cast<size_t>(rows * columns));
+    for (int64_t i = 0; i < rows * columns; ++i) halves[static_cast<size_t>(i)] = half_of(w.data[i]);
+    for (int64_t i = 0; i < tokens * columns; ++i) half_of(x.data[i]);
     const Weight floats[] = {{Format::kF32, w.data, nullptr, nullptr, 1, rows, columns},
                              {Format::kBf16, halves.data(), nullptr, nullptr, 1, rows, columns}};
     for (const Weight& weight : floats) {
