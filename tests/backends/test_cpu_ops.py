@@ -18,7 +18,7 @@ from twofold.errors import NativeUnavailable
 from twofold.ops import packed
 from twofold.ops.activations import quantize_activations
 from twofold.ops.attention_cases import ATTENTION_CASES, attend
-from twofold.ops.cases import BUILDERS, FORMATS, cases, error, generator, normal, outliers, pack, run
+from twofold.ops.cases import BUILDERS, FORMATS, PAIRED, cases, error, generator, normal, outliers, pack, run
 from twofold.ops.reference import ReferenceOps
 from twofold.ops.types import CacheShape
 
@@ -268,3 +268,23 @@ def test_outputs_of_sizes_no_longer_asked_for_make_room() -> None:
         module.floats((rows, 1000))
     address = module.floats((700, 1000)).ctypes.data
     assert module.floats((700, 1000)).ctypes.data == address
+
+
+@pytest.mark.parametrize(("isas", "times"), [(("generic", "avx2"), 1), (("generic", "avx512vnni", "avx512bf16"), 2)])
+def test_bf16_counts_twice_where_it_is_multiplied_in_pairs(isas: tuple[str, ...], times: float) -> None:
+    cpu = machine.Cpu(name="", features=(), isas=isas, threads=1, tiles="none")
+    assert cpu.bf16_over_float32 == times
+
+
+def test_rounded_activations_are_those_of_the_bf16_weights_only() -> None:
+    """A row's last column alone differs from bf16: float32 weights see it, pairs of bf16 ones do not."""
+    for isa in ISAS:
+        ops = CpuOps(isa=isa)
+        x_TD = np.ones((3, 77), np.float32)
+        x_TD[:, -1] += 2**-12
+        ones = np.ones((5, 77), np.float32)
+        exact = 77 + 2**-12
+        assert (ops.linear(x_TD, pack(ops, "f32", ones)) == np.float32(exact)).all(), isa
+        rounds = f"cpu-{isa}" in PAIRED
+        found = ops.linear(x_TD, pack(ops, "bf16", ones))
+        assert (found == np.float32(77 if rounds else exact)).all(), isa

@@ -157,7 +157,7 @@ def measure_here(efficiency: Efficiency, per_hour: float | None) -> Place:
             read_bytes_per_s=read,
             int8_ops_per_s=int8,
             int4_ops_per_s=int4,
-            float_ops_per_s=floats,
+            float_ops_per_s=floats * machine.cpu().bf16_over_float32,
             fp8_ops_per_s=floats,
         ),
         memory_bytes=float(free),
