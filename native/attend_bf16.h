@@ -22,11 +22,11 @@ inline bool takes_tiles(const Tile& tile) { return kHasBf16Tiles && tile.size % 
 // What a tile needs of memory beside the rest for bf16 items, in floats; and its arrays there.
 inline int64_t halves_size(const Tile& tile) {
     const int64_t once = tile.padded_rows * (tile.width + kBlock) / 2;
-    return takes_tiles(tile) ? 2 * once + kBlock / 2 * tile.width : kHasPairs ? once : 0;
+    return takes_tiles(tile) ? 2 * once + kBlock / 2 * tile.width : kHasBf16Dot ? once : 0;
 }
 
 inline void place_halves(Tile& tile, uint16_t* memory) {
-    const int count = takes_tiles(tile) ? 2 : kHasPairs ? 1 : 0;
+    const int count = takes_tiles(tile) ? 2 : kHasBf16Dot ? 1 : 0;
     for (int i = 0; i < count; ++i, memory += tile.padded_rows * tile.width) tile.query_halves[i] = memory;
     for (int i = 0; i < count; ++i, memory += tile.padded_rows * kBlock) tile.weight_halves[i] = memory;
     if (takes_tiles(tile)) tile.values = memory;
@@ -35,7 +35,7 @@ inline void place_halves(Tile& tile, uint16_t* memory) {
 inline void fill_halves(const Tile& tile) {
     const int64_t count = tile.padded_rows * tile.width;
     if (tile.values != nullptr) return split(tile.queries, count, tile.query_halves[0], tile.query_halves[1]);
-    if constexpr (kHasPairs)
+    if constexpr (kHasBf16Dot)
         for (int64_t i = 0; i < count; i += kLanes)
             round_to_halves(load_f32(tile.queries + i), tile.query_halves[0] + i);
 }

@@ -8,7 +8,7 @@
 #pragma once
 
 #include "halves.h"
-#include "isa/pairs.h"
+#include "isa/bf16_dot.h"
 #include "kv.h"
 #include "products.h"
 
@@ -56,19 +56,19 @@ struct KeyBlock {
 
 // Whether products take pairs of bf16 items, with those of queries and weights, which are rounded as the items are.
 template <class Items>
-constexpr bool kTakesPairs = kHasPairs && Items::kPack == 2;
+constexpr bool kTakesBf16Dot = kHasBf16Dot && Items::kPack == 2;
 
 // Queries and weights of a row on, as products with Items take them.
 template <class Items>
 inline auto queries_from(const Tile& tile, int64_t row) {
-    if constexpr (kTakesPairs<Items>)
+    if constexpr (kTakesBf16Dot<Items>)
         return static_cast<const uint16_t*>(tile.query_halves[0]) + row * tile.width;
     else
         return static_cast<const float*>(tile.queries) + row * tile.width;
 }
 template <class Items>
 inline auto weights_from(const Tile& tile, int64_t row) {
-    if constexpr (kTakesPairs<Items>)
+    if constexpr (kTakesBf16Dot<Items>)
         return static_cast<const uint16_t*>(tile.weight_halves[0]) + row * kBlock;
     else
         return static_cast<const float*>(tile.scores) + row * kBlock;
@@ -122,7 +122,7 @@ inline void add_step(F (&sums)[P][T][kParts], const Row* rows, int64_t stride,
                 for (int part = 0; part < kParts; ++part) sums[p][t][part] = multiply(sums[p][t][part], w[p][part], x);
         }
     };
-    if constexpr (kTakesPairs<Items>)
+    if constexpr (kTakesBf16Dot<Items>)
         add([](F sum, I w, I x) { return dot_bf16(sum, w, x); }, [](const auto* from) { return load<I>(from); },
             [](const Row* from) { return broadcast(load<int32_t>(from)); });
     else
@@ -240,11 +240,11 @@ void weigh(const Tile& tile, const KeyBlock<Items>& block) {
             for (int part = 0; part < kParts; ++part) {
                 const int64_t slot = p * kSlots + part * kLanes;
                 F weights = exp_of_negative(load_f32(scores + slot) - base);
-                if constexpr (kTakesPairs<Items>)
+                if constexpr (kTakesBf16Dot<Items>)
                     weights = round_to_halves(weights, tile.weight_halves[0] + row * kBlock + slot);
                 sum += weights;
                 if constexpr (Items::kIsInteger) weights *= load_f32(block.value_scales[p] + part * kLanes);
-                if constexpr (!kTakesPairs<Items>) store(scores + slot, weights);
+                if constexpr (!kTakesBf16Dot<Items>) store(scores + slot, weights);
             }
         tile.state.sums[row] = tile.state.sums[row] * tile.factors[row] + sum_lanes(sum);
     }

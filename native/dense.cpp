@@ -5,14 +5,14 @@
 // Every sum has kLanes accumulators along d, added at the end by one tree, whatever the number of tokens and rows
 // beside it: a row of a batch is bit-equal to that row alone. Scalar version: lane[d % kLanes] += x[d] * w[d].
 //
-// Where one instruction takes pairs of bf16 items (isa/pairs.h), activations of bf16 rows are rounded likewise, once
+// Where one instruction takes pairs of bf16 items (isa/bf16_dot.h), activations of bf16 rows are rounded likewise, once
 // per call: lane[d / 2 % kLanes] += x[d] * w[d], and d + 1 before d.
 //
 // float8 takes seven instructions to become eight or sixteen floats. So where several tokens want it, a slice of some
 // rows' columns is spread over floats once and stays in the first-level cache while the tokens pass; their accumulators
 // wait in memory for the next slice. bf16, which takes two, is as fast read as it lies.
 #include "halves.h"
-#include "isa/pairs.h"
+#include "isa/bf16_dot.h"
 #include "panels.h"
 #include "products.h"
 #include "scratch.h"
@@ -51,7 +51,7 @@ struct Fp8Row : Floats {
     static constexpr bool kIsSpread = true;
     static F load(const uint8_t* from) { return load_fp8(from); }
 };
-struct Bf16Pairs {
+struct Bf16Dot {
     using Type = uint16_t;
     using Token = uint16_t;
     static constexpr int kItems = 2 * kLanes;
@@ -283,9 +283,9 @@ Rounded round_rows(const Rows& x_TD) {
 
 void multiply_rounded(const Rounded& x, int64_t rows, const Weight& weight_ND, int64_t first, int64_t last, float* y,
                       int64_t stride) {
-    if constexpr (kHasPairs)
-        multiply_all<Bf16Pairs>({x.data, rows, weight_ND.columns, x.stride}, weight_ND, first * kPanelRows,
-                                smaller(last * kPanelRows, weight_ND.rows), y, stride);
+    if constexpr (kHasBf16Dot)
+        multiply_all<Bf16Dot>({x.data, rows, weight_ND.columns, x.stride}, weight_ND, first * kPanelRows,
+                              smaller(last * kPanelRows, weight_ND.rows), y, stride);
 }
 
 }  // namespace twofold::TWOFOLD_ISA

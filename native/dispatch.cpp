@@ -31,7 +31,7 @@ const std::vector<Isa>& isas() {
             result.push_back({"avx512bf16", &avx512bf16::kernels});
 #endif
 #ifdef TWOFOLD_HAS_AVX512AMX
-        if (result.back().name == "avx512vnni" && tile_state() == TileState::kGranted)
+        if (result.back().name.starts_with("avx512") && tile_state() == TileState::kGranted)
             result.push_back({"avx512amx", &avx512amx::kernels});
 #endif
 #ifdef TWOFOLD_HAS_NEON

@@ -48,7 +48,7 @@ Input float_input(const Rows& x_TD, const Weight& next) {
     if constexpr (kHasTiles) {
         if (next.format == Format::kBf16) result.pairs = pack_pairs(x_TD);
     }
-    if constexpr (kHasPairs) {
+    if constexpr (kHasBf16Dot) {
         if (next.format == Format::kBf16) result.rounded = round_rows(x_TD);
     }
     return result;
@@ -61,7 +61,7 @@ void multiply_panels(const Input& x, int64_t first_row, int64_t rows, const Weig
         if (x.pairs.data != nullptr)
             return multiply_pairs(x.pairs, first_row, rows, weight_ND, first, last, target, stride);
     }
-    if constexpr (kHasPairs) {
+    if constexpr (kHasBf16Dot) {
         const Rounded& from = x.rounded;
         if (from.data != nullptr)
             return multiply_rounded({from.data + first_row * from.stride, from.stride}, rows, weight_ND, first, last,

@@ -29,9 +29,9 @@ constexpr bool kHasTiles = true;  // isa/tiles.h
 constexpr bool kHasTiles = false;
 #endif
 #if defined(TWOFOLD_USE_AVX512BF16) || defined(TWOFOLD_USE_AVXVNNI_EMULATED)
-constexpr bool kHasPairs = true;  // isa/pairs.h
+constexpr bool kHasBf16Dot = true;  // isa/bf16_dot.h
 #else
-constexpr bool kHasPairs = false;
+constexpr bool kHasBf16Dot = false;
 #endif
 
 template <class A>

@@ -18,7 +18,7 @@ from twofold.errors import NativeUnavailable
 from twofold.ops import packed
 from twofold.ops.activations import quantize_activations
 from twofold.ops.attention_cases import ATTENTION_CASES, attend
-from twofold.ops.cases import BUILDERS, FORMATS, PAIRED, cases, error, generator, normal, outliers, pack, run
+from twofold.ops.cases import BUILDERS, FORMATS, ROUNDS_TO_BF16, cases, error, generator, normal, outliers, pack, run
 from twofold.ops.reference import ReferenceOps
 from twofold.ops.types import CacheShape
 
@@ -285,6 +285,6 @@ def test_rounded_activations_are_those_of_the_bf16_weights_only() -> None:
         ones = np.ones((5, 77), np.float32)
         exact = 77 + 2**-12
         assert (ops.linear(x_TD, pack(ops, "f32", ones)) == np.float32(exact)).all(), isa
-        rounds = f"cpu-{isa}" in PAIRED
+        rounds = f"cpu-{isa}" in ROUNDS_TO_BF16
         found = ops.linear(x_TD, pack(ops, "bf16", ones))
         assert (found == np.float32(77 if rounds else exact)).all(), isa

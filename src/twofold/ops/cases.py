@@ -56,14 +56,14 @@ HIDDEN_ROWS = Tolerance(
     relative=2e-2, reason="and a row whose codes are on the verge may have its second ones on one side only"
 )
 SOFTMAX = Tolerance(relative=1e-5, reason="online softmax: exp to 2 ulp, sums rescaled block by block")
-PAIRS = Tolerance(relative=1e-2, reason="what is multiplied is rounded to bf16 first, twice in a row: 2^-9 each")
+ROUNDED = Tolerance(relative=1e-2, reason="what is multiplied is rounded to bf16 first, twice in a row: 2^-9 each")
 
 FLOAT_FORMATS: tuple[Format, ...] = ("f32", "bf16", "fp8")
 """Formats whose products are float32 sums; the others take int8 activations."""
 PRODUCTS: dict[Format, Tolerance] = {**dict.fromkeys(FLOAT_FORMATS, SUMS), "group4": GROUPS}
 """Tolerance of products; EXACT for what is not here."""
 
-PAIRED = ("cpu-avx512bf16", "cpu-avxvnni_emulated")
+ROUNDS_TO_BF16 = ("cpu-avx512bf16", "cpu-avxvnni_emulated")
 """Backends that round to bf16 what meets bf16 weights or a bf16 cache."""
 
 EXPERTS: dict[Format, Tolerance] = {"f32": SUMS, "bf16": HALVES, "fp8": SUMS}
@@ -101,10 +101,10 @@ class Case:
 
 def judged(case: Case, backend: str) -> Case:
     """The case whose results on the reference a backend's must be within tolerance of."""
-    if backend not in PAIRED or "bf16" not in dict(case.weights):
+    if backend not in ROUNDS_TO_BF16 or "bf16" not in dict(case.weights):
         return case
     if case.op == "experts":
-        return replace(case, tolerance=PAIRS)
+        return replace(case, tolerance=ROUNDED)
     if case.op in ("linear", "logits"):
         return replace(case, tokens=tuple(as_bf16(x) for x in case.tokens))
     return case
@@ -112,7 +112,7 @@ def judged(case: Case, backend: str) -> Case:
 
 def attention_tolerance(backend: str, kv_dtype: KvDtype) -> Tolerance:
     """How near to the reference a backend's attention must be."""
-    return PAIRS if backend in PAIRED and kv_dtype == "bf16" else SOFTMAX
+    return ROUNDED if backend in ROUNDS_TO_BF16 and kv_dtype == "bf16" else SOFTMAX
 
 
 Call = Callable[[Ops, list[Array], list[Packed], tuple[Any, ...]], Any]
