@@ -12,6 +12,7 @@ import pytest
 from tests.toys import TOYS, build_engine, logits_of
 from twofold.engine.engine import Engine
 from twofold.engine.request import SamplingParams
+from twofold.ops.cases import ROUNDS_TO_BF16
 from twofold.ops.interface import Ops
 
 pytestmark = pytest.mark.torch
@@ -82,15 +83,19 @@ def test_the_last_layer_answers_for_wanted_rows_only(
 @pytest.mark.parametrize("dtype", ["bf16", "w8a8", "w4a8"])
 @pytest.mark.parametrize("name", ["scout", "maverick", "odd-sizes", "llama3-tied"])
 def test_packed_weights_give_the_same_logits_on_every_backend(
-    name: str, dtype: str, ops: Ops, toy_folder: ToyFolder
+    name: str, dtype: str, ops: Ops, toy_folder: ToyFolder, request: pytest.FixtureRequest
 ) -> None:
-    """Codes are bit-equal; a code may flip where float32 sums of other orders round differently, hence 4 %."""
+    """Codes are bit-equal; a code may flip where float32 sums of other orders round differently, hence 5 %.
+
+    So may a rounded activation, on backends that round them.
+    """
     from twofold.ops.reference import ReferenceOps
 
     folder, _ = toy_folder(name)
-    expected = np.concatenate(list(build_engine(folder, ReferenceOps(), dtype).score(PROMPT)))
+    rounds = request.node.callspec.params["ops"] in ROUNDS_TO_BF16
+    expected = np.concatenate(list(build_engine(folder, ReferenceOps(rounds_to_bf16=rounds), dtype).score(PROMPT)))
     found = np.concatenate(list(build_engine(folder, ops, dtype).score(PROMPT)))
-    assert relative_error(found, expected) < (1e-4 if dtype == "bf16" else 0.05)
+    assert relative_error(found, expected) < (1e-4 if dtype == "bf16" and not rounds else 0.05)
 
 
 def test_an_answer_does_not_depend_on_its_neighbours(ops: Ops, toy_folder: ToyFolder) -> None:

@@ -15,14 +15,15 @@ from twofold.ops.attention_cases import ATTENTION_CASES, AttentionCase, attend, 
 from twofold.ops.cases import (
     BUILDERS,
     LAYOUTS,
+    ROUNDS_TO_BF16,
     ROW_EXCEPTIONS,
     Case,
     Tensor,
     attention_tolerance,
     cases,
     error,
-    judged,
     run,
+    tolerance,
 )
 from twofold.ops.packed import AnyArray
 from twofold.ops.reference import ReferenceOps
@@ -39,13 +40,11 @@ def arranged(arrange: Tensor, tensor: Tensor, array: AnyArray) -> Array:
 @pytest.mark.parametrize("name", NATIVE)
 @pytest.mark.parametrize("op", BUILDERS)
 def test_an_op_agrees_with_the_reference_on_every_layout(name: str, op: str) -> None:
-    native = build_ops(name)
+    native, reference = build_ops(name), ReferenceOps(rounds_to_bf16=name in ROUNDS_TO_BF16)
     for case in cases(op):
-        standard = judged(case, name)
-        expected = run(standard, ReferenceOps())
+        expected, allowed = run(case, reference), tolerance(case, name)
         for layout, arrange in LAYOUTS.items():
             found = error(run(case, native, partial(arranged, arrange, tensor_of(native))), expected)
-            allowed = standard.tolerance
             assert found <= allowed.relative, f"{op} {case.name}, {layout}: {found}; {allowed.reason}"
 
 
@@ -68,11 +67,11 @@ def test_a_row_of_a_batch_is_bit_equal_to_the_row_alone(name: str, op: str) -> N
 @pytest.mark.parametrize("name", NATIVE)
 def test_attention_agrees_with_the_reference(name: str, case: AttentionCase, kv_dtype: KvDtype) -> None:
     expected = attend(case, build_ops("reference", kv_dtype), max(case.lengths))
-    ops, tolerance = build_ops(name, kv_dtype), attention_tolerance(name, kv_dtype)
+    ops, allowed = build_ops(name, kv_dtype), attention_tolerance(name, kv_dtype)
     for arrange in LAYOUTS.values():
         tensor = partial(arranged, arrange, tensor_of(ops))
         found = error((attend(case, ops, max(case.lengths), tensor),), (expected,))
-        assert found <= tolerance.relative, f"{found}; {tolerance.reason}"
+        assert found <= allowed.relative, f"{found}; {allowed.reason}"
 
 
 @pytest.mark.parametrize("kv_dtype", KV_DTYPES)

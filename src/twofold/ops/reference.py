@@ -51,14 +51,16 @@ class ReferencePacker:
 class ReferenceOps:
     """All ops in NumPy; see ops.interface.Ops for shapes and meaning.
 
-    `kv_dtype` says what cached keys and values are rounded to; they are held as float32.
+    `kv_dtype` says what cached keys and values are rounded to; they are held as float32. `rounds_to_bf16`: activations
+    are rounded to bf16 where they meet bf16 weights, as some backends do (cases.ROUNDS_TO_BF16).
     """
 
     runs_ahead = False
 
-    def __init__(self, kv_dtype: KvDtype = "f32") -> None:
+    def __init__(self, kv_dtype: KvDtype = "f32", *, rounds_to_bf16: bool = False) -> None:
         self.packer = ReferencePacker()
         self._kv_dtype = kv_dtype
+        self._rounds_to_bf16 = rounds_to_bf16
 
     def upload(self, batch: Batch) -> Batch:
         """Nothing to move."""
@@ -108,6 +110,8 @@ class ReferenceOps:
         if isinstance(weight_ND, Refined):
             return self.linear(x_TD, weight_ND.coarse) + self.linear(x_TD, weight_ND.residual)
         if isinstance(weight_ND, Dense):
+            if self._rounds_to_bf16 and weight_ND.values.dtype == packed.BF16:
+                x_TD = kept(x_TD, "bf16")
             result: Floats = x_TD @ weight_ND.values.astype(np.float32).T
             return result
         if isinstance(weight_ND, Fp8):
