@@ -186,7 +186,7 @@ class Engine:
             return Flight(plan=plan, drawing=self.ops.begin_sample(logits_RV, plan.sampling))
         except RequestError:
             return None  # nothing may come next in one of them: the same step will say so
-        except Exception:  # what the flight in front gave must not be lost with it
+        except Exception:  # raised here it would lose the flight's events; run again, the step raises for itself
             log.exception("the step behind another cannot be drawn from; it is run again")
             return None
 
