@@ -26,7 +26,7 @@ constexpr int kMostTokens = kLanes == 16 ? 4 : kLanes == 8 ? 3 : 2;  // of a til
 constexpr int kTileRows = kLanes == 4 ? 2 : 4;                       // sums fill the registers but a few
 constexpr int64_t kBlockRows = 4 * kPanelRows;                       // as they lie, from the second-level cache
 
-constexpr int64_t kSpreadFrom = 4;                                   // tokens
+constexpr int64_t kSpreadFrom = kLanes == 16 ? 5 : 3;                // tokens
 constexpr int64_t kSliceRows = 8, kSliceColumns = 512;               // 16 KiB
 constexpr int64_t kLeastTokens = 64, kTokenBytes = 2 * 1024 * 1024;  // that pass: from the caches
 
@@ -120,8 +120,9 @@ struct Sums {
 
 // sums += T tokens from x on, times R rows from `row` on; rows beyond the last repeat it. Two vectors of a row at a
 // time: rows are often a multiple of 4096 bytes apart and share the sets of the first-level cache, so that a line would
-// be gone before its second half is wanted.
-template <class E, int T, int R, class Type = typename E::Type, class Token = typename E::Token>
+// be gone before its second half is wanted. From memory the R rows behind them are asked for: so many streams, and so
+// short ones, are more than the hardware follows.
+template <class E, bool kFromMemory, int T, int R, class Type = typename E::Type, class Token = typename E::Token>
 inline void add_products(Sums<T, R>& all, const Token* x, int64_t x_stride, const Block<Type>& block, int64_t row,
                          int64_t columns) {
     constexpr int kItems = E::kItems;
@@ -136,6 +137,7 @@ inline void add_products(Sums<T, R>& all, const Token* x, int64_t x_stride, cons
             decltype(E::load_token(x)) values[T];
             for (int t = 0; t < T; ++t) values[t] = E::load_token(tokens[t] + half);
             for (int r = 0; r < R; ++r) {
+                if constexpr (kFromMemory) __builtin_prefetch(w[r] + half + R * block.stride, 0, 2);
                 const auto weights = E::load(w[r] + half);
                 for (int t = 0; t < T; ++t) sums[t * R + r] = E::multiply(sums[t * R + r], weights, values[t]);
             }
@@ -152,21 +154,30 @@ inline void add_products(Sums<T, R>& all, const Token* x, int64_t x_stride, cons
     }
 }
 
-// Rows as they lie, T tokens at a time; returns the first token that is left.
+template <class E, int T, int R, bool kFromMemory>
+void multiply_tile(const Tokens<typename E::Token>& x_TD, int64_t token, const Block<typename E::Type>& block) {
+    for (int64_t row = 0; row < block.count; row += R) {
+        Sums<T, R> sums;
+        add_products<E, kFromMemory>(sums, x_TD.data + token * x_TD.stride, x_TD.stride, block, row, x_TD.columns);
+        sums.finish(token, row, block);
+    }
+}
+
+// Rows as they lie, T tokens at a time, of which the first ones find them in memory; returns the first token left.
 template <class E, int T, int R>
 int64_t multiply_some(const Tokens<typename E::Token>& x_TD, int64_t token, const Block<typename E::Type>& block) {
-    for (; token + T <= x_TD.rows; token += T)
-        for (int64_t row = 0; row < block.count; row += R) {
-            Sums<T, R> sums;
-            add_products<E>(sums, x_TD.data + token * x_TD.stride, x_TD.stride, block, row, x_TD.columns);
-            sums.finish(token, row, block);
-        }
+    if (token == 0 && x_TD.rows >= T) {
+        multiply_tile<E, T, R, true>(x_TD, 0, block);
+        token = T;
+    }
+    for (; token + T <= x_TD.rows; token += T) multiply_tile<E, T, R, false>(x_TD, token, block);
     return token;
 }
 
 template <class E>
 void multiply_rows(const Tokens<typename E::Token>& x_TD, const Block<typename E::Type>& block) {
     int64_t token = multiply_some<E, kMostTokens, kTileRows>(x_TD, 0, block);
+    if constexpr (kMostTokens > 3) token = multiply_some<E, 3, kTileRows>(x_TD, token, block);
     token = multiply_some<E, 2, kLanes / 2>(x_TD, token, block);
     multiply_some<E, 1, kLanes>(x_TD, token, block);
 }
@@ -203,7 +214,7 @@ template <int T>
     const F* before = slice.first > 0 ? kept : zeros;
     for (int i = 0; i < T * kTileRows; ++i) sums.at[i] = before[i];
     const float* x = x_TD.data + token * x_TD.stride + slice.first;
-    add_products<F32Row>(sums, x, x_TD.stride, slice.block, row, slice.columns);
+    add_products<F32Row, false>(sums, x, x_TD.stride, slice.block, row, slice.columns);
     if (slice.is_last) return sums.finish(token, row, slice.block);
     for (int i = 0; i < T * kTileRows; ++i) kept[i] = sums.at[i];
 }
