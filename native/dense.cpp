@@ -5,12 +5,14 @@
 // Every sum has kLanes accumulators along d, added at the end by one tree, whatever the number of tokens and rows
 // beside it: a row of a batch is bit-equal to that row alone. Scalar version: lane[d % kLanes] += x[d] * w[d].
 //
-// Where one instruction takes pairs of bf16 items (isa/bf16_dot.h), activations of bf16 rows are rounded likewise, once
-// per call: lane[d / 2 % kLanes] += x[d] * w[d], and d + 1 before d.
+// Where one instruction takes pairs of bf16 items (isa/bf16_dot.h), activations of bf16 and float8 rows are rounded to
+// them, once per call, and float8 becomes bf16, which holds all of it: lane[d / 2 % kLanes] += x[d] * w[d], and d + 1
+// before d.
 //
-// float8 takes seven instructions to become eight or sixteen floats. So where several tokens want it, a slice of some
-// rows' columns is spread over floats once and stays in the first-level cache while the tokens pass; their accumulators
-// wait in memory for the next slice. bf16, which takes two, is as fast read as it lies.
+// float8 takes seven instructions to become a vector of floats, nine to become one of pairs. So where several tokens
+// want it, a slice of some rows' columns is spread over those once and stays in the first-level cache while the tokens
+// pass; their accumulators wait in memory for the next slice. bf16, which takes two or none, is as fast read as it
+// lies.
 #include "halves.h"
 #include "isa/bf16_dot.h"
 #include "panels.h"
@@ -26,15 +28,15 @@ constexpr int kMostTokens = kLanes == 16 ? 4 : kLanes == 8 ? 3 : 2;  // of a til
 constexpr int kTileRows = kLanes == 4 ? 2 : 4;                       // sums fill the registers but a few
 constexpr int64_t kBlockRows = 4 * kPanelRows;                       // as they lie, from the second-level cache
 
-constexpr int64_t kSpreadFrom = kLanes == 16 ? 5 : 3;                // tokens
-constexpr int64_t kSliceRows = 8, kSliceColumns = 512;               // 16 KiB
-constexpr int64_t kLeastTokens = 64, kTokenBytes = 2 * 1024 * 1024;  // that pass: from the caches
+constexpr int64_t kSpreadFrom = kLanes == 16 && !kHasBf16Dot ? 5 : 3;  // tokens
+constexpr int64_t kSliceRows = 4, kSliceBytes = 4096;                  // of each: 16 KiB
+constexpr int64_t kLeastTokens = 64, kTokenBytes = 2 * 1024 * 1024;    // that pass: from the caches
 
-// What rows and tokens are made of: kItems of them fill a vector, of which `load` makes what `multiply` takes.
+// What rows and tokens are made of: kItems of them fill a vector, of which `load` makes what `multiply` takes. Rows
+// that are spread for many tokens become those of Spread.
 struct Floats {
     using Token = float;
     static constexpr int kItems = kLanes;
-    static constexpr bool kIsSpread = false;
     static F load_token(const float* from) { return load_f32(from); }
     static F multiply(F sum, F w, F x) { return fma_in_order(w, x, sum); }
 };
@@ -48,18 +50,29 @@ struct Bf16Row : Floats {
 };
 struct Fp8Row : Floats {
     using Type = uint8_t;
-    static constexpr bool kIsSpread = true;
+    using Spread = F32Row;
     static F load(const uint8_t* from) { return load_fp8(from); }
 };
-struct Bf16Dot {
-    using Type = uint16_t;
+struct Pairwise {
     using Token = uint16_t;
     static constexpr int kItems = 2 * kLanes;
-    static constexpr bool kIsSpread = false;
-    static I load(const uint16_t* from) { return TWOFOLD_ISA::load<I>(from); }
     static I load_token(const uint16_t* from) { return TWOFOLD_ISA::load<I>(from); }
     static F multiply(F sum, I w, I x) { return dot_bf16(sum, w, x); }
 };
+struct Bf16Dot : Pairwise {
+    using Type = uint16_t;
+    static I load(const uint16_t* from) { return TWOFOLD_ISA::load<I>(from); }
+};
+struct Fp8Dot : Pairwise {
+    using Type = uint8_t;
+    using Spread = Bf16Dot;
+    static I load(const uint8_t* from) { return load_fp8_as_bf16(from); }
+};
+
+template <class E>
+constexpr bool kIsSpread = requires { typename E::Spread; };
+template <class E>
+constexpr int64_t kSliceColumns = kSliceBytes / static_cast<int64_t>(sizeof(typename E::Type));
 
 // The first `count` items, zeros after.
 template <int kItems, class Item>
@@ -182,56 +195,57 @@ void multiply_rows(const Tokens<typename E::Token>& x_TD, const Block<typename E
     multiply_some<E, 1, kLanes>(x_TD, token, block);
 }
 
-// Some rows' columns from `first` on, as floats; what comes next is asked for: the same rows' next slice, or the first
-// slice of the rows behind them.
-template <class E>
-void spread(const Block<typename E::Type>& block, int64_t first, int64_t columns, float* into) {
+// Some rows' columns from `first` on, as those of E::Spread; what comes next is asked for: the same rows' next slice,
+// or the first slice of the rows behind them.
+template <class E, class To = typename E::Spread>
+void spread(const Block<typename E::Type>& block, int64_t first, int64_t columns, typename To::Type* into) {
     const int64_t ahead = first + columns == block.stride ? kSliceRows * block.stride - first : columns;
-    for (int64_t row = 0; row < block.count; ++row, into += kSliceColumns) {
+    for (int64_t row = 0; row < block.count; ++row, into += kSliceColumns<To>) {
         const typename E::Type* from = block.w + row * block.stride + first;
         int64_t d = 0;
-        for (; d + kLanes <= columns; d += kLanes) {
+        for (; d + E::kItems <= columns; d += E::kItems) {
             __builtin_prefetch(from + ahead + d, 0, 2);
             store(into + d, E::load(from + d));
         }
-        if (d < columns) store(into + d, E::load(Some<kLanes, typename E::Type>(from + d, columns - d).items));
+        if (d < columns) store(into + d, E::load(Some<E::kItems, typename E::Type>(from + d, columns - d).items));
     }
 }
 
-// Columns of some rows, spread over floats, and what is done with the accumulators before and after them.
+// Columns of some rows, spread, and what is done with the accumulators before and after them.
+template <class S>
 struct Slice {
-    Block<float> block;
+    Block<typename S::Type> block;
     int64_t first, columns;
     bool is_last;
 };
 
 // T tokens times kTileRows rows; their accumulators wait in `kept` between slices.
-template <int T>
-[[gnu::noinline]] void multiply_slice(const Tokens<float>& x_TD, int64_t token, const Slice& slice, int64_t row,
-                                      F* kept) {
+template <class S, int T>
+[[gnu::noinline]] void multiply_slice(const Tokens<typename S::Token>& x_TD, int64_t token, const Slice<S>& slice,
+                                      int64_t row, F* kept) {
     static const F zeros[T * kTileRows] = {};
     Sums<T, kTileRows> sums;
     const F* before = slice.first > 0 ? kept : zeros;
     for (int i = 0; i < T * kTileRows; ++i) sums.at[i] = before[i];
-    const float* x = x_TD.data + token * x_TD.stride + slice.first;
-    add_products<F32Row, false>(sums, x, x_TD.stride, slice.block, row, slice.columns);
+    const typename S::Token* x = x_TD.data + token * x_TD.stride + slice.first;
+    add_products<S, false>(sums, x, x_TD.stride, slice.block, row, slice.columns);
     if (slice.is_last) return sums.finish(token, row, slice.block);
     for (int i = 0; i < T * kTileRows; ++i) kept[i] = sums.at[i];
 }
 
 // At most kSliceRows rows, slice by slice.
-template <class E>
-void multiply_slices(const Tokens<float>& x_TD, const Block<typename E::Type>& block) {
-    float* floats = scratch<float>(Slot::kPanel, kSliceRows * kSliceColumns);
+template <class E, class S = typename E::Spread>
+void multiply_slices(const Tokens<typename S::Token>& x_TD, const Block<typename E::Type>& block) {
+    auto* rows = scratch<typename S::Type>(Slot::kPanel, kSliceRows * kSliceColumns<S>);
     F* kept = scratch<F>(Slot::kSums, x_TD.rows * kSliceRows);
-    Slice slice{{floats, kSliceColumns, block.count, block.scales, block.y, block.y_stride}, 0, 0, false};
+    Slice<S> slice{{rows, kSliceColumns<S>, block.count, block.scales, block.y, block.y_stride}, 0, 0, false};
     for (; slice.first < x_TD.columns; slice.first += slice.columns) {
-        slice.columns = smaller(kSliceColumns, x_TD.columns - slice.first);
+        slice.columns = smaller(kSliceColumns<S>, x_TD.columns - slice.first);
         slice.is_last = slice.first + slice.columns == x_TD.columns;
-        spread<E>(block, slice.first, slice.columns, floats);
+        spread<E>(block, slice.first, slice.columns, rows);
         for_each_tile<kMostTokens>(x_TD.rows, [&]<int T>(int64_t token) {
             for (int64_t row = 0; row < block.count; row += kTileRows)
-                multiply_slice<T>(x_TD, token, slice, row, kept + token * kSliceRows + row * T);
+                multiply_slice<S, T>(x_TD, token, slice, row, kept + token * kSliceRows + row * T);
         });
     }
 }
@@ -247,11 +261,12 @@ Block<typename E::Type> block_of(const Weight& weight_ND, int64_t n, int64_t cou
 template <class E>
 void multiply_all(const Tokens<typename E::Token>& x_TD, const Weight& weight_ND, int64_t first, int64_t last, float* y,
                   int64_t stride) {
-    if constexpr (E::kIsSpread) {
-        const int64_t step = larger<int64_t>(kLeastTokens, kTokenBytes / (x_TD.columns * 4));
+    if constexpr (kIsSpread<E>) {
+        constexpr auto kTokenItems = kTokenBytes / static_cast<int64_t>(sizeof(typename E::Token));
+        const int64_t step = larger<int64_t>(kLeastTokens, kTokenItems / x_TD.columns);
         for (int64_t token = 0; x_TD.rows >= kSpreadFrom && token < x_TD.rows; token += step) {
-            const Tokens<float> some{x_TD.data + token * x_TD.stride, smaller(step, x_TD.rows - token), x_TD.columns,
-                                     x_TD.stride};
+            const Tokens<typename E::Token> some{x_TD.data + token * x_TD.stride, smaller(step, x_TD.rows - token),
+                                                 x_TD.columns, x_TD.stride};
             float* to = y + token * stride - first;
             for (int64_t n = first; n < last; n += kSliceRows)
                 multiply_slices<E>(some, block_of<E>(weight_ND, n, smaller(kSliceRows, last - n), to + n, stride));
@@ -294,9 +309,14 @@ Rounded round_rows(const Rows& x_TD) {
 
 void multiply_rounded(const Rounded& x, int64_t rows, const Weight& weight_ND, int64_t first, int64_t last, float* y,
                       int64_t stride) {
-    if constexpr (kHasBf16Dot)
-        multiply_all<Bf16Dot>({x.data, rows, weight_ND.columns, x.stride}, weight_ND, first * kPanelRows,
-                              smaller(last * kPanelRows, weight_ND.rows), y, stride);
+    if constexpr (kHasBf16Dot) {
+        const int64_t from = first * kPanelRows, to = smaller(last * kPanelRows, weight_ND.rows);
+        const Tokens<uint16_t> tokens{x.data, rows, weight_ND.columns, x.stride};
+        if (weight_ND.format == Format::kFp8)
+            multiply_all<Fp8Dot>(tokens, weight_ND, from, to, y, stride);
+        else
+            multiply_all<Bf16Dot>(tokens, weight_ND, from, to, y, stride);
+    }
 }
 
 }  // namespace twofold::TWOFOLD_ISA

@@ -49,7 +49,7 @@ Input float_input(const Rows& x_TD, const Weight& next) {
         if (next.format == Format::kBf16) result.pairs = pack_pairs(x_TD);
     }
     if constexpr (kHasBf16Dot) {
-        if (next.format == Format::kBf16) result.rounded = round_rows(x_TD);
+        if (next.format == Format::kBf16 || next.format == Format::kFp8) result.rounded = round_rows(x_TD);
     }
     return result;
 }

@@ -51,7 +51,7 @@ Pairs pack_pairs(const Rows& x_TD);
 void multiply_pairs(const Pairs& x, int64_t first_row, int64_t rows, const Weight& weight_ND, int64_t first,
                     int64_t last, float* y, int64_t stride);
 
-// Activations for bf16 weights in pairs (isa/bf16_dot.h), where kHasBf16Dot: rounded to bf16.
+// Activations for bf16 and float8 weights in pairs (isa/bf16_dot.h), where kHasBf16Dot: rounded to bf16.
 struct Rounded {
     const uint16_t* data = nullptr;  // null: not rounded
     int64_t stride = 0;

@@ -115,8 +115,25 @@ def test_many_tokens_of_a_very_wide_row_pass_in_blocks(isa: str) -> None:
     x_TD, weight_ND = normal(generator(1), 67, 8200), normal(generator(2), 19, 8200)
     weight = pack(ops, "fp8", weight_ND)
     together = ops.linear(x_TD, weight)
-    assert error((together,), (ReferenceOps().linear(x_TD, pack(ReferenceOps(), "fp8", weight_ND)),)) <= 1e-5
+    reference = ReferenceOps(rounds_to_bf16=f"cpu-{isa}" in ROUNDS_TO_BF16)
+    assert error((together,), (reference.linear(x_TD, pack(reference, "fp8", weight_ND)),)) <= 1e-5
     assert all(np.array_equal(together[row], ops.linear(x_TD[row : row + 1], weight)[0]) for row in (0, 63, 64, 66))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("tokens", [1, 256])
+def test_every_float8_number_is_itself(isa: str, tokens: int) -> None:
+    """A row holds all of them, subnormal ones too, and each token asks for one: alone, and of rows that are spread."""
+    codes = np.arange(256, dtype=np.uint8)
+    codes[(codes & 0x7F) == 0x7F] = 0  # NaN, which readers refuse
+    ops = CpuOps(isa=isa)
+    weight = pack(ops, "fp8", np.zeros((5, 256), np.float32))
+    assert isinstance(weight, packed.Fp8)
+    weight.values[...] = codes
+    weight.scales[...] = [1, 0.5, 3, 1, 0.1]
+    x_TD = np.eye(256, dtype=np.float32)
+    found = np.concatenate([ops.linear(x_TD[first : first + tokens], weight) for first in range(0, 256, tokens)])
+    assert np.array_equal(found, packed.decode(weight).T)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -276,8 +293,8 @@ def test_bf16_counts_twice_where_it_is_multiplied_in_pairs(isas: tuple[str, ...]
     assert cpu.bf16_over_float32 == times
 
 
-def test_rounded_activations_are_those_of_the_bf16_weights_only() -> None:
-    """A row's last column alone differs from bf16: float32 weights see it, pairs of bf16 ones do not."""
+def test_rounded_activations_are_those_of_bf16_and_fp8_weights_only() -> None:
+    """A row's last column alone differs from bf16: float32 weights see it, pairs of bf16 do not."""
     for isa in ISAS:
         ops = CpuOps(isa=isa)
         x_TD = np.ones((3, 77), np.float32)
@@ -286,5 +303,6 @@ def test_rounded_activations_are_those_of_the_bf16_weights_only() -> None:
         exact = 77 + 2**-12
         assert (ops.linear(x_TD, pack(ops, "f32", ones)) == np.float32(exact)).all(), isa
         rounds = f"cpu-{isa}" in ROUNDS_TO_BF16
-        found = ops.linear(x_TD, pack(ops, "bf16", ones))
-        assert (found == np.float32(77 if rounds else exact)).all(), isa
+        for form in ("bf16", "fp8"):
+            found = ops.linear(x_TD, pack(ops, form, ones))
+            assert np.allclose(found, 77 if rounds else exact, rtol=1e-6, atol=0), (isa, form)

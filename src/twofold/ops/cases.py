@@ -64,7 +64,7 @@ PRODUCTS: dict[Format, Tolerance] = {**dict.fromkeys(FLOAT_FORMATS, SUMS), "grou
 """Tolerance of products; EXACT for what is not here."""
 
 ROUNDS_TO_BF16 = ("cpu-avx512bf16", "cpu-avxvnni_emulated")
-"""Backends that round to bf16 what meets bf16 weights or a bf16 cache."""
+"""Backends that round to bf16 what meets bf16 or fp8 weights or a bf16 cache."""
 
 EXPERTS: dict[Format, Tolerance] = {"f32": SUMS, "bf16": HALVES, "fp8": SUMS}
 """Tolerance of float experts; that of others depends on their rows."""
@@ -101,7 +101,7 @@ class Case:
 
 def tolerance(case: Case, backend: str) -> Tolerance:
     """How near to the reference, which rounds what the backend rounds, its results must be."""
-    rounds_again = backend in ROUNDS_TO_BF16 and case.op == "experts" and "bf16" in dict(case.weights)
+    rounds_again = backend in ROUNDS_TO_BF16 and case.op == "experts" and {"bf16", "fp8"} & dict(case.weights).keys()
     return ROUNDED if rounds_again else case.tolerance
 
 

@@ -52,7 +52,7 @@ class ReferenceOps:
     """All ops in NumPy; see ops.interface.Ops for shapes and meaning.
 
     `kv_dtype` says what cached keys and values are rounded to; they are held as float32. `rounds_to_bf16`: activations
-    are rounded to bf16 where they meet bf16 weights, as some backends do (cases.ROUNDS_TO_BF16).
+    are rounded to bf16 where they meet bf16 or fp8 weights, as some backends do (cases.ROUNDS_TO_BF16).
     """
 
     runs_ahead = False
@@ -115,6 +115,8 @@ class ReferenceOps:
             result: Floats = x_TD @ weight_ND.values.astype(np.float32).T
             return result
         if isinstance(weight_ND, Fp8):
+            if self._rounds_to_bf16:
+                x_TD = kept(x_TD, "bf16")
             return self.linear(x_TD, Dense(packed.decode(weight_ND)))
         return self.integer_product(quantize_activations(x_TD), weight_ND)
 
