@@ -115,7 +115,8 @@ template <int T>
     for (int t = 0; t < T; ++t) codes[t] = x.row(token + t);
     for (int64_t group = 0; group < groups; ++group) {
         Group dots[T][kGroupSums][kParts];
-        dot_group<T>(x, codes, group, panel.codes + group * 256, offset_levels, dots);
+        start_group(x, codes, group, dots);
+        dot_group(codes, group, panel.codes + group * 256, offset_levels, dots);
         I multipliers[kParts];
         unpack_multipliers(panel.multipliers + group * 8, multipliers);
         for (int t = 0; t < T; ++t)

@@ -43,15 +43,21 @@ inline void for_each_tile(int64_t tokens, const Body& body, int64_t token = 0) {
     }
 }
 
-// Sums of T tokens over a group of nibbles: sum of (unsigned byte - kLevelOffset) * code, the byte made by `spread`.
-template <int T, class Spread>
-[[gnu::always_inline]] inline void dot_group(const Codes& x, const int8_t* const (&codes)[T], int64_t group,
-                                             const uint8_t* nibbles, const Spread& spread,
-                                             Group (&dots)[T][kGroupSums][kParts]) {
+// What the sums of T tokens with a group of levels + kLevelOffset begin with.
+template <int T>
+inline void start_group(const Codes& x, const int8_t* const (&codes)[T], int64_t group,
+                        Group (&dots)[T][kGroupSums][kParts]) {
     for (int t = 0; t < T; ++t)
         for (int sum = 0; sum < kGroupSums; ++sum)
             for (int part = 0; part < kParts; ++part)
                 dots[t][sum][part] = (Group)load_quad(codes[t] + x.width + 4 * (group * kGroupSums + sum));
+}
+
+// dots += those of T tokens with a group of nibbles, which `spread` turns into unsigned bytes; in two halves if kSums
+// is.
+template <int T, int kSums, class Spread>
+[[gnu::always_inline]] inline void dot_group(const int8_t* const (&codes)[T], int64_t group, const uint8_t* nibbles,
+                                             const Spread& spread, Group (&dots)[T][kSums][kParts]) {
 #pragma GCC unroll 1  // unrolled, GCC moves all loads to the front and spills them
     for (int j = 0; j < kGroupQuads / 2; ++j) {
         const uint8_t* both = nibbles + j * kQuadBytes;
@@ -64,7 +70,7 @@ template <int T, class Spread>
             }
             for (int t = 0; t < T; ++t) {
                 const I values = load_quad(codes[t] + group * kGroupColumns + half * 16 + 4 * j);
-                Group* dot = dots[t][half % kGroupSums];
+                Group* dot = dots[t][half % kSums];
                 for (int part = 0; part < kParts; ++part) dot[part] = pin(group_dot(dot[part], bytes[part], values));
             }
         }

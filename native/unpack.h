@@ -56,51 +56,36 @@ inline void unpack(const Panel& panel, int64_t first, int64_t columns, uint8_t* 
 
 constexpr int kStep = 4;  // quads written out
 
-// T tokens' codes and corrections from a group on.
-template <int T>
-struct Groups {
-    const int8_t *codes[T], *starts[T];
-
-    Groups(const Codes& x, int64_t token, int64_t first) {
-        for (int t = 0; t < T; ++t) {
-            codes[t] = x.row(token + t) + first * kGroupColumns;
-            starts[t] = x.row(token + t) + x.width + first * 4 * kGroupSums;
-        }
-    }
-
-    // Their sums with one group of levels, of which w is the first quad.
-    [[gnu::always_inline]] inline void dot(int64_t group, const uint8_t* w,
-                                           Group (&dots)[T][kGroupSums][kParts]) const {
-        for (int t = 0; t < T; ++t)
-            for (int sum = 0; sum < kGroupSums; ++sum)
-                for (int part = 0; part < kParts; ++part)
-                    dots[t][sum][part] = (Group)load_quad(starts[t] + 4 * (group * kGroupSums + sum));
+// dots += those of T tokens, whose codes begin at these, with a group of bytes; in two halves if kSums is.
+template <int T, int kSums>
+[[gnu::always_inline]] inline void dot_unpacked(const int8_t* const (&codes)[T], int64_t group, const uint8_t* w,
+                                                Group (&dots)[T][kSums][kParts]) {
 #pragma GCC unroll 1
-        for (int begin = 0; begin < kGroupQuads; begin += kStep)
-            for (int j = begin; j < begin + kStep; ++j) {
-                Bytes levels[kParts];
-                for (int part = 0; part < kParts; ++part)
-                    levels[part] = load<Bytes>(w + j * kQuadBytes + part * 4 * kLanes);
-                for (int t = 0; t < T; ++t) {
-                    const I values = load_quad(codes[t] + group * kGroupColumns + 4 * j);
-                    for (int part = 0; part < kParts; ++part) {
-                        Group& dot = dots[t][begin * kGroupSums / kGroupQuads][part];
-                        dot = pin(group_dot(dot, levels[part], values));
-                    }
+    for (int begin = 0; begin < kGroupQuads; begin += kStep)
+        for (int j = begin; j < begin + kStep; ++j) {
+            Bytes bytes[kParts];
+            for (int part = 0; part < kParts; ++part) bytes[part] = load<Bytes>(w + j * kQuadBytes + part * 4 * kLanes);
+            for (int t = 0; t < T; ++t) {
+                const I values = load_quad(codes[t] + group * kGroupColumns + 4 * j);
+                for (int part = 0; part < kParts; ++part) {
+                    Group& dot = dots[t][begin * kSums / kGroupQuads][part];
+                    dot = pin(group_dot(dot, bytes[part], values));
                 }
             }
-    }
-};
+        }
+}
 
 // sums += T tokens from group `first` on times so many groups of levels. `on_group(group)` is called before each.
 template <int T, class OnGroup>
 inline void add_levels(I (&sums)[T][kParts], const Codes& x, int64_t token, int64_t first, int64_t groups,
                        const uint8_t* w, const OnGroup& on_group) {
-    const Groups<T> tokens(x, token, first);
-    for (int64_t group = 0; group < groups; ++group, w += kUnpackedGroup) {
-        on_group(group);
+    const int8_t* codes[T];
+    for (int t = 0; t < T; ++t) codes[t] = x.row(token + t);
+    for (int64_t group = first; group < first + groups; ++group, w += kUnpackedGroup) {
+        on_group(group - first);
         Group dots[T][kGroupSums][kParts];
-        tokens.dot(group, w, dots);
+        start_group(x, codes, group, dots);
+        dot_unpacked(codes, group, w, dots);
         for (int part = 0; part < kParts; ++part) {
             const I multipliers = load<I>(w + kGroupBytes + part * 4 * kLanes);
             for (int t = 0; t < T; ++t)

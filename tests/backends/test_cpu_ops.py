@@ -148,6 +148,19 @@ def test_extreme_codes_do_not_saturate(isa: str) -> None:
             assert np.allclose(ops.linear(x_TD, weight), sign * 256, rtol=1e-6)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("tokens", [1, 3, 40])
+def test_extreme_groups_do_not_saturate(isa: str, tokens: int) -> None:
+    ops = CpuOps(isa=isa)
+    weight = pack(ops, "group4", np.zeros((16, 256), np.float32))
+    assert isinstance(weight, packed.Group4)
+    weight.codes[...] = 0xFF
+    weight.halves[:, :, 0], weight.halves[:, :, 1] = 2, 3
+    for sign in (1.0, -1.0):
+        found = ops.linear(np.full((tokens, 256), sign, np.float32), weight)
+        assert np.allclose(found, sign * 256 * 2 * (15 - 3), rtol=1e-6), isa
+
+
 def test_a_weight_is_forgotten_with_its_last_reference() -> None:
     ops = CpuOps()
     weight = pack(ops, "int8", normal(generator(1), 16, 64))
