@@ -26,8 +26,9 @@ namespace {
 
 constexpr int kMostTokens = kLanes == 16 ? 4 : kLanes == 8 ? 3 : 2;  // of a tile: with kTileRows rows
 constexpr int kTileRows = kLanes == 4 ? 2 : 4;                       // sums fill the registers but a few
-constexpr int64_t kBlockRows = 4 * kPanelRows;                       // as they lie, from the second-level cache
+constexpr int64_t kBlockRows = 4 * kPanelRows;  // at most, as they lie, from the second-level cache
 
+constexpr int64_t kAskingPasses = kLanes == 16 ? 8 : 1;                // from memory
 constexpr int64_t kSpreadFrom = kLanes == 16 && !kHasBf16Dot ? 5 : 3;  // tokens
 constexpr int64_t kSliceRows = 4, kSliceBytes = 4096;                  // of each: 16 KiB
 constexpr int64_t kLeastTokens = 64, kTokenBytes = 2 * 1024 * 1024;    // that pass: from the caches
@@ -37,6 +38,7 @@ constexpr int64_t kLeastTokens = 64, kTokenBytes = 2 * 1024 * 1024;    // that p
 struct Floats {
     using Token = float;
     static constexpr int kItems = kLanes;
+    static constexpr int64_t kBlockBytes = 1024 * 1024;
     static F load_token(const float* from) { return load_f32(from); }
     static F multiply(F sum, F w, F x) { return fma_in_order(w, x, sum); }
 };
@@ -56,6 +58,7 @@ struct Fp8Row : Floats {
 struct Pairwise {
     using Token = uint16_t;
     static constexpr int kItems = 2 * kLanes;
+    static constexpr int64_t kBlockBytes = 128 * 1024;
     static I load_token(const uint16_t* from) { return TWOFOLD_ISA::load<I>(from); }
     static F multiply(F sum, I w, I x) { return dot_bf16(sum, w, x); }
 };
@@ -131,13 +134,17 @@ struct Sums {
     }
 };
 
+// What is asked for while rows are multiplied: `first` items behind each, and `step` more with every vector.
+struct Asked {
+    int64_t first, step;
+};
+
 // sums += T tokens from x on, times R rows from `row` on; rows beyond the last repeat it. Two vectors of a row at a
 // time: rows are often a multiple of 4096 bytes apart and share the sets of the first-level cache, so that a line would
-// be gone before its second half is wanted. From memory the R rows behind them are asked for: so many streams, and so
-// short ones, are more than the hardware follows.
-template <class E, bool kFromMemory, int T, int R, class Type = typename E::Type, class Token = typename E::Token>
+// be gone before its second half is wanted.
+template <class E, bool kAsks, int T, int R, class Type = typename E::Type, class Token = typename E::Token>
 inline void add_products(Sums<T, R>& all, const Token* x, int64_t x_stride, const Block<Type>& block, int64_t row,
-                         int64_t columns) {
+                         int64_t columns, Asked asked = {}) {
     constexpr int kItems = E::kItems;
     F(&sums)[Sums<T, R>::kCount] = all.at;
     const Token* tokens[T];
@@ -146,11 +153,11 @@ inline void add_products(Sums<T, R>& all, const Token* x, int64_t x_stride, cons
     for (int r = 0; r < R; ++r) w[r] = block.w + smaller(row + r, block.count - 1) * block.stride;
     int64_t d = 0;
     for (; d + 2 * kItems <= columns; d += 2 * kItems) {
-        for (int64_t half = d; half < d + 2 * kItems; half += kItems) {
+        for (int64_t half = d; half < d + 2 * kItems; half += kItems, asked.first += asked.step) {
             decltype(E::load_token(x)) values[T];
             for (int t = 0; t < T; ++t) values[t] = E::load_token(tokens[t] + half);
             for (int r = 0; r < R; ++r) {
-                if constexpr (kFromMemory) __builtin_prefetch(w[r] + half + R * block.stride, 0, 2);
+                if constexpr (kAsks) __builtin_prefetch(w[r] + asked.first, 0, 2);
                 const auto weights = E::load(w[r] + half);
                 for (int t = 0; t < T; ++t) sums[t * R + r] = E::multiply(sums[t * R + r], weights, values[t]);
             }
@@ -167,32 +174,49 @@ inline void add_products(Sums<T, R>& all, const Token* x, int64_t x_stride, cons
     }
 }
 
-template <class E, int T, int R, bool kFromMemory>
-void multiply_tile(const Tokens<typename E::Token>& x_TD, int64_t token, const Block<typename E::Type>& block) {
-    for (int64_t row = 0; row < block.count; row += R) {
-        Sums<T, R> sums;
-        add_products<E, kFromMemory>(sums, x_TD.data + token * x_TD.stride, x_TD.stride, block, row, x_TD.columns);
-        sums.finish(token, row, block);
-    }
-}
+// Rows as they lie. Of many streams as short as rows the hardware loses track, so they are asked for: by the first pass
+// of tokens the rows next in turn, by later ones the next block, each a share of it, while the arithmetic lasts.
+template <class E>
+struct LyingRows {
+    const Tokens<typename E::Token>& x_TD;
+    const Block<typename E::Type>& block;
+    int64_t passes, pass;
 
-// Rows as they lie, T tokens at a time, of which the first ones find them in memory; returns the first token left.
-template <class E, int T, int R>
-int64_t multiply_some(const Tokens<typename E::Token>& x_TD, int64_t token, const Block<typename E::Type>& block) {
-    if (token == 0 && x_TD.rows >= T) {
-        multiply_tile<E, T, R, true>(x_TD, 0, block);
-        token = T;
+    Asked asked(int64_t rows) const {
+        if (pass == 0) return {rows * block.stride, E::kItems};
+        const int64_t step = E::kItems / passes;
+        return {block.count * block.stride + pass * step * (x_TD.columns / E::kItems), step};
     }
-    for (; token + T <= x_TD.rows; token += T) multiply_tile<E, T, R, false>(x_TD, token, block);
-    return token;
-}
+
+    template <int T, int R, bool kAsks>
+    void multiply_tile(int64_t token) const {
+        for (int64_t row = 0; row < block.count; row += R) {
+            Sums<T, R> sums;
+            add_products<E, kAsks>(sums, x_TD.data + token * x_TD.stride, x_TD.stride, block, row, x_TD.columns,
+                                   asked(R));
+            sums.finish(token, row, block);
+        }
+    }
+
+    // T tokens at a time; returns the first one left.
+    template <int T, int R>
+    int64_t multiply(int64_t token) {
+        for (; token + T <= x_TD.rows; token += T, ++pass)
+            if (pass == 0 || passes <= kAskingPasses)
+                multiply_tile<T, R, true>(token);
+            else
+                multiply_tile<T, R, false>(token);
+        return token;
+    }
+};
 
 template <class E>
 void multiply_rows(const Tokens<typename E::Token>& x_TD, const Block<typename E::Type>& block) {
-    int64_t token = multiply_some<E, kMostTokens, kTileRows>(x_TD, 0, block);
-    if constexpr (kMostTokens > 3) token = multiply_some<E, 3, kTileRows>(x_TD, token, block);
-    token = multiply_some<E, 2, kLanes / 2>(x_TD, token, block);
-    multiply_some<E, 1, kLanes>(x_TD, token, block);
+    LyingRows<E> rows{x_TD, block, (x_TD.rows + kMostTokens - 1) / kMostTokens, 0};
+    int64_t token = rows.template multiply<kMostTokens, kTileRows>(0);
+    if constexpr (kMostTokens > 3) token = rows.template multiply<3, kTileRows>(token);
+    token = rows.template multiply<2, kLanes / 2>(token);
+    rows.template multiply<1, kLanes>(token);
 }
 
 // Some rows' columns from `first` on, as those of E::Spread; what comes next is asked for: the same rows' next slice,
@@ -273,8 +297,10 @@ void multiply_all(const Tokens<typename E::Token>& x_TD, const Weight& weight_ND
         }
         if (x_TD.rows >= kSpreadFrom) return;
     }
-    for (int64_t n = first; n < last; n += kBlockRows)
-        multiply_rows<E>(x_TD, block_of<E>(weight_ND, n, smaller(kBlockRows, last - n), y + n - first, stride));
+    const int64_t bytes = weight_ND.columns * static_cast<int64_t>(sizeof(typename E::Type));
+    const int64_t rows = smaller(kBlockRows, round_up(larger<int64_t>(1, E::kBlockBytes / bytes), kPanelRows));
+    for (int64_t n = first; n < last; n += rows)
+        multiply_rows<E>(x_TD, block_of<E>(weight_ND, n, smaller(rows, last - n), y + n - first, stride));
 }
 
 }  // namespace
