@@ -156,8 +156,8 @@ template <int T>
     finish(sums, x, token, panel);
 }
 
-// A slice of the columns of `count` panels, and the sums of the slices before it: [tokens][count][16]. Of four-bit
-// panels also where the next slice lies, so many cache lines of each, and among how many passes they are shared out.
+// A slice of the columns of `count` panels, and the sums of the slices before it: [tokens][count][16]. Also where the
+// next slice lies, so many cache lines of each panel, and among how many passes they are shared out.
 struct Slice {
     const uint8_t* codes[kBlockPanels];
     int64_t count, first, columns;
@@ -200,7 +200,7 @@ template <bool kInt4, int T, int P>
                                        : load<I>(kept + (t * slice.count + i) * kPanelRows + part * kLanes);
     const bool is_last = slice.first + slice.columns == x.width;
     if (is_last) ask_for_outputs<T, P>(token, panels + p);
-    const Ahead ahead = kInt4 ? slice.share(token, p, P) : Ahead{};
+    const Ahead ahead = slice.share(token, p, P);
     if constexpr (kInt4 && kUnpacksLevels)
         add_slice(sums[0], x, token, slice, slice.codes[p], ahead);
     else
@@ -216,8 +216,10 @@ template <bool kInt4, int T, int P>
                 store(kept + (t * slice.count + i) * kPanelRows + part * kLanes, sums[i][t][part]);
 }
 
-// Where the slice of a four-bit panel from a column on lies; its multipliers, which are few, are asked for at once.
+// Where the slice of a panel from a column on lies; multipliers, which are few, are asked for at once.
+template <bool kInt4>
 inline const uint8_t* ask_for(const Panel& panel, int64_t column, int64_t columns) {
+    if constexpr (!kInt4) return panel.codes + column * kPanelRows;
     const uint8_t* multipliers = panel.multipliers + column / kGroupColumns * 8;
     for (int64_t byte = 0; byte < columns / kGroupColumns * 8; byte += kLineBytes)
         __builtin_prefetch(multipliers + byte, 0, 2);
@@ -234,11 +236,11 @@ void multiply_block(const Codes& x, int64_t tokens, const Panel* panels, const P
         slice.columns = smaller(kSliceColumns, x.width - slice.first);
         const int64_t end = slice.first + slice.columns, next = end < x.width ? end : 0;
         const int64_t next_columns = smaller(kSliceColumns, x.width - next);
-        slice.next_lines = next_columns * kPanelRows / 2 / kLineBytes;
+        slice.next_lines = next_columns * kPanelRows / (kInt4 ? 2 : 1) / kLineBytes;
         for (int64_t p = 0; p < count; ++p) {
             uint8_t* own = unpacked + p * kPanelBytes;
             if (kInt4) unpack(panels[p], slice.first, slice.columns, own);
-            if (kInt4) slice.next[p] = ask_for(next == 0 ? following[p] : panels[p], next, next_columns);
+            slice.next[p] = ask_for<kInt4>(next == 0 ? following[p] : panels[p], next, next_columns);
             slice.codes[p] = kInt4 ? own : panels[p].codes + slice.first * kPanelRows;
         }
         for_each_tile<kWideTile>(tokens, [&]<int T>(int64_t token) {
