@@ -150,14 +150,15 @@ def measure_here(efficiency: Efficiency, per_hour: float | None) -> Place:
     with Console(stderr=True).status("measuring how fast this machine reads memory") as status:
         read = machine.measure_read(2**30)
         status.update("measuring how fast this machine multiplies")
-        int8, int4, floats = machine.measure_int8(), machine.measure_int4(), measure_float()
+        int8, int4 = machine.measure_int8(), machine.measure_int4()
+        floats = measure_float() * machine.cpu().bf16_over_float32
     return Place(
         name=THIS,
         limits=Limits(
             read_bytes_per_s=read,
             int8_ops_per_s=int8,
             int4_ops_per_s=int4,
-            float_ops_per_s=floats * machine.cpu().bf16_over_float32,
+            float_ops_per_s=floats,
             fp8_ops_per_s=floats,
         ),
         memory_bytes=float(free),

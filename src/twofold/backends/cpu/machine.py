@@ -27,7 +27,7 @@ class Cpu:
 
     @property
     def bf16_over_float32(self) -> float:
-        """Products of bf16 weights, keys and values that the chosen build makes in the time of one of float32.
+        """Products of what is bf16 or float8 that the chosen build makes in the time of one of float32.
 
         AMX would make more; how many was never measured.
         """
