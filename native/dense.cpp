@@ -28,7 +28,7 @@ constexpr int kMostTokens = kLanes == 16 ? 4 : kLanes == 8 ? 3 : 2;  // of a til
 constexpr int kTileRows = kLanes == 4 ? 2 : 4;                       // sums fill the registers but a few
 constexpr int64_t kBlockRows = 4 * kPanelRows;  // at most, as they lie, from the second-level cache
 
-constexpr int64_t kAskingPasses = kLanes == 16 ? 8 : 1;                // from memory
+constexpr int64_t kAskingPasses = kLanes == 16 ? 8 : 1;                // of tokens; more compute longer than they wait
 constexpr int64_t kSpreadFrom = kLanes == 16 && !kHasBf16Dot ? 5 : 3;  // tokens
 constexpr int64_t kSliceRows = 4, kSliceBytes = 4096;                  // of each: 16 KiB
 constexpr int64_t kLeastTokens = 64, kTokenBytes = 2 * 1024 * 1024;    // that pass: from the caches
