@@ -1,4 +1,4 @@
-// One instruction that multiplies pairs of bf16 numbers, in each lane:
+// One instruction that multiplies pairs of bf16 numbers, in each lane, and what makes float8 numbers such pairs:
 //
 //     sum + a[1] * b[1] + a[0] * b[0]        bf16 * bf16 -> float32, each addition rounded by itself
 //
@@ -11,11 +11,25 @@
 namespace twofold::TWOFOLD_ISA {
 namespace {
 
+typedef uint16_t HalfPairs __attribute__((vector_size(4 * kLanes)));
+
 #if defined(TWOFOLD_USE_AVX512BF16)
 
 inline F dot_bf16(F sum, I a, I b) { return (F)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b); }
 
+// Item i: table[index[i] % 8].
+inline HalfPairs look_up(const uint16_t (&table)[8], HalfPairs index) {
+    const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+    return (HalfPairs)_mm512_permutexvar_epi16((__m512i)index, _mm512_broadcast_i32x4(entries));
+}
+
 #else
+
+inline HalfPairs look_up(const uint16_t (&table)[8], HalfPairs index) {
+    HalfPairs result;
+    for (int i = 0; i < 2 * kLanes; ++i) result[i] = table[index[i] % 8];
+    return result;
+}
 
 inline F dot_bf16(F sum, I a, I b) {
     constexpr auto kUpper = static_cast<int32_t>(0xFFFF0000);
@@ -28,14 +42,10 @@ inline F dot_bf16(F sum, I a, I b) {
 // and the exponent's bias changes. A subnormal one is a number of 512ths below eight, looked up.
 inline I load_fp8_as_bf16(const uint8_t* from) {
     typedef uint8_t Narrow __attribute__((vector_size(2 * kLanes)));
-    typedef uint16_t Wide __attribute__((vector_size(4 * kLanes)));
     constexpr int kBias = 120 << 7;
-    static constexpr uint16_t kSubnormal[] = {0, 0x3B00, 0x3B80, 0x3BC0, 0x3C00, 0x3C20, 0x3C40, 0x3C60,
-                                              0, 0x3B00, 0x3B80, 0x3BC0, 0x3C00, 0x3C20, 0x3C40, 0x3C60,
-                                              0, 0x3B00, 0x3B80, 0x3BC0, 0x3C00, 0x3C20, 0x3C40, 0x3C60,
-                                              0, 0x3B00, 0x3B80, 0x3BC0, 0x3C00, 0x3C20, 0x3C40, 0x3C60};
-    const Wide bits = __builtin_convertvector(load<Narrow>(from), Wide), magnitude = bits & 0x7F;
-    const Wide subnormal = __builtin_shuffle(load<Wide>(kSubnormal), bits);
+    static constexpr uint16_t kSubnormal[] = {0, 0x3B00, 0x3B80, 0x3BC0, 0x3C00, 0x3C20, 0x3C40, 0x3C60};
+    const HalfPairs bits = __builtin_convertvector(load<Narrow>(from), HalfPairs), magnitude = bits & 0x7F;
+    const HalfPairs subnormal = look_up(kSubnormal, bits);
     return (I)((magnitude < 8 ? subnormal : (magnitude << 4) + kBias) | (bits & 0x80) << 8);
 }
 
