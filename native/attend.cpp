@@ -91,13 +91,16 @@ Tasks list_tasks(const Problem& problem, int64_t heads, bool split) {
     return tasks;
 }
 
+// In floats: outputs, and maxima and sums in whole vectors.
+int64_t state_size(int64_t rows, int64_t width) { return rows * width + 2 * round_up(rows, 16); }
+
 State place_state(float* memory, int64_t rows, int64_t width) {
-    return {memory, memory + rows * width, memory + rows * (width + 1)};
+    return {memory, memory + rows * width, memory + rows * width + round_up(rows, 16)};
 }
 
 void clear(const State& state, int64_t rows, int64_t width) {
     __builtin_memset(state.outputs, 0, static_cast<size_t>(rows * width) * sizeof(float));
-    for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t row = 0; row < round_up(rows, 16); ++row) {
         state.maxima[row] = kNothing;
         state.sums[row] = 0.0f;
     }
@@ -120,7 +123,7 @@ TaskTiles place_tiles(const Problem& problem, const Task& task) {
     tile.padded_rows = padded_rows(tile.rows);
     tile.size = problem.cache.size;
     tile.width = problem.width();
-    const int64_t rows = tile.padded_rows, state = rows * (tile.width + 2);
+    const int64_t rows = tile.padded_rows, state = state_size(rows, tile.width);
     const bool has_halves = problem.cache.type == KvType::kBf16;
     const int64_t halves = has_halves ? halves_size(tile) : 0;
     const int64_t size = round_up(rows * (tile.width + kBlock + 4) + halves + 2 * state + round_up(rows, 16), 16);
@@ -153,7 +156,8 @@ void fill_queries(const Tile& tile, const Task& task, const Problem& problem) {
         const int64_t head = tile.g * problem.group() + used % problem.group();
         const float* q = q_THK.data + token * q_THK.token_stride + head * q_THK.head_stride;
         float* query = tile.queries + row * tile.width;
-        for (int64_t k = 0; k < tile.width; ++k) query[k] = k < tile.size ? q[k] * scale : 0.0f;
+        for (int64_t k = 0; k < tile.size; ++k) query[k] = q[k] * scale;
+        for (int64_t k = tile.size; k < tile.width; ++k) query[k] = 0.0f;
         if (problem.cache.type == KvType::kInt8) quantize_row(query, tile.size, tile.codes, row);
         tile.lasts[row] = problem.layout.positions_T[token];
         tile.firsts[row] = problem.first_visible(tile.lasts[row]);
@@ -253,7 +257,7 @@ void attend_whole(const Tasks& tasks, const Problem& problem) {
 // Each task leaves the states of its segment; then the segments of each tile are merged.
 template <class Items>
 void attend_split(const Tasks& tasks, int64_t heads, const Problem& problem) {
-    const int64_t rows = problem.most_rows(), size = rows * (problem.width() + 2);
+    const int64_t rows = problem.most_rows(), size = state_size(rows, problem.width());
     float* states = scratch<float>(Slot::kPartials, tasks.count * heads * size);
     const auto state_of = [&](int64_t index, const Tile& tile) {
         return place_state(states + (index * heads + tile.g % heads) * size, rows, tile.width);

@@ -7,56 +7,10 @@
 // depend on the rows computed beside it: keys it must not see weigh exactly 0.
 #pragma once
 
-#include "halves.h"
-#include "isa/bf16_dot.h"
-#include "kv.h"
-#include "products.h"
+#include "attend_weigh.h"
 
 namespace twofold::TWOFOLD_ISA {
 namespace {
-
-constexpr int kBlockPanels = 4;
-constexpr int kBlock = kBlockPanels * kSlots;  // keys of a key block
-constexpr float kNothing = -__builtin_inff();  // score of what must not be seen
-
-// What a row has gathered so far: o / s is its output.
-struct State {
-    float* outputs;  // [rows, width]
-    float* maxima;   // [rows]
-    float* sums;     // [rows]
-};
-
-// Query rows of one sequence and KV head g. Row r is token r / group, query head g * group + r % group. The last rows
-// repeat the last real one, so that for_rows has tiles for all of them.
-struct Tile {
-    int64_t g, rows, padded_rows, size, width;  // width: size rounded up to 16, zeros there
-    float* queries;                             // [padded_rows, width], already divided by sqrt(size)
-    Codes codes;                                // the same as codes, for int8 keys
-    float* scores;                              // [padded_rows, kBlock], then weights
-    float* factors;                             // [padded_rows, rounded up to 16]: see weigh
-    uint16_t* query_halves[2];                  // the queries as bf16 numbers: one each for pairs, two for tiles
-    uint16_t* weight_halves[2];                 // the weights likewise, [padded_rows, kBlock]
-    uint16_t* values;                           // of a key block, brought together (attend_bf16.h)
-    int64_t* firsts;                            // [padded_rows], first and last visible position
-    int64_t* lasts;
-    State state, total;
-};
-
-// Four panels of keys and values, and the positions of their slots. Panels outside of what is visible repeat a visible
-// one; nobody sees their positions.
-template <class Items>
-struct KeyBlock {
-    const typename Items::Item* keys[kBlockPanels];
-    const typename Items::Item* values[kBlockPanels];
-    const float* key_scales[kBlockPanels];
-    const float* value_scales[kBlockPanels];
-    int64_t starts[kBlockPanels];  // position of the first slot
-    int64_t widths[kBlockPanels];  // slots in use
-};
-
-// Whether products take pairs of bf16 items, with those of queries and weights, which are rounded as the items are.
-template <class Items>
-constexpr bool kTakesBf16Dot = kHasBf16Dot && Items::kPack == 2;
 
 // Queries and weights of a row on, as products with Items take them.
 template <class Items>
@@ -190,66 +144,6 @@ template <class Items, int T, int P, bool kAsks>
     }
 }
 
-// A maximum to subtract: 0 where nothing is visible yet, so that every weight is 0.
-inline float finite(float maximum) { return maximum == kNothing ? 0.0f : maximum; }
-
-// Hides the slots of a panel that the row must not see.
-inline void mask_panel(float* scores, int64_t first, int64_t last) {
-    const I from = broadcast(static_cast<int32_t>(larger<int64_t>(first, 0)));
-    const I to = broadcast(static_cast<int32_t>(smaller<int64_t>(larger<int64_t>(last, -1), kSlots)));
-    for (int part = 0; part < kParts; ++part) {
-        const I slots = lane_numbers() + part * kLanes;
-        float* place = scores + part * kLanes;
-        store(place, select((slots >= from) & (slots <= to), load_f32(place), broadcast(kNothing)));
-    }
-}
-
-// Whether every row sees all keys of the block: positions and what rows see ascend.
-template <class Items>
-inline bool is_whole(const Tile& tile, const KeyBlock<Items>& block) {
-    bool is_full = block.starts[0] >= tile.firsts[tile.padded_rows - 1];
-    for (int p = 0; p < kBlockPanels; ++p)
-        is_full = is_full && block.widths[p] == kSlots && block.starts[p] + kSlots - 1 <= tile.lasts[0];
-    return is_full;
-}
-
-// Turns scores into weights, moves every row's maximum and sum, and leaves in `factors` what the row's outputs so far
-// must be multiplied with. Weights of int8 values carry the values' scales.
-template <class Items>
-void weigh(const Tile& tile, const KeyBlock<Items>& block) {
-    const bool masks = !is_whole(tile, block);
-    for (int64_t row = 0; row < tile.padded_rows; ++row) {
-        float* scores = tile.scores + row * kBlock;
-        if (masks)
-            for (int p = 0; p < kBlockPanels; ++p)
-                mask_panel(scores + p * kSlots, tile.firsts[row] - block.starts[p],
-                           smaller(tile.lasts[row] - block.starts[p], block.widths[p] - 1));
-        F most = broadcast(kNothing);
-        for (int i = 0; i < kBlock; i += kLanes) most = vmax(load_f32(scores + i), most);
-        const float before = tile.state.maxima[row], maximum = larger(before, max_lanes(most));
-        tile.factors[row] = before - finite(maximum);
-        tile.state.maxima[row] = maximum;
-    }
-    for (int64_t row = 0; row < tile.padded_rows; row += kLanes)
-        store(tile.factors + row, exp_of_negative(load_f32(tile.factors + row)));
-    for (int64_t row = 0; row < tile.padded_rows; ++row) {
-        float* scores = tile.scores + row * kBlock;
-        const float base = finite(tile.state.maxima[row]);
-        F sum{};
-        for (int p = 0; p < kBlockPanels; ++p)
-            for (int part = 0; part < kParts; ++part) {
-                const int64_t slot = p * kSlots + part * kLanes;
-                F weights = exp_of_negative(load_f32(scores + slot) - base);
-                if constexpr (kTakesBf16Dot<Items>)
-                    weights = round_to_halves(weights, tile.weight_halves[0] + row * kBlock + slot);
-                sum += weights;
-                if constexpr (Items::kIsInteger) weights *= load_f32(block.value_scales[p] + part * kLanes);
-                if constexpr (!kTakesBf16Dot<Items>) store(scores + slot, weights);
-            }
-        tile.state.sums[row] = tile.state.sums[row] * tile.factors[row] + sum_lanes(sum);
-    }
-}
-
 // outputs = outputs * factor + weights @ values: T rows, P times 16 dims from `dims` on.
 template <class Items, int T, int P, bool kAsks>
 [[gnu::noinline]] void accumulate(const Tile& tile, int64_t row, const KeyBlock<Items>& block,
@@ -290,22 +184,6 @@ void visit(const Tile& tile, const KeyBlock<Items>& block, const KeyBlock<Items>
             accumulate<Items, T, P, kAsks>(tile, row, block, later, dims);
         for (; dims < tile.width; dims += 16) accumulate<Items, T, 1, kAsks>(tile, row, block, later, dims);
     });
-}
-
-// Adds what `part` has gathered over later keys to `total`.
-inline void merge(const Tile& tile, const State& total, const State& part) {
-    for (int64_t row = 0; row < tile.rows; ++row) {
-        const float maximum = larger(total.maxima[row], part.maxima[row]);
-        const float base = finite(maximum);
-        const float old = exp(broadcast(total.maxima[row] - base))[0];
-        const float added = exp(broadcast(part.maxima[row] - base))[0];
-        total.maxima[row] = maximum;
-        total.sums[row] = total.sums[row] * old + part.sums[row] * added;
-        float* outputs = total.outputs + row * tile.width;
-        const float* more = part.outputs + row * tile.width;
-        for (int64_t k = 0; k < tile.width; k += kLanes)
-            store(outputs + k, load_f32(outputs + k) * old + load_f32(more + k) * added);
-    }
 }
 
 }  // namespace

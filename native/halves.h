@@ -29,16 +29,6 @@ inline void split(const float* values, int64_t count, uint16_t* high, uint16_t* 
     }
 }
 
-// The numbers of lanes, to compute with them where a shuffle wants constants.
-template <int... kLane>
-struct Lanes {};
-template <int kCount, int... kLane>
-struct CountLanes : CountLanes<kCount - 1, kCount - 1, kLane...> {};
-template <int... kLane>
-struct CountLanes<0, kLane...> {
-    using All = Lanes<kLane...>;
-};
-
 // Of two rows kStep apart, the lanes that belong into the other one change places.
 template <int kStep, int... kLane>
 inline void exchange(I& a, I& b, Lanes<kLane...>) {

@@ -127,45 +127,40 @@ inline float max_lanes(F v) {
     return fold_lanes(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
-// Lane i of the result is the sum of the lanes of v[i]; every sum by the same tree (neighbours first).
+// The numbers of lanes, to compute with them where a shuffle wants constants.
+template <int... kLane>
+struct Lanes {};
+template <int kCount, int... kLane>
+struct CountLanes : CountLanes<kCount - 1, kCount - 1, kLane...> {};
+template <int... kLane>
+struct CountLanes<0, kLane...> {
+    using All = Lanes<kLane...>;
+};
+
+// Runs of kStep lanes of a and of b in turns: of each two runs the first ones combined with the second ones.
+template <int kStep, class V, class Combine, int... kLane>
+inline V fold_pair(V a, V b, const Combine& combine, Lanes<kLane...>) {
+    constexpr auto place = [](int lane) {
+        const int run = lane / kStep;
+        return run % 2 * kLanes + run / 2 * 2 * kStep + lane % kStep;
+    };
+    return combine(__builtin_shufflevector(a, b, place(kLane)...),
+                   __builtin_shufflevector(a, b, kStep + place(kLane)...));
+}
+
+// Lane i of the result is what fold_lanes makes of v[i], by the same tree. Writes over v.
+template <int kStep = kLanes / 2, class V, class Combine>
+inline V fold_each(V* v, const Combine& combine) {
+    for (int i = 0; i < kStep; ++i)
+        v[i] = fold_pair<kStep>(v[i], v[i + kStep], combine, typename CountLanes<kLanes>::All{});
+    if constexpr (kStep == 1)
+        return v[0];
+    else
+        return fold_each<kStep / 2>(v, combine);
+}
 template <class V>
-inline V sum_each(const V (&v)[kLanes]) {
-    if constexpr (kLanes == 4) {
-        const V a = __builtin_shufflevector(v[0], v[1], 0, 4, 2, 6) + __builtin_shufflevector(v[0], v[1], 1, 5, 3, 7);
-        const V b = __builtin_shufflevector(v[2], v[3], 0, 4, 2, 6) + __builtin_shufflevector(v[2], v[3], 1, 5, 3, 7);
-        return __builtin_shufflevector(a, b, 0, 1, 4, 5) + __builtin_shufflevector(a, b, 2, 3, 6, 7);
-    }
-    if constexpr (kLanes == 8) {
-        V a[4], b[2];
-        for (int i = 0; i < 4; ++i)
-            a[i] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], 0, 8, 2, 10, 4, 12, 6, 14) +
-                   __builtin_shufflevector(v[2 * i], v[2 * i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
-        for (int i = 0; i < 2; ++i)
-            b[i] = __builtin_shufflevector(a[2 * i], a[2 * i + 1], 0, 1, 8, 9, 4, 5, 12, 13) +
-                   __builtin_shufflevector(a[2 * i], a[2 * i + 1], 2, 3, 10, 11, 6, 7, 14, 15);
-        return __builtin_shufflevector(b[0], b[1], 0, 1, 2, 3, 8, 9, 10, 11) +
-               __builtin_shufflevector(b[0], b[1], 4, 5, 6, 7, 12, 13, 14, 15);
-    }
-    if constexpr (kLanes == 16) {
-        V a[8], b[4], c[2];
-        for (int i = 0; i < 8; ++i)
-            a[i] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28,
-                                           14, 30) +
-                   __builtin_shufflevector(v[2 * i], v[2 * i + 1], 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29,
-                                           15, 31);
-        for (int i = 0; i < 4; ++i)
-            b[i] = __builtin_shufflevector(a[2 * i], a[2 * i + 1], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28,
-                                           29) +
-                   __builtin_shufflevector(a[2 * i], a[2 * i + 1], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15,
-                                           30, 31);
-        for (int i = 0; i < 2; ++i)
-            c[i] = __builtin_shufflevector(b[2 * i], b[2 * i + 1], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26,
-                                           27) +
-                   __builtin_shufflevector(b[2 * i], b[2 * i + 1], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29,
-                                           30, 31);
-        return __builtin_shufflevector(c[0], c[1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-               __builtin_shufflevector(c[0], c[1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-    }
+inline V sum_each(V (&v)[kLanes]) {
+    return fold_each(v, [](V a, V b) { return a + b; });
 }
 
 // Nearest integer, half to even, for |v| < 2^22: adding 1.5 * 2^23 pushes the fraction out of the mantissa.

@@ -6,6 +6,7 @@
 // tested on every machine; they differ in subnormal numbers only, which the instruction takes for zeros.
 #pragma once
 
+#include "halves.h"
 #include "vec.h"
 
 namespace twofold::TWOFOLD_ISA {
@@ -17,6 +18,13 @@ typedef uint16_t HalfPairs __attribute__((vector_size(4 * kLanes)));
 
 inline F dot_bf16(F sum, I a, I b) { return (F)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b); }
 
+// Each value rounded to bf16: those of `first`, then those of `second`.
+inline I pack_halves(F first, F second) { return (I)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first); }
+
+// x minus the whole number below it, 0 for -inf; and x * 2^(the whole number below n).
+inline F fraction(F x) { return (F)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+inline F scale_by_floor(F x, F n) { return (F)_mm512_scalef_ps((__m512)x, (__m512)n); }
+
 // Item i: table[index[i] % 8].
 inline HalfPairs look_up(const uint16_t (&table)[8], HalfPairs index) {
     const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
@@ -24,6 +32,24 @@ inline HalfPairs look_up(const uint16_t (&table)[8], HalfPairs index) {
 }
 
 #else
+
+inline I pack_halves(F first, F second) {
+    uint16_t halves[2 * kLanes];
+    round_to_halves(first, halves);
+    round_to_halves(second, halves + kLanes);
+    return load<I>(halves);
+}
+
+inline F within_int32(F x) { return vmax(x, broadcast(-200.0f)); }
+inline F floor_of(F x) {
+    const F whole = __builtin_convertvector(__builtin_convertvector(within_int32(x), I), F);
+    return select(whole > x, whole - 1.0f, whole);
+}
+inline F fraction(F x) { return within_int32(x) - floor_of(within_int32(x)); }
+inline F scale_by_floor(F x, F n) {
+    const I whole = __builtin_convertvector(floor_of(within_int32(n)), I);
+    return select(whole < -126, F{}, x * (F)((whole + 127) << 23));
+}
 
 inline HalfPairs look_up(const uint16_t (&table)[8], HalfPairs index) {
     HalfPairs result;
@@ -37,6 +63,15 @@ inline F dot_bf16(F sum, I a, I b) {
 }
 
 #endif
+
+// 2^x for x <= 0 to 2^-13.7, for results that are rounded to bf16: the polynomial of degree three with the least
+// relative error between 0 and 1.
+inline F power_of_two(F x) {
+    const F f = fraction(x);
+    F p = fma(f, broadcast(0.0780245226f), broadcast(0.2260671554f));
+    p = fma(p, f, broadcast(0.6958335405f));
+    return scale_by_floor(fma(p, f, broadcast(0.9999252186f)), x);
+}
 
 // 2 * kLanes float8 numbers (load_fp8 in vec.h) as bf16 ones, which hold all of them: bits move to where bf16 has them,
 // and the exponent's bias changes. A subnormal one is a number of 512ths below eight, looked up.
