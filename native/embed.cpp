@@ -65,7 +65,7 @@ void decode_fp8(const Weight& table, int64_t token, float* x_D) {
 
 void embed(const Weight& table_VD, const int32_t* tokens_T, int64_t tokens, float* x_TD) {
     const int64_t columns = table_VD.columns;
-    parallel(tokens, 1 + 16384 / columns, [&](int64_t first, int64_t last) {
+    parallel(tokens, 1 + 8192 / columns, [&](int64_t first, int64_t last) {
         for (int64_t t = first; t < last; ++t) {
             const int64_t token = tokens_T[t];
             float* x_D = x_TD + t * columns;

@@ -97,7 +97,7 @@ Sorted gather(const Rows& x_TD, const float* gates_TA, const Order& order, const
         return {{true, rows.codes, {}}, rows};
     }
     float* gated = scratch<float>(Slot::kRows, order.count * x_TD.columns);
-    parallel(order.count, 1 + 16384 / x_TD.columns, [&](int64_t first, int64_t last) {
+    parallel(order.count, 1 + 8192 / x_TD.columns, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
             const float* x = x_TD.data + order.tokens[i] * x_TD.stride;
             const float gate = gates_TA[order.entries[i]];
@@ -123,7 +123,7 @@ void add_slots(const float* outputs, const Order& order, int64_t active, int64_t
     const int64_t tokens = order.count / active;
     int32_t* places = scratch<int32_t>(Slot::kPanel, order.count);  // entry -> its row
     for (int64_t i = 0; i < order.count; ++i) places[order.entries[i]] = static_cast<int32_t>(i);
-    parallel(tokens, 1 + 16384 / columns, [&](int64_t first, int64_t last) {
+    parallel(tokens, 1 + 8192 / columns, [&](int64_t first, int64_t last) {
         for (int64_t t = first; t < last; ++t) {
             float* y = y_TD + t * columns;
             const float* start = outputs + places[t * active] * columns;

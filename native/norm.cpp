@@ -29,7 +29,7 @@ void norm_row(const float* x, int64_t size, const float* weight, float epsilon, 
 template <class Body>
 void for_each_head(const Heads& x, float* y, const Body& body) {
     const int64_t token_size = larger<int64_t>(1, x.heads * x.size);
-    parallel(x.tokens, 1 + 32768 / token_size, [&](int64_t first, int64_t last) {
+    parallel(x.tokens, 1 + 8192 / token_size, [&](int64_t first, int64_t last) {
         for (int64_t t = first; t < last; ++t)
             for (int64_t h = 0; h < x.heads; ++h)
                 body(x.data + t * x.token_stride + h * x.head_stride, y + (t * x.heads + h) * x.size, t);

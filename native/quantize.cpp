@@ -70,23 +70,26 @@ Codes place_codes(int64_t rows, int64_t columns) {
 
 namespace {
 
-// Codes of one row and what its dot products start from; `code_at` gives kLanes of them from column d on.
-template <class CodeAt>
-inline void write_codes(const Codes& into, int64_t row, const CodeAt& code_at) {
+// Codes of one row and what its dot products start from; `code_of` gives those of kLanes values.
+template <class CodeOf>
+inline void write_codes(const float* x_D, int64_t columns, const Codes& into, int64_t row, CodeOf code_of) {
     int8_t* codes = into.row(row);
     I sums{};
-    for (int64_t d = 0; d < into.width; d += kLanes) {
-        const I code = code_at(d);
+    const auto write = [&](int64_t d, F values) {
+        const I code = code_of(values);
         store_codes(codes + d, code);
         sums += code;
-    }
+    };
+    int64_t d = 0;
+    for (; d + kLanes <= columns; d += kLanes) write(d, load_f32(x_D + d));
+    for (; d < into.width; d += kLanes) write(d, load_at(x_D, d, columns));
     into.starts[row] = -static_cast<int32_t>(kWeightOffset) * sum_lanes(sums);
 }
 
 // The same with the sums of groups, for the parts of kLanes groups at a time: their lanes are added by one
 // transposition.
-template <class CodeAt>
-inline void write_grouped_codes(const Codes& into, int64_t row, const CodeAt& code_at) {
+template <class CodeOf>
+inline void write_grouped_codes(const float* x_D, int64_t columns, const Codes& into, int64_t row, CodeOf code_of) {
     constexpr int64_t kPartColumns = kGroupColumns / kGroupSums;
     const I is_front = (lane_numbers() & 2) == 0;  // columns 0 and 1 of the quads
     int8_t* codes = into.row(row);
@@ -95,17 +98,22 @@ inline void write_grouped_codes(const Codes& into, int64_t row, const CodeAt& co
     I all{};
     for (int64_t first = 0, parts = into.width / kPartColumns; first < parts; first += kLanes) {
         const int64_t count = smaller<int64_t>(kLanes, parts - first);
-        I sums[kLanes], fronts[kLanes];
-        for (int64_t i = 0; i < kLanes; ++i) {
-            I sum{};
-            for (int64_t d = (first + i) * kPartColumns; i < count && d < (first + i + 1) * kPartColumns; d += kLanes) {
-                const I code = code_at(d);
-                store_codes(codes + d, code);
-                sum += code;
-            }
-            sums[i] = sum;
-            fronts[i] = sum & is_front;
+        I sums[kLanes] = {}, fronts[kLanes];
+        const auto write = [&](int64_t i, int64_t d, F values) {
+            const I code = code_of(values);
+            store_codes(codes + d, code);
+            sums[i] += code;
+        };
+        if ((first + kLanes) * kPartColumns <= columns) {
+#pragma GCC unroll 16  // the sums stay in registers
+            for (int64_t i = 0; i < kLanes; ++i)
+                for (int64_t d = (first + i) * kPartColumns, end = d + kPartColumns; d < end; d += kLanes)
+                    write(i, d, load_f32(x_D + d));
+        } else {
+            for (int64_t d = first * kPartColumns; d < (first + count) * kPartColumns; d += kLanes)
+                write(d / kPartColumns - first, d, load_at(x_D, d, columns));
         }
+        for (int i = 0; i < kLanes; ++i) fronts[i] = sums[i] & is_front;
         const I totals = sum_each(sums), front = kSplitStarts ? sum_each(fronts) : I{};
         all += totals;
         for (int64_t i = 0; i < count; ++i)
@@ -119,24 +127,21 @@ inline void write_grouped_codes(const Codes& into, int64_t row, const CodeAt& co
     into.starts[row] = -static_cast<int32_t>(kWeightOffset) * sum_lanes(all);
 }
 
-template <class CodeAt>
-inline void write_row(const Codes& into, int64_t row, float scale, bool has_groups, const CodeAt& code_at) {
-    into.scales[row] = scale;
-    if (has_groups)
-        write_grouped_codes(into, row, code_at);
-    else
-        write_codes(into, row, code_at);
-}
-
 inline I nearest_code(F scaled) { return round_to_int(vmin(vmax(scaled, broadcast(-127.0f)), broadcast(127.0f))); }
 
 void quantize_peak(const float* x_D, int64_t columns, Peak peak, bool has_groups, const Codes& into, int64_t row) {
     const float scale = peak.most / 127.0f, inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
-    write_row(into, row, scale, has_groups,
-              [&](int64_t d) { return nearest_code(load_at(x_D, d, columns) * inverse); });
+    const auto write = [&](int64_t to, float own_scale, auto code_of) {
+        into.scales[to] = own_scale;
+        if (has_groups)
+            write_grouped_codes(x_D, columns, into, to, code_of);
+        else
+            write_codes(x_D, columns, into, to, code_of);
+    };
+    write(row, scale, [=](F values) { return nearest_code(values * inverse); });
     if (!peak.is_wide) return;
-    write_row(into, row + 1, scale * (1.0f / kRestSteps), has_groups, [&](int64_t d) {
-        const F scaled = load_at(x_D, d, columns) * inverse;
+    write(row + 1, scale * (1.0f / kRestSteps), [=](F values) {
+        const F scaled = values * inverse;
         return round_to_int((scaled - __builtin_convertvector(nearest_code(scaled), F)) * kRestSteps);
     });
 }
@@ -148,7 +153,7 @@ void quantize_row(const float* x_D, int64_t columns, const Codes& into, int64_t 
 }
 
 Expanded quantize_rows(const Rows& x_TD, bool has_groups, const int32_t* picks) {
-    const int64_t rows = x_TD.rows, columns = x_TD.columns, grain = 1 + 16384 / columns;
+    const int64_t rows = x_TD.rows, columns = x_TD.columns, grain = 1 + 4096 / columns;
     int64_t* places = scratch<int64_t>(Slot::kPlaces, 2 * rows + 1);
     Peak* peaks = reinterpret_cast<Peak*>(places + rows + 1);
     const auto data = [&](int64_t row) { return x_TD.data + (picks == nullptr ? row : picks[row]) * x_TD.stride; };
@@ -166,7 +171,7 @@ Expanded quantize_rows(const Rows& x_TD, bool has_groups, const int32_t* picks) 
 }
 
 void fold_rows(const Expanded& x, const float* products, int64_t columns, float* y_TN) {
-    parallel(x.rows, 1 + 16384 / columns, [&](int64_t first, int64_t last) {
+    parallel(x.rows, 1 + 8192 / columns, [&](int64_t first, int64_t last) {
         for (int64_t row = first; row < last; ++row) {
             const float* from = products + x.place(row) * columns;
             float* y_N = y_TN + row * columns;

@@ -24,7 +24,7 @@ void rotate_head(const float* __restrict x, const float* __restrict cosine, cons
 
 void rotate(const Heads& x_THK, const float* cosine_TK2, const float* sine_TK2, bool interleaved, float* y_THK) {
     const int64_t half = x_THK.size / 2, token_size = x_THK.heads * x_THK.size;
-    parallel(x_THK.tokens, 1 + 32768 / larger<int64_t>(1, token_size), [&](int64_t first, int64_t last) {
+    parallel(x_THK.tokens, 1 + 8192 / larger<int64_t>(1, token_size), [&](int64_t first, int64_t last) {
         for (int64_t t = first; t < last; ++t)
             for (int64_t h = 0; h < x_THK.heads; ++h) {
                 const float* x = x_THK.data + t * x_THK.token_stride + h * x_THK.head_stride;

@@ -32,7 +32,7 @@ void swiglu(const Rows& gate_up_TN, float* a_TF, int64_t stride) {
 
 void add(const Rows& x_TD, const Rows& y_TD, float* z_TD) {
     const int64_t columns = x_TD.columns;
-    parallel(x_TD.rows, 1 + 65536 / larger<int64_t>(1, columns), [&](int64_t first, int64_t last) {
+    parallel(x_TD.rows, 1 + 8192 / larger<int64_t>(1, columns), [&](int64_t first, int64_t last) {
         for (int64_t t = first; t < last; ++t) {
             const float* x = x_TD.data + t * x_TD.stride;
             const float* y = y_TD.data + t * y_TD.stride;
