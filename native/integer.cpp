@@ -44,18 +44,13 @@ struct Ahead {
 
 // sums += T tokens times P panels, over some columns from `first` and `w` on. The panels' codes carry kWeightOffset
 // already but for kOffset; those of kFromMemory are asked for ahead. Two panels share each quad of activations once it
-// is spread over a register: one panel alone is bound by those loads. Four tokens share a pointer, or pointers would
-// wait in vectors.
+// is spread over a register: one panel alone is bound by those loads.
 template <int T, int P, uint8_t kOffset, bool kFromMemory>
 inline void add_int8(I (&sums)[P][T][kParts], const int8_t* first, int64_t stride, const uint8_t* const* w,
                      int64_t columns, const Ahead& ahead = {}) {
-    const int8_t* fours[(T + 3) / 4];
+    Places<T> places(first, stride);
     const uint8_t* panels[P];
-    int64_t three = 3 * stride;
-    for (int t = 0; t < T; t += 4) fours[t / 4] = first + t * stride;
     for (int p = 0; p < P; ++p) panels[p] = w[p];
-    for (const int8_t*& four : fours) asm("" : "+r"(four));  // or the compiler would make eight of two
-    asm("" : "+r"(three));
     const int64_t quads = columns / 4, every = larger<int64_t>(1, quads / larger<int64_t>(1, ahead.lines));
     int64_t due = ahead.lines == 0 ? quads : 0, line = 0;
     for (int64_t begin = 0; begin < quads; begin += kQuadsAtOnce) {
@@ -75,13 +70,13 @@ inline void add_int8(I (&sums)[P][T][kParts], const int8_t* first, int64_t strid
                 }
             }
             for (int t = 0; t < T; ++t) {
-                const I values = load_quad(fours[t / 4] + (t % 4 == 3 ? three : t % 4 * stride) + 4 * i);
+                const I values = places.quad(t, 4 * i);
                 for (int p = 0; p < P; ++p)
                     for (int part = 0; part < kParts; ++part)
                         sums[p][t][part] = dot_int8(sums[p][t][part], weights[p][part], values);
             }
         }
-        for (const int8_t*& four : fours) four += 4 * kQuadsAtOnce;
+        places.advance(4 * kQuadsAtOnce);
         for (const uint8_t*& panel : panels) panel += kQuadsAtOnce * kQuadBytes;
     }
 }
@@ -133,9 +128,9 @@ template <int T>
     I sums[T][kParts];
     for (int t = 0; t < T; ++t)
         for (int part = 0; part < kParts; ++part) sums[t][part] = broadcast(x.starts[token + t]);
-    const int8_t* codes = x.row(token);
-    const int64_t groups = x.width / kGroupColumns, stride = x.stride;
-    for (int64_t group = 0; group < groups; ++group, codes += kGroupColumns) {
+    Places<T> places(x.row(token), x.stride);
+    const int64_t groups = x.width / kGroupColumns;
+    for (int64_t group = 0; group < groups; ++group) {
         I multipliers[kParts];
         unpack_multipliers(panel.multipliers + group * 8, multipliers);
         for (int part = 0; part < kParts; ++part) {
@@ -146,12 +141,12 @@ template <int T>
                 const Bytes both = (Bytes)pin(load<I>(nibbles));
                 for (int half = 0; half < 2; ++half) {
                     const Bytes weights = scaled((half == 0 ? both : (Bytes)((Pairs)both >> 4)) & 15);
-                    const int8_t* quads = codes + half * 16 + 4 * j;
                     for (int t = 0; t < T; ++t)
-                        sums[t][part] = pin(dot_int8(sums[t][part], weights, load_quad(quads + t * stride)));
+                        sums[t][part] = pin(dot_int8(sums[t][part], weights, places.quad(t, half * 16 + 4 * j)));
                 }
             }
         }
+        places.advance(kGroupColumns);
     }
     finish(sums, x, token, panel);
 }

@@ -34,6 +34,27 @@ inline I load_quad(const int8_t* codes) {
     return broadcast(quad);
 }
 
+// Where T tokens have got to. Four of them share a pointer, or pointers would wait in vectors; what they lie apart is
+// kept from the compiler, which would make four of one.
+template <int T>
+struct Places {
+    const int8_t* fours[(T + 3) / 4];
+    int64_t stride, three;
+
+    Places(const int8_t* first, int64_t apart) : stride(apart), three(3 * apart) {
+        for (int t = 0; t < T; t += 4) fours[t / 4] = first + t * stride;
+        for (const int8_t*& four : fours) asm("" : "+r"(four));
+        asm("" : "+r"(three));
+    }
+    // A quad of token t.
+    I quad(int t, int64_t bytes) const {
+        return load_quad(fours[t / 4] + (t % 4 == 3 ? three : t % 4 * stride) + bytes);
+    }
+    void advance(int64_t bytes) {
+        for (const int8_t*& four : fours) four += bytes;
+    }
+};
+
 // body.operator()<T>(token) for tiles of kMost tokens, and for one of those left.
 template <int kMost, class Body>
 inline void for_each_tile(int64_t tokens, const Body& body, int64_t token = 0) {
