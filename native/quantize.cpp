@@ -16,7 +16,7 @@ namespace {
 constexpr int64_t kBlockColumns = 128;  // ops/activations.py
 constexpr float kWideRatio = 8.0f, kRestSteps = 254.0f;
 
-inline F load_at(const float* x_D, int64_t d, int64_t columns) {
+[[gnu::noinline]] F load_at(const float* x_D, int64_t d, int64_t columns) {
     if (d + kLanes <= columns) return load_f32(x_D + d);
     return d < columns ? load_some(x_D + d, columns - d) : F{};
 }
@@ -98,20 +98,24 @@ inline void write_grouped_codes(const float* x_D, int64_t columns, const Codes& 
     I all{};
     for (int64_t first = 0, parts = into.width / kPartColumns; first < parts; first += kLanes) {
         const int64_t count = smaller<int64_t>(kLanes, parts - first);
-        I sums[kLanes] = {}, fronts[kLanes];
-        const auto write = [&](int64_t i, int64_t d, F values) {
-            const I code = code_of(values);
-            store_codes(codes + d, code);
-            sums[i] += code;
+        I sums[kLanes], fronts[kLanes];
+        const auto write_part = [&](int64_t i, const auto& values_at) {
+            sums[i] = I{};
+            for (int64_t d = (first + i) * kPartColumns, end = d + kPartColumns; d < end; d += kLanes) {
+                const I code = code_of(values_at(d));
+                store_codes(codes + d, code);
+                sums[i] += code;
+            }
         };
         if ((first + kLanes) * kPartColumns <= columns) {
-#pragma GCC unroll 16  // the sums stay in registers
-            for (int64_t i = 0; i < kLanes; ++i)
-                for (int64_t d = (first + i) * kPartColumns, end = d + kPartColumns; d < end; d += kLanes)
-                    write(i, d, load_f32(x_D + d));
+#pragma GCC unroll 16  // so that sums stay in registers
+            for (int64_t i = 0; i < kLanes; ++i) write_part(i, [&](int64_t d) { return load_f32(x_D + d); });
         } else {
-            for (int64_t d = first * kPartColumns; d < (first + count) * kPartColumns; d += kLanes)
-                write(d / kPartColumns - first, d, load_at(x_D, d, columns));
+#pragma GCC unroll 16
+            for (int64_t i = 0; i < kLanes; ++i) {
+                sums[i] = I{};
+                if (i < count) write_part(i, [&](int64_t d) { return load_at(x_D, d, columns); });
+            }
         }
         for (int i = 0; i < kLanes; ++i) fronts[i] = sums[i] & is_front;
         const I totals = sum_each(sums), front = kSplitStarts ? sum_each(fronts) : I{};
