@@ -8,7 +8,7 @@
 //     for each group g: dot = sum over its columns of level[nibble] * code;  sum += m[g] * dot
 //
 // Few tokens: nibbles become level + 15, a group's sum is corrected by -15 * sum(codes) and multiplied by m once.
-// Some more, where one instruction is a dot: every code becomes m * q in a register, for all tokens at once.
+// Some more, where one instruction is a dot: every code becomes m * q in a register, for up to sixteen tokens at once.
 // Many tokens: a slice of the columns of four panels is unpacked (unpack.h) and stays in the caches while the tokens
 // pass; their sums wait in memory for the next slice. So a weight's width does not decide how many panels share a pass.
 // While tokens pass, nothing would be read from memory: they ask for the next slice on their way.

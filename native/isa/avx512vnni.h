@@ -9,7 +9,7 @@ namespace twofold::TWOFOLD_ISA {
 namespace {
 
 constexpr int kLanes = 16;
-constexpr int64_t kUnpackFrom = 17;  // tokens, see integer.cpp: up to 16 they are unpacked in registers
+constexpr int64_t kUnpackFrom = 41;  // tokens, see integer.cpp: fewer are unpacked in registers, sixteen at a time
 typedef float F __attribute__((vector_size(64)));
 typedef int32_t I __attribute__((vector_size(64)));
 typedef uint8_t Bytes __attribute__((vector_size(64)));
