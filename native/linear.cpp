@@ -1,5 +1,5 @@
 // y_TN = x_TD @ weight_ND^T: activations once to codes (integer weights) or to what tiles take (bf16 ones, where there
-// are tiles), then panels of 16 rows over the threads.
+// are tiles), then panels of 16 rows over the threads; blocks of tokens, too, where panels are few.
 #include "products.h"
 #include "scratch.h"
 #include "threads.h"
@@ -74,6 +74,27 @@ void multiply_panels(const Input& x, int64_t first_row, int64_t rows, const Weig
     multiply_codes(from_row(x.codes, first_row), rows, weight_ND, first, last, target, stride);
 }
 
+namespace {
+
+constexpr int64_t kBlockRows = 64;       // of tokens: fewer would not be worth reading a panel for
+constexpr int64_t kSharesPerThread = 4;  // below which tokens are shared out too: routers have few panels
+constexpr int64_t kBlockStep = 16;       // blocks begin at whole tiles
+static_assert(kBlockRows - kBlockStep >= kManyCodes, "a block of many tokens would have no sums of groups");
+
+struct Blocks {
+    int64_t rows, count;
+
+    Blocks(int64_t all, int64_t panels) : rows(all) {
+        const int64_t wanted = (kSharesPerThread * threads() + panels - 1) / panels;
+        count = larger<int64_t>(1, smaller(wanted, rows / kBlockRows));
+    }
+    int64_t begin(int64_t block) const {
+        return block == count ? rows : rows * block / count / kBlockStep * kBlockStep;
+    }
+};
+
+}  // namespace
+
 void linear(const Rows& x_TD, const Weight& weight_ND, float* y_TN) {
     if (x_TD.rows == 0) return;
     Expanded expanded{{}, nullptr, x_TD.rows};
@@ -81,9 +102,16 @@ void linear(const Rows& x_TD, const Weight& weight_ND, float* y_TN) {
     const Input input = is_integer(weight_ND) ? Input{true, expanded.codes, {}} : float_input(x_TD, weight_ND);
     const int64_t panels = (weight_ND.rows + kPanelRows - 1) / kPanelRows, rows = expanded.place(x_TD.rows);
     float* y = expanded.places == nullptr ? y_TN : scratch<float>(Slot::kExpanded, rows * weight_ND.rows);
+    const Blocks blocks(rows, panels);
     // a share is worth a thread's attention from about 64 thousand products on
-    parallel(panels, 1 + 4096 / (x_TD.columns * rows), [&](int64_t first, int64_t last) {
-        multiply_panels(input, 0, rows, weight_ND, first, last, y, weight_ND.rows);
+    const int64_t grain = 1 + 4096 * blocks.count / (x_TD.columns * rows);
+    parallel(blocks.count * panels, grain, [&](int64_t first, int64_t last) {
+        while (first < last) {
+            const int64_t block = first / panels, panel = first % panels, row = blocks.begin(block);
+            const int64_t end = smaller(panels, panel + last - first);
+            multiply_panels(input, row, blocks.begin(block + 1) - row, weight_ND, panel, end, y, weight_ND.rows);
+            first += end - panel;
+        }
     });
     if (expanded.places != nullptr) fold_rows(expanded, y, weight_ND.rows, y_TN);
 }

@@ -29,8 +29,10 @@ void route(const Rows& x_TD, const Weight& router_ED, int64_t active, int32_t* e
     const int64_t experts = router_ED.rows;
     float* logits_TE = scratch<float>(Slot::kRows, x_TD.rows * experts);
     linear(x_TD, router_ED, logits_TE);
-    for (int64_t t = 0; t < x_TD.rows; ++t)
-        choose(logits_TE + t * experts, experts, active, experts_TA + t * active, gates_TA + t * active);
+    parallel(x_TD.rows, 1 + 4096 / experts, [&](int64_t first, int64_t last) {
+        for (int64_t t = first; t < last; ++t)
+            choose(logits_TE + t * experts, experts, active, experts_TA + t * active, gates_TA + t * active);
+    });
 }
 
 }  // namespace twofold::TWOFOLD_ISA

@@ -66,6 +66,25 @@ def test_large_inputs_are_shared_out_without_changing_anything() -> None:
         assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_tokens_are_shared_out_where_a_weight_has_few_rows(isa: str) -> None:
+    load_native().set_threads(3)
+    ops, x_TD, weight_ND = CpuOps(isa=isa), outliers(generator(1), 150, 96), normal(generator(2), 20, 96)
+    for form in FORMATS:
+        weight = pack(ops, form, weight_ND)
+        together = ops.linear(x_TD, weight)
+        reference = ReferenceOps(rounds_to_bf16=f"cpu-{isa}" in ROUNDS_TO_BF16)
+        assert error((together,), (reference.linear(x_TD, pack(reference, form, weight_ND)),)) <= 2e-5, form
+        alone = [ops.linear(x_TD[row : row + 1], weight)[0] for row in range(len(x_TD))]
+        assert np.array_equal(together, alone), form
+    router = pack(ops, "f32", weight_ND)
+    experts_TA, gates_TA = ops.route(x_TD, router, 2)
+    for row in range(len(x_TD)):
+        alone_A, own_gates_A = ops.route(x_TD[row : row + 1], router, 2)
+        assert np.array_equal(experts_TA[row], alone_A[0])
+        assert np.array_equal(gates_TA[row], own_gates_A[0])
+
+
 def test_two_python_threads_may_call_at_once() -> None:
     load_native().set_threads(2)
     ops = CpuOps()
