@@ -15,8 +15,8 @@ constexpr float kNothing = -__builtin_inff();  // score of what must not be seen
 // What a row has gathered so far: o / s is its output.
 struct State {
     float* outputs;  // [rows, width]
-    float* maxima;   // [rows]
-    float* sums;     // [rows]
+    float* maxima;   // [rows, rounded up to 16]
+    float* sums;     // the same
 };
 
 // Query rows of one sequence and KV head g. Row r is token r / group, query head g * group + r % group. The last rows

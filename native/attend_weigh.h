@@ -1,7 +1,6 @@
-// Softmax of attention, block of keys by block of keys: scores become weights, and a row's running maximum and sum
-// move.
+// Softmax of attention, one block of keys after the other: scores become weights, running maxima and sums move.
 //
-// Rows go a vector at a time, so that what a row needs once costs a lane; their arithmetic is the same however many
+// Rows go a vector at a time, so that what a row needs once costs a lane. Their arithmetic is the same however many
 // there are.
 #pragma once
 
@@ -78,7 +77,7 @@ inline F weigh_row_as_pairs(const Tile& tile, int64_t row, float base) {
 
 // Lane i of the result: what fold_lanes makes of rows[i], for the first `count`. Writes over rows.
 template <class Combine>
-inline F fold_rows(F (&rows)[kLanes], int64_t count, const Combine& combine) {
+inline F fold_some(F (&rows)[kLanes], int64_t count, const Combine& combine) {
     if (count == kLanes) return fold_each(rows, combine);
     float folded[kLanes] = {};
     for (int64_t i = 0; i < count; ++i) folded[i] = fold_lanes(rows[i], combine);
@@ -100,7 +99,7 @@ void weigh(const Tile& tile, const KeyBlock<Items>& block) {
             for (int slot = kLanes; slot < kBlock; slot += kLanes) rows[i] = vmax(load_f32(scores + slot), rows[i]);
         }
         const F before = load_f32(tile.state.maxima + row);
-        const F maxima = vmax(before, fold_rows(rows, count, [](auto a, auto b) { return a > b ? a : b; }));
+        const F maxima = vmax(before, fold_some(rows, count, [](auto a, auto b) { return a > b ? a : b; }));
         const F factors = exp_of_negative(before - finite(maxima));
         store(tile.state.maxima + row, maxima);
         store(tile.factors + row, factors);
@@ -111,7 +110,7 @@ void weigh(const Tile& tile, const KeyBlock<Items>& block) {
             else
                 rows[i] = weigh_row(tile, row + i, block, base);
         }
-        const F sums = fold_rows(rows, count, [](auto a, auto b) { return a + b; });
+        const F sums = fold_some(rows, count, [](auto a, auto b) { return a + b; });
         store(tile.state.sums + row, load_f32(tile.state.sums + row) * factors + sums);
     }
 }
