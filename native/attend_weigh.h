@@ -5,7 +5,6 @@
 #pragma once
 
 #include "attend_block.h"
-#include "halves.h"
 #include "isa/bf16_dot.h"
 
 namespace twofold::TWOFOLD_ISA {

@@ -1,4 +1,5 @@
-// One instruction that multiplies pairs of bf16 numbers, in each lane, and what makes float8 numbers such pairs:
+// One instruction that multiplies pairs of bf16 numbers, in each lane, and what makes such pairs of float32 and float8
+// numbers and of powers of two:
 //
 //     sum + a[1] * b[1] + a[0] * b[0]        bf16 * bf16 -> float32, each addition rounded by itself
 //
@@ -40,6 +41,7 @@ inline I pack_halves(F first, F second) {
     return load<I>(halves);
 }
 
+// Far below where a power of two is 0, also for -inf.
 inline F within_int32(F x) { return vmax(x, broadcast(-200.0f)); }
 inline F floor_of(F x) {
     const F whole = __builtin_convertvector(__builtin_convertvector(within_int32(x), I), F);
